@@ -1,0 +1,68 @@
+# softAR Lab in one word each. `make` lists them; nothing is installed twice.
+#
+#   make lab                      all that a fresh machine with Python 3.11 or newer needs
+#   make lab PYTHON=python3.12    another Python makes the virtual environment
+#   make test TORCH_ARGS="--index-url <PyTorch's index of CPU wheels> --retries 0"
+#                                 on Linux without a GPU: torch comes from that index, saving gigabytes;
+#                                 where the index is out of reach, from the usual one
+
+PYTHON ?= python3
+TORCH_ARGS ?=
+LAB_ARGS ?=
+PYTEST_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH = "$$($(BIN)/python -c 'import tomllib as t; \
+	print(*(d for d in t.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if d[:5] == "torch"))')"
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test browser-test notebooks checkpoints bench lint venv clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+lab: $(VENV)/.installed ## set everything up and open JupyterLab on the tour
+	$(BIN)/jupyter lab notebooks/00_tour.ipynb --LabApp.news_url= --KernelManager.transport_encryption=auto \
+		$(AS_ROOT) $(LAB_ARGS)
+
+test: $(VENV)/.installed ## set everything up and run every test, the notebooks included
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+browser-test: $(VENV)/.installed ## use the notebooks in JupyterLab in Chromium, as a person would
+	$(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)
+
+notebooks: $(VENV)/.installed ## execute every notebook and store its outputs
+	$(BIN)/python tools/refresh_notebooks.py
+
+checkpoints: $(VENV)/.installed ## train every model in data/checkpoints again
+	$(BIN)/python tools/make_checkpoints.py
+
+bench: $(VENV)/.bench-installed ## measure training and generation beside their peers
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/generation.py
+
+lint: $(VENV)/.installed ## check style and format, the notebooks included
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+venv: $(VENV)/.installed ## set everything up, and no more
+
+clean: ## remove the virtual environment and every cache; runs/ stays
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis tests/browser/shots
+	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "softAR Lab needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
+		echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+ifneq ($(strip $(TORCH_ARGS)),)
+	$(BIN)/pip install $(TORCH_ARGS) $(TORCH) || echo "No torch with $(TORCH_ARGS): taking the usual one." >&2
+endif
+	$(BIN)/pip install --quiet --editable ".[test]"
+	@touch $@
+
+$(VENV)/.bench-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable ".[test,bench]"
+	@touch $@

@@ -1,0 +1,41 @@
+"""softAR Lab: see what happens when a language model runs on vectors instead of symbols."""
+
+from .evidence import claim, measured, scaled, setup, table
+from .generation import Always, EveryK, Never, Trajectory, generate
+from .models.config import ModelConfig
+from .models.soft_ar import SoftAR
+from .predictor import Prediction, Predictor
+from .sources.corpora import Corpus, load_corpus
+from .sources.tokenizers import CharTokenizer
+from .store import CheckpointError, StoreError, load_vectors, save_vectors
+from .training import Run, TrainConfig, TrainingDiverged, evaluate, train
+
+__version__ = "0.1.0"
+__all__ = [
+    "Always",
+    "CharTokenizer",
+    "CheckpointError",
+    "Corpus",
+    "EveryK",
+    "ModelConfig",
+    "Never",
+    "Prediction",
+    "Predictor",
+    "Run",
+    "SoftAR",
+    "StoreError",
+    "TrainConfig",
+    "TrainingDiverged",
+    "Trajectory",
+    "claim",
+    "evaluate",
+    "generate",
+    "load_corpus",
+    "load_vectors",
+    "measured",
+    "save_vectors",
+    "scaled",
+    "setup",
+    "table",
+    "train",
+]

@@ -1,0 +1,188 @@
+"""How a notebook proves what it says: claims that raise, measurements and tables whose digits may differ.
+
+A verdict (✓ or ✗), a name and an expectation are text that nbval compares exactly. Digits that depend on
+the processor stand inside ⟨…⟩, which `tests/nbval_sanitize.cfg` masks: shown to the reader, never relied on.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import numbers
+import os
+from collections.abc import Collection, Iterable, Sequence
+from typing import SupportsFloat, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+T = TypeVar("T")
+
+# Okabe & Ito's eight colours, told apart by every kind of colour vision; black last, yellow before it.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+
+
+class ClaimError(AssertionError):
+    """A notebook said something that its own cell does not bear out."""
+
+
+def claim(text: str, holds: object) -> None:
+    """Print `✓ text` where `holds` is true; print `✗ text` and raise ClaimError where it is false.
+
+    holds: bool, numpy bool or 0-dimensional bool tensor. Anything else raises TypeError: a list or a number
+    is "true" too easily to prove something.
+    """
+    _verdict(text, _truth(holds))
+
+
+def measured(
+    name: str,
+    value: SupportsFloat,
+    expect: float | None = None,
+    tol: float | None = None,
+    unit: str = "",
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """Print one line such as `✓ bits per character ⟨1.234⟩ (expected 1.2 ± 0.1)`, digits masked for nbval.
+
+    Give either `expect` and `tol`, or one or both of the limits `at_least` and `at_most`: all in `unit`,
+    bounds included. Raises ClaimError where the value is outside or not finite; ValueError where what is
+    expected is not said, or not finite.
+    """
+    value = float(value)
+    limits = {"at least": at_least, "at most": at_most}
+    limits = {word: float(limit) for word, limit in limits.items() if limit is not None}
+    if (expect is None) != (tol is None) or (expect is None) == (not limits):
+        raise ValueError(f"measured({name!r}) needs expect and tol, or at_least and/or at_most")
+    if not all(map(math.isfinite, [*limits.values()] if limits else [expect, tol])) or (tol or 0) < 0:
+        raise ValueError(f"measured({name!r}): what is expected must be finite, and tol not negative")
+
+    if limits:
+        expected = " and ".join(f"{word} {limit:g}" for word, limit in limits.items())
+        inside = limits.get("at least", -math.inf) <= value <= limits.get("at most", math.inf)
+    else:
+        expected = f"{expect:g} ± {tol:g}"
+        inside = abs(value - expect) <= tol
+    number = f"⟨{_significant(value, 4)}⟩"
+    _verdict(f"{name} {number}{unit and ' ' + unit} (expected {expected})", inside and math.isfinite(value))
+
+
+def table(frame: pd.DataFrame, *, digits: int = 4, exact: Collection[str] = ()) -> Table:
+    """Show a DataFrame with every float as ⟨1.234⟩, masked for nbval; the rest is compared.
+
+    digits: significant digits of the floats. exact: columns of settings (a temperature, a rate), shown and
+    compared as they are. Row labels are settings too; a plain 0…n-1 index is left out. NaN and infinity stay
+    unmasked: that a number is missing does not depend on the processor.
+    Raises KeyError where `exact` names a column that is not there.
+    """
+    if missing := [name for name in exact if name not in frame.columns]:
+        raise KeyError(f"exact names {missing}, but the columns are {list(frame.columns)}")
+    columns = [_column(values, name in exact, digits) for name, values in frame.items()]
+    header = [_label(name) for name in frame.columns]
+    index = frame.index
+    if not (isinstance(index, pd.RangeIndex) and index.name is None and index.start == 0 and index.step == 1):
+        levels = [index.get_level_values(i) for i in range(index.nlevels)]
+        columns = [_column(level, True, digits) for level in levels] + columns
+        header = ["" if name is None else str(name) for name in index.names] + header
+    return Table(header, [list(row) for row in zip(*columns, strict=True)])
+
+
+class Table:
+    """Rows of finished cells that show themselves as text and as HTML, every column flush right."""
+
+    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[str]]):
+        self.header, self.rows = header, rows
+
+    def __repr__(self) -> str:
+        lines = [self.header, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        def row(tag: str, cells: Sequence[str]) -> str:
+            cells = "".join(f'<{tag} align="right">{_tight(cell)}</{tag}>' for cell in cells)
+            return f"<tr>{cells}</tr>"
+
+        body = "\n".join(row("td", cells) for cells in self.rows)
+        return f"<table>\n<thead>{row('th', self.header)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
+
+def setup() -> None:
+    """Give the notebook its look: readable sizes, quiet axes, colours that the colour-blind tell apart."""
+    import matplotlib
+
+    matplotlib.rcParams.update(
+        {
+            "figure.figsize": (7.0, 3.6),
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "font.size": 11,
+            "axes.titlesize": 12,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+            "grid.alpha": 0.3,
+            "lines.linewidth": 1.8,
+            "legend.frameon": False,
+            "image.cmap": "viridis",
+        }
+    )
+
+
+def scaled(full: T, fast: T) -> T:
+    """Return `full`, or `fast` where the environment says SOFTAR_FAST (anything but "" and "0")."""
+    return full if os.environ.get("SOFTAR_FAST", "") in ("", "0") else fast
+
+
+def _verdict(text: str, holds: bool) -> None:
+    print("✓" if holds else "✗", text)
+    if not holds:
+        raise ClaimError(text)
+
+
+def _truth(holds: object) -> bool:
+    if isinstance(holds, bool | np.bool_):
+        return bool(holds)
+    kind = type(holds).__name__
+    if isinstance(holds, torch.Tensor):
+        if holds.ndim == 0 and holds.dtype == torch.bool:
+            return bool(holds)
+        kind = f"{kind} of {holds.dtype} and shape {tuple(holds.shape)}"
+    raise TypeError(f"a claim holds or it does not: expected a bool, got {kind}")
+
+
+def _significant(value: float, digits: int) -> str:
+    if 10**digits <= abs(value) < 1e6:
+        return f"{value:.0f}"  # 12346 reads better than 1.235e+04
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def _column(values: Iterable, exact: bool, digits: int) -> list[str]:
+    return [_cell(value, exact, digits) for value in values]
+
+
+def _cell(value: object, exact: bool, digits: int) -> str:
+    if isinstance(value, torch.Tensor) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, numbers.Integral | np.bool_) or not isinstance(value, numbers.Real):
+        return str(value)
+    if exact or not math.isfinite(value):
+        return f"{value:g}"
+    # Padded inside the mask: a column as wide as its longest number would itself depend on the processor.
+    return f"⟨{_significant(value, digits):>{digits + 6}}⟩"
+
+
+def _label(name: object) -> str:
+    return " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+
+
+def _tight(cell: str) -> str:
+    return html.escape("⟨" + cell[1:].lstrip() if cell.startswith("⟨") else cell)

@@ -1,0 +1,72 @@
+"""How does a soft token become a symbol (K3, K4)?
+
+A collapse is a callable ``(prediction, embedding) -> probs (B, V)``: a distribution over symbols, from which `pick`
+chooses. A new one is a function with a decorator (see CONTRIBUTING.md):
+
+    @collapse.register("second")
+    def second(prediction, embedding):
+        ...
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..predictor import Prediction
+from ..registry import Registry
+
+COLLAPSES = Registry("collapse")
+register, names, resolve = COLLAPSES.register, COLLAPSES.names, COLLAPSES.resolve
+
+
+@register("softmax")
+def softmax(prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B V"]:
+    """The model's own p(w | prefix): for vector outputs the calibrated softmax of -|y - e_w|² / tau (K3)."""
+    return prediction.probs
+
+
+@register("nearest")
+def nearest_row(prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B V"]:
+    """All weight on the row closest to the soft token (K3); temperature has no say here.
+
+    Raises ValueError for a model without vectors.
+    """
+    if prediction.vector is None or embedding is None:
+        raise ValueError('collapse "nearest" needs a model that predicts vectors')
+    return F.one_hot(nearest(prediction.vector, embedding), len(embedding)).to(prediction.vector.dtype)
+
+
+def nearest(vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V m"]) -> Int[Tensor, " B"]:
+    """Collapse each soft token to the closest row of the table (K3).
+
+    Shapes: vectors (B, m), embedding (V, m) -> token ids (B,). Distances in embedding units.
+    Ties go to the smallest id, so the result does not depend on the device.
+    Raises ValueError where vectors hold NaN or infinity, naming the first bad row.
+    """
+    return _distances(vectors, embedding).argmin(-1)
+
+
+def nearest_distance(vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V m"]) -> Float[Tensor, " B"]:
+    """How far each soft token lies from the closest row (B,), in embedding units."""
+    return _distances(vectors, embedding).amin(-1)
+
+
+def _distances(vectors: Tensor, embedding: Tensor) -> Tensor:
+    finite = torch.isfinite(vectors).all(-1)
+    if not finite.all():
+        raise ValueError(f"soft token {int((~finite).nonzero()[0])} holds NaN or infinity")
+    return torch.cdist(vectors, embedding, compute_mode="donot_use_mm_for_euclid_dist")  # (B, V)
+
+
+def pick(probs: Float[Tensor, "B V"], temperature: float, uniform: Tensor) -> Int[Tensor, " B"]:
+    """Choose a symbol a row: the most probable at temperature 0, else a draw from probs ** (1 / temperature).
+
+    `uniform` (B,), float64 in [0, 1), decides the draw, so a row's choice does not depend on its neighbours.
+    """
+    if temperature == 0:
+        return probs.argmax(-1)
+    weights = torch.softmax(probs.double().log() / temperature, -1)
+    cumulative = weights.cumsum(-1)
+    chosen = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    return chosen.squeeze(-1).clamp_max(probs.shape[-1] - 1)

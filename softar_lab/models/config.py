@@ -1,0 +1,76 @@
+"""The shape of a model, checked when it is written down."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from .objectives import OBJECTIVES
+from .targets import TABLES
+from .transformer import POSITIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that decides a model's shape. `context` counts tokens; a start slot comes before them.
+
+    `embedding_dim` is m, the width of the table; None: vocab_size for orthonormal rows, else d_model.
+    `table` None: "joint" for the hard objective "ce", "random" for the others (a joint table collapses, K23).
+    """
+
+    vocab_size: int
+    context: int = 256
+    n_layers: int = 4
+    n_heads: int = 4
+    d_model: int = 128
+    embedding_dim: int | None = None
+    objective: str = "ce"
+    table: str | None = None
+    positions: str = "rotary"
+
+    def __post_init__(self):
+        if self.table is None:
+            object.__setattr__(self, "table", "joint" if self.objective == "ce" else "random")
+        if self.embedding_dim is None:
+            object.__setattr__(self, "embedding_dim", self.vocab_size if self.table == "orthonormal" else self.d_model)
+        for name in ("vocab_size", "context", "n_layers", "n_heads", "d_model", "embedding_dim"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"ModelConfig.{name} must be a whole number of at least 1, not {value!r}")
+        if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
+            raise ValueError(
+                f"ModelConfig.d_model must be n_heads times an even number; {self.d_model} is not "
+                f"with n_heads={self.n_heads}"
+            )
+        OBJECTIVES.check(self.objective)
+        TABLES.check(self.table)
+        if self.positions not in POSITIONS:
+            raise ValueError(f"unknown positions {self.positions!r}; known: {', '.join(POSITIONS)}")
+        if self.table == "orthonormal" and self.embedding_dim < self.vocab_size:
+            raise ValueError(
+                f"ModelConfig.embedding_dim must be at least vocab_size ({self.vocab_size}) for orthonormal "
+                f"rows, not {self.embedding_dim}"
+            )
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "ModelConfig":
+        """A named shape, with `changes` on top. ValueError lists the names where `name` is unknown."""
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, JSON-able."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
+        """The inverse of `to_dict`; ValueError names a field this version does not know."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"ModelConfig has no field {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+
+PRESETS = {
+    "shakespeare": {"vocab_size": 65, "context": 64},  # nanoGPT's documented CPU model: 4 layers, 4 heads, width 128
+    "tales": {"vocab_size": 48, "context": 400},  # vocab_size is to be given where the tokenizer's differs
+}

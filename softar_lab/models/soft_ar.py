@@ -1,0 +1,199 @@
+"""SoftAR (K1, K11): a table, a transformer body and an objective; reads hard tokens or soft ones, predicts both."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..predictor import Prediction, Predictor
+from ..sources.tokenizers import CharTokenizer
+from ..store import CheckpointError, load_folder, save_folder, vectors_from_bytes, vectors_to_bytes
+from .config import ModelConfig
+from .objectives import OBJECTIVES
+from .targets import make_table
+from .transformer import Cache, Transformer
+
+CHECKPOINT_FORMAT = "softar-lab/checkpoint"
+MANIFEST = "config.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class SoftState:
+    """What has been read: `inputs` are the slots' vectors, oldest first; `hidden` (B, d) is the last slot's output."""
+
+    cache: Cache
+    length: int
+    hidden: Float[Tensor, "B d"]
+    inputs: tuple[Float[Tensor, "B _ m"], ...] = ()
+
+    def select(self, rows: Int[Tensor, " n"]) -> "SoftState":
+        """Fork, drop or reorder batch rows."""
+        inputs = (torch.cat(self.inputs, 1)[rows],) if self.inputs else ()
+        return SoftState(self.cache.select(rows), self.length, self.hidden[rows], inputs)
+
+
+class SoftAR(nn.Module, Predictor):
+    """An autoregressive model over R^m. `seed` decides the first weights; `card` tells where they came from.
+
+    When the context is full, the next token begins a new window: the latest half of the slots is read again, once.
+    """
+
+    def __init__(self, config: ModelConfig, tokenizer: CharTokenizer | None = None, seed: int = 0):
+        super().__init__()
+        if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
+            raise ValueError(
+                f"the tokenizer knows {tokenizer.vocab_size} symbols, ModelConfig.vocab_size is {config.vocab_size}; "
+                "they must be equal"
+            )
+        self.config, self.tokenizer, self.vocab_size = config, tokenizer, config.vocab_size
+        self.card: dict[str, Any] = {"seed": seed}
+        generator = torch.Generator().manual_seed(seed)
+        m, d = config.embedding_dim, config.d_model
+        self.table = make_table(config.table, config.vocab_size, m, generator)
+        self.input = nn.Linear(m, d, bias=False)
+        self.body = Transformer(config.context, config.n_layers, config.n_heads, d, config.positions)
+        self.objective = OBJECTIVES.get(config.objective)(d, config.vocab_size, m)
+        self.input.weight.data.normal_(0, d**-0.5, generator=generator)
+        self.body.initialise(generator)
+
+    @property
+    def embedding(self) -> Float[Tensor, "V m"]:
+        """The table E (V, m), detached."""
+        return self.table.weight.detach()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.input.weight.device
+
+    def n_parameters(self, trained: bool = True) -> int:
+        """How many parameters there are; only the trained ones by default."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not trained)
+
+    # -- whole texts at once: training and scoring ---------------------------------------------------------------------
+
+    def hidden_states(
+        self, token_ids: Int[Tensor, "B T"] | None = None, vectors: Float[Tensor, "B T m"] | None = None
+    ) -> Float[Tensor, "B slots d"]:
+        """The body's output for the start slot and T tokens, (B, T+1, d); entry t predicts token t.
+
+        Raises ValueError for more tokens than the context holds.
+        """
+        x = self.input(self._vectors(token_ids, vectors))
+        if x.shape[1] > self.config.context:
+            raise ValueError(f"{x.shape[1]} tokens are more than the context of {self.config.context}")
+        start = self.body.start.expand(x.shape[0], 1, -1).to(x.dtype)
+        return self.body(torch.cat([start, x], 1))
+
+    def log_probs(self, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """log p(token t | the tokens before it in its row), (B, T), in nats."""
+        hidden = self.hidden_states(token_ids[:, :-1])
+        log_probs = self.objective.predict(hidden.flatten(0, 1), self.table.weight).log_probs
+        return log_probs.gather(1, token_ids.reshape(-1, 1)).view(token_ids.shape)
+
+    # -- one token after the other: the predictor ----------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def start(self, batch_size: int = 1) -> SoftState:
+        """Nothing read yet but the start slot."""
+        cache = self.body.new_cache(batch_size).room_for(0, 1)
+        return SoftState(cache, 0, self.body(self.body.start.expand(batch_size, 1, -1), cache)[:, -1])
+
+    @torch.inference_mode()
+    def predict(self, state: SoftState) -> Prediction:
+        """p(w | what was read) and the soft token that stands for it."""
+        return self.objective.predict(state.hidden, self.table.weight)
+
+    def advance(self, state, token_ids=None, vectors=None) -> SoftState:
+        """One more slot a row: a hard token (B,) or a soft one (B, m).
+
+        Raises ValueError for both or neither, a wrong shape, an unknown id, NaN or infinity.
+        """
+        if token_ids is not None:
+            return self.read(state, token_ids=token_ids.unsqueeze(1))
+        return self.read(state, vectors=None if vectors is None else vectors.unsqueeze(1))
+
+    @torch.inference_mode()
+    def read(self, state, token_ids=None, vectors=None) -> SoftState:
+        """T more slots a row in one pass: hard tokens (B, T) or soft ones (B, T, m)."""
+        new = self._vectors(token_ids, vectors)
+        if new.shape[0] != state.hidden.shape[0]:
+            raise ValueError(f"{new.shape[0]} rows given, the state has {state.hidden.shape[0]}")
+        if new.shape[1] == 0:
+            return state
+        inputs = (*state.inputs, new)
+        total, context = state.length + new.shape[1], self.config.context
+        if total > context:
+            keep = max(1, context // 2)
+            length = keep + (total - context - 1) % (context - keep + 1)
+            new = torch.cat(inputs, 1)[:, -length:]
+            state, inputs, total = self.start(new.shape[0]), (new,), length
+        cache = state.cache.room_for(state.length + 1, new.shape[1])
+        hidden = self.body(self.input(new), cache)[:, -1]
+        return SoftState(cache, total, hidden, inputs)
+
+    def _vectors(self, token_ids: Tensor | None, vectors: Tensor | None) -> Tensor:
+        """The rows of the table for ids, the vectors themselves otherwise; ValueError for what is neither."""
+        if (token_ids is None) == (vectors is None):
+            raise ValueError("give either token_ids or vectors")
+        if token_ids is not None:
+            if token_ids.numel() and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < self.vocab_size:
+                raise ValueError(f"token ids must lie in 0 … {self.vocab_size - 1}")
+            return self.table(token_ids)
+        if vectors.shape[-1] != self.config.embedding_dim:
+            raise ValueError(f"soft tokens are {self.config.embedding_dim} wide here, not {vectors.shape[-1]}")
+        if not torch.isfinite(vectors).all():
+            raise ValueError("soft tokens must be finite; found NaN or infinity")
+        return vectors
+
+    # -- on disk ------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, **files: bytes) -> None:
+        """Write a checkpoint folder, all of it or nothing; `files` are more members of the same commitment."""
+        weights = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
+        save_folder(folder, self._manifest(), {WEIGHTS: vectors_to_bytes(weights), **files}, MANIFEST)
+
+    def _manifest(self) -> dict[str, Any]:
+        tokenizer = self.tokenizer.to_dict() if self.tokenizer else None
+        return {
+            "format": CHECKPOINT_FORMAT,
+            "version": 1,
+            "config": self.config.to_dict(),
+            "tokenizer": tokenizer,
+            "card": self.card,
+        }
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto") -> "SoftAR":
+        """Read a checkpoint folder; CheckpointError names the file that is missing, damaged or foreign."""
+        return cls.load_with_files(folder, device)[0]
+
+    @classmethod
+    def load_with_files(cls, folder: str | Path, device: str = "auto") -> tuple["SoftAR", dict[str, bytes]]:
+        """`load`, and the other files committed with the weights."""
+        folder = Path(folder)
+        manifest, files = load_folder(folder, MANIFEST, CHECKPOINT_FORMAT)
+        try:
+            tokenizer = CharTokenizer.from_dict(manifest["tokenizer"]) if manifest["tokenizer"] else None
+            model = cls(ModelConfig.from_dict(manifest["config"]), tokenizer)
+            model.card = dict(manifest["card"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
+        if WEIGHTS not in files:
+            raise CheckpointError(f"{folder / MANIFEST} names no {WEIGHTS}")
+        try:
+            model.load_state_dict(vectors_from_bytes(files[WEIGHTS], folder / WEIGHTS)[0])
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder / WEIGHTS}: does not fit its configuration ({error})") from None
+        return model.to(pick_device(device)).eval(), files
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """`auto`: the GPU where there is one, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,239 @@
+"""Every picture of the lab: matplotlib where a claim stands beside it, plotly where one hovers or turns.
+
+Drawing never computes: pictures get coordinates, trajectories and histories that are ready.
+"""
+
+import html
+import math
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+
+from .analysis.geometry import PCABasis
+from .generation.trajectory import Trajectory
+
+COLORMAP = "viridis"  # steps, from dark to bright; readable by the colour-blind and in grey
+ACCENT = "#D55E00"
+GREY = "#8a8f98"
+
+
+def visible(symbol: str) -> str:
+    """A symbol as it can be seen: ␣ for a space, ↵ for a line's end."""
+    return {" ": "␣", "\n": "↵", "\t": "⇥"}.get(symbol, symbol)
+
+
+def axis_label(basis: PCABasis, axis: int) -> str:
+    """`PC 1 (8 % of the table's variance)`."""
+    return f"PC {axis + 1} ({100 * basis.explained[axis]:.0f} % of the table's variance)"
+
+
+# -- still pictures ---------------------------------------------------------------------------------------------------
+
+
+def draw_path(
+    trajectory: Trajectory,
+    basis: PCABasis,
+    embedding,
+    *,
+    first: int = 0,
+    steps: int = 40,
+    title: str | None = None,
+    ax: plt.Axes | None = None,
+) -> Figure:
+    """The path of soft tokens among the symbols, in the plane of the first two directions of `basis`.
+
+    Grey letters are the rows of the table; dots are soft tokens, dark first, and arrows lead from each to the next;
+    rings mark the ones that were collapsed before being fed back. Draws `steps` of them from step `first` on.
+    """
+    figure, ax = (ax.figure, ax) if ax is not None else plt.subplots(figsize=(6.4, 5.2), layout="constrained")
+    _draw_symbols(ax, basis.transform(embedding)[:, :2].numpy(), trajectory)
+    points = basis.transform(trajectory.vectors[first : first + steps])[:, :2].numpy()
+    shades = np.linspace(0, 1, len(points))
+    colours = plt.get_cmap(COLORMAP)(shades)
+    for begin, end, colour in zip(points[:-1], points[1:], colours, strict=False):
+        ax.annotate("", end, begin, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.1, "alpha": 0.75})
+    collapsed = trajectory.collapsed[first : first + steps].numpy()
+    edges = np.where(collapsed[:, None], np.array([[0.0, 0.0, 0.0, 1.0]]), np.array([[1.0, 1.0, 1.0, 1.0]]))
+    ax.scatter(*points.T, c=colours, s=34, edgecolors=edges, linewidths=0.9, zorder=3)
+    ax.set(xlabel=axis_label(basis, 0), ylabel=axis_label(basis, 1))
+    ax.set_title(title or _title(trajectory, first, steps), fontsize=10)
+    if ax.figure is figure:
+        plt.close(figure)
+    return figure
+
+
+def _draw_symbols(ax: plt.Axes, rows: np.ndarray, trajectory: Trajectory) -> None:
+    shown = set(trajectory.token_ids.tolist())
+    for i, (x, y) in enumerate(rows):
+        colour, weight = ("#222222", "bold") if i in shown else ("#a9adb5", "normal")
+        ax.text(x, y, visible(trajectory.tokens[i]), color=colour, weight=weight, ha="center", va="center", fontsize=11)
+    ax.scatter(*rows.T, s=150, color="#eef0f3", zorder=0)
+    ax.margins(0.08)
+
+
+def _title(trajectory: Trajectory, first: int, steps: int) -> str:
+    settings = trajectory.settings
+    words = "".join(visible(c) for c in trajectory.text[first : first + steps])
+    return f"{settings.get('collapse')} · {settings.get('schedule')} · {settings.get('feedback')}:  {words}"
+
+
+def draw_paths(trajectories: Sequence[Trajectory], basis: PCABasis, embedding, **options) -> Figure:
+    """Several paths in the same plane, side by side."""
+    figure, axes = plt.subplots(
+        1, len(trajectories), figsize=(5.6 * len(trajectories), 5), sharex=True, sharey=True, layout="constrained"
+    )
+    for ax, trajectory in zip(np.atleast_1d(axes), trajectories, strict=True):
+        draw_path(trajectory, basis, embedding, ax=ax, **options)
+    plt.close(figure)
+    return figure
+
+
+def draw_history(histories: dict[str, pd.DataFrame], floor: float | None = None) -> Figure:
+    """Validation bits per character against training steps, one line a run, with the known floor if there is one."""
+    figure, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for name, history in histories.items():
+        ax.plot(history["step"], history["val_bits_per_char"], marker="o", ms=4, label=name)
+    if floor is not None:
+        ax.axhline(floor, color=GREY, ls="--", lw=1)
+        ax.annotate("the floor: the true generator", (1, floor), xycoords=("axes fraction", "data"), ha="right",
+                    va="bottom", color=GREY, fontsize=9, xytext=(-4, 2), textcoords="offset points")  # fmt: skip
+    ax.set(xlabel="training step", ylabel="bits per character (validation)")
+    ax.legend(frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def draw_surprise(
+    trajectory: Trajectory, other: np.ndarray | None = None, labels: tuple[str, str] = ("model", "truth")
+):
+    """Surprise of each symbol in bits, step by step; `other`: the same symbols under a second predictor."""
+    figure, ax = plt.subplots(figsize=(9, 2.6), layout="constrained")
+    bits = -trajectory.log_probs.numpy() / math.log(2)
+    steps = np.arange(len(bits))
+    ax.bar(steps, bits, color="#0072B2", width=0.85, label=labels[0])
+    if other is not None:
+        ax.plot(steps, other, color=ACCENT, lw=0, marker="_", ms=7, mew=2, label=labels[1])
+        ax.legend(frameon=False, ncols=2)
+    ax.set_xticks(steps, [visible(c) for c in trajectory.text], fontsize=8)
+    ax.set(ylabel="bits", xlim=(-1, len(bits)))
+    plt.close(figure)
+    return figure
+
+
+# -- pictures to hover over and to turn -------------------------------------------------------------------------------
+
+
+def path_figure(height: int = 430) -> go.FigureWidget:
+    """An empty interactive picture; `update_path` fills its traces: symbols, path, present step, in 2-D and in 3-D."""
+    line = {"color": "rgba(90,96,110,0.45)", "width": 1.6}
+    figure = go.FigureWidget()
+    for kind, three in ((go.Scatter, False), (go.Scatter3d, True)):
+        figure.add_trace(kind(mode="text", textfont={"size": 14, "color": "#444"}, hoverinfo="text", name="symbols"))
+        marker = {"size": 4 if three else 8, "colorscale": "Viridis", "line": {"width": 0.5, "color": "white"}}
+        figure.add_trace(kind(mode="lines+markers", line=line, marker=marker, hoverinfo="text", name="path"))
+        now = {"size": 9 if three else 17, "color": "rgba(0,0,0,0)", "line": {"width": 3, "color": ACCENT}}
+        if three:
+            now["color"] = ACCENT
+        figure.add_trace(kind(mode="markers", marker=now, hoverinfo="skip", name="now"))
+    axis = {"showgrid": True, "gridcolor": "#eef0f3", "zeroline": False}
+    figure.update_layout(
+        height=height, margin={"l": 10, "r": 10, "t": 10, "b": 10}, showlegend=False, template="plotly_white",
+        xaxis=axis, yaxis=axis, hoverlabel={"font": {"family": "monospace"}}, uirevision="keep",
+    )  # fmt: skip
+    return figure
+
+
+def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, embedding, three: bool) -> None:
+    """Put a trajectory into a `path_figure`, in place (a new figure a click would send 5 MB)."""
+    rows, points = basis.transform(embedding).numpy(), basis.transform(trajectory.vectors).numpy()
+    hovers = [step_hover(trajectory, t) for t in range(len(trajectory))]
+    symbols = [visible(token) for token in trajectory.tokens]
+    with figure.batch_update():
+        for offset, axes, shown in ((0, "xy", not three), (3, "xyz", three)):
+            letters, path, now = figure.data[offset : offset + 3]
+            for trace in (letters, path, now):
+                trace.visible = shown
+            if not shown:
+                continue
+            for k, axis in enumerate(axes):
+                letters[axis], path[axis], now[axis] = rows[:, k], points[:, k], points[:1, k]
+            letters.text, letters.hovertext = symbols, [f"symbol {s}" for s in symbols]
+            path.hovertext, path.marker.color = hovers, np.arange(len(points))
+        if three:
+            titles = {f"{a}axis": {"title": f"PC {k + 1}"} for k, a in enumerate("xyz")}
+            figure.layout.scene = titles
+        else:
+            figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = axis_label(basis, 0), axis_label(basis, 1)
+
+
+def update_now(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, step: int, three: bool) -> None:
+    """Move the ring of the present step."""
+    point = basis.transform(trajectory.vectors[step : step + 1]).numpy()
+    now = figure.data[5 if three else 2]
+    with figure.batch_update():
+        for k, axis in enumerate("xyz" if three else "xy"):
+            now[axis] = point[:, k]
+
+
+def step_hover(trajectory: Trajectory, step: int) -> str:
+    """What one step's hover says: symbol, surprise, entropy, distance, the best candidates."""
+    bits = -float(trajectory.log_probs[step]) / math.log(2)
+    fed = "collapsed" if bool(trajectory.collapsed[step]) else "stays soft"
+    best = "  ".join(f"{html.escape(visible(c))} {p:.0%}" for c, p in trajectory.candidates(step)[:4])
+    symbol = html.escape(visible(trajectory.tokens[int(trajectory.token_ids[step])]))
+    return (
+        f"step {step}: <b>{symbol}</b> ({fed})<br>surprise {bits:.2f} bits · entropy "
+        f"{float(trajectory.entropy[step]) / math.log(2):.2f} bits<br>distance to the nearest symbol "
+        f"{float(trajectory.distance[step]):.2f}<br>{best}"
+    )
+
+
+# -- text as a picture ------------------------------------------------------------------------------------------------
+
+
+def text_html(trajectory: Trajectory, now: int | None = None) -> str:
+    """The text, each symbol's background the redder the more it surprised the model; details on hover."""
+    spans = []
+    bits = (-trajectory.log_probs / math.log(2)).tolist()
+    for t, symbol in enumerate(trajectory.tokens[i] for i in trajectory.token_ids.tolist()):
+        shade = min(bits[t] / 8, 1.0) if math.isfinite(bits[t]) else 1.0
+        ring = f"outline:2px solid {ACCENT};" if t == now else ""
+        line = "" if bool(trajectory.collapsed[t]) else "border-bottom:2px dotted #0072B2;"
+        tip = step_hover(trajectory, t).replace("<br>", "\n").replace("<b>", "").replace("</b>", "")
+        mark = "↵<br>" if symbol == "\n" else html.escape(symbol)
+        style = f"background:rgba(213,94,0,{0.75 * shade:.2f});{line}{ring}"
+        spans.append(f'<span title="{html.escape(tip, quote=True)}" style="{style}">{mark}</span>')
+    return (
+        '<div style="font:15px/1.7 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere">'
+        f'<span style="color:{GREY}">{html.escape(trajectory.prompt)}</span>{"".join(spans)}</div>'
+    )
+
+
+def candidates_html(trajectory: Trajectory, step: int) -> str:
+    """The best candidates of one step as bars."""
+    rows = "".join(
+        f'<tr><td style="font:15px monospace;padding:0 8px;text-align:center">{html.escape(visible(symbol))}</td>'
+        f'<td style="width:140px"><div style="background:#0072B2;height:11px;width:{max(1, 140 * p):.0f}px"></div></td>'
+        f'<td style="padding-left:6px;font-size:12px">{p:.1%}</td></tr>'
+        for symbol, p in trajectory.candidates(step)
+    )
+    head = step_hover(trajectory, step).rsplit("<br>", 1)[0]
+    return f'<div style="font-size:13px;line-height:1.5">{head}</div><table style="margin-top:6px">{rows}</table>'
+
+
+def history_figure(height: int = 300) -> go.FigureWidget:
+    """An empty live picture of a training run: loss of each step, validation bits."""
+    figure = go.FigureWidget()
+    figure.add_trace(go.Scatter(mode="lines", name="training loss (nats)", line={"color": GREY, "width": 1.2}))
+    figure.add_trace(
+        go.Scatter(mode="lines+markers", name="validation (bits per character)", line={"color": "#0072B2"})
+    )
+    figure.update_layout(
+        height=height, margin={"l": 10, "r": 10, "t": 10, "b": 10}, template="plotly_white",
+        xaxis_title="step", legend={"x": 0.98, "xanchor": "right", "y": 0.98},
+    )  # fmt: skip
+    return figure

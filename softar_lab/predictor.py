@@ -1,0 +1,79 @@
+"""The one interface of every model in the lab (K14): counts, true generators, hard and soft transformers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a predictor says about the next token, for a batch of B prefixes.
+
+    Shapes: log_probs (B, V) in nats; vector (B, m), the soft token, or None for predictors without vectors.
+    """
+
+    log_probs: Float[Tensor, "B V"]
+    vector: Float[Tensor, "B m"] | None = None
+    sampler: Callable[[int, torch.Generator], Tensor] | None = None
+
+    @cached_property
+    def probs(self) -> Float[Tensor, "B V"]:
+        """p(w | prefix) (B, V); every row sums to 1."""
+        return self.log_probs.exp()
+
+    @cached_property
+    def entropy(self) -> Float[Tensor, " B"]:
+        """Entropy of each row of `probs` (B,), in nats."""
+        return torch.special.entr(self.probs).sum(-1)
+
+    def sample_vectors(self, n: int, generator: torch.Generator) -> Float[Tensor, "n B m"]:
+        """Draw n soft tokens a prefix, (n, B, m), from objectives that hold a distribution over vectors.
+
+        Raises TypeError where the model predicts a single vector.
+        """
+        if self.sampler is None:
+            raise TypeError("this model predicts one vector a step, not a distribution over vectors")
+        return self.sampler(n, generator)
+
+
+class Predictor(ABC):
+    """A model is: a start, a prediction, a step. States are never changed in place: one may be advanced twice."""
+
+    vocab_size: int
+
+    @abstractmethod
+    def start(self, batch_size: int = 1) -> Any:
+        """The state in which nothing has been read yet."""
+
+    @abstractmethod
+    def predict(self, state: Any) -> Prediction:
+        """The prediction for the next token."""
+
+    @abstractmethod
+    def advance(
+        self,
+        state: Any,
+        token_ids: Int[Tensor, " B"] | None = None,
+        vectors: Float[Tensor, "B m"] | None = None,
+    ) -> Any:
+        """The state after one more token a row: hard (`token_ids`) or, where the model takes them, soft (`vectors`)."""
+
+    def read(self, state: Any, token_ids: Int[Tensor, "B T"]) -> Any:
+        """The state after T more hard tokens a row; models that can, read them in one pass."""
+        for t in range(token_ids.shape[1]):
+            state = self.advance(state, token_ids=token_ids[:, t])
+        return state
+
+    def probs(self, state: Any) -> Float[Tensor, "B V"]:
+        """p(w | prefix), (B, V)."""
+        return self.predict(state).probs
+
+    def next_state(self, state: Any, token_ids: Int[Tensor, " B"]) -> Any:
+        """The state after one more hard token a row."""
+        return self.advance(state, token_ids=token_ids)

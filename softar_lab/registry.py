@@ -1,0 +1,77 @@
+"""Named strategies: a string such as ``"every(4)"`` and an instance such as ``EveryK(4)`` mean the same thing."""
+
+import ast
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+
+class Registry:
+    """The members of one axis (collapse, schedule, objective, …) by name.
+
+    A member is a class (its instances are the strategies) or a plain function (it is itself the strategy).
+    """
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._members: dict[str, Any] = {}
+
+    def register(self, name: str) -> Callable:
+        """Decorator: make the class or function below it known as `name`."""
+
+        def decorate(member):
+            self._members[name] = member
+            return member
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """Every known name, in the order of registration."""
+        return list(self._members)
+
+    def check(self, name: str) -> str:
+        """Return `name` if it is known; ValueError that lists the known names otherwise."""
+        if name not in self._members:
+            raise ValueError(f"unknown {self.kind} {name!r}; known: {', '.join(self._members)}")
+        return name
+
+    def get(self, name: str) -> Any:
+        """The class or function registered as `name`; ValueError that lists the known names otherwise."""
+        return self._members[self.check(name)]
+
+    def resolve(self, spec: Any) -> Any:
+        """The strategy meant by `spec`: ``"name"``, ``"name(1, key=2)"`` or an instance, which passes through.
+
+        Raises ValueError for an unknown name (listing the known ones) or arguments the strategy does not take.
+        """
+        if not isinstance(spec, str):
+            if callable(spec) and not isinstance(spec, type):
+                return spec
+            known = ", ".join(self._members)
+            raise ValueError(f"a {self.kind} is a name or a callable instance, not {spec!r}; known: {known}")
+        name, bracket, rest = spec.strip().partition("(")
+        member = self.get(name.strip())
+        try:
+            call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+                raise ValueError("not of the form name(argument, key=value)")
+            positional = [ast.literal_eval(node) for node in call.args]
+            named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+            if isinstance(member, type):
+                return member(*positional, **named)
+            if positional or named:
+                raise ValueError("it takes no arguments")
+            return member
+        except (SyntaxError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.kind} {spec!r}: {error}") from None
+
+    def spec(self, strategy: Any) -> str:
+        """The string that `resolve` turns back into `strategy`; its repr where it is not registered."""
+        for name, member in self._members.items():
+            if member is strategy:
+                return name
+            if isinstance(member, type) and type(strategy) is member:
+                fields = dataclasses.fields(strategy) if dataclasses.is_dataclass(strategy) else ()
+                values = ", ".join(repr(getattr(strategy, field.name)) for field in fields)
+                return f"{name}({values})" if values else name
+        return getattr(strategy, "__name__", repr(strategy))

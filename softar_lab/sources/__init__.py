@@ -1,0 +1,1 @@
+"""Texts and symbols: corpora, languages whose truth is known, tokenizers."""

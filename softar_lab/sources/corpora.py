@@ -1,0 +1,186 @@
+"""Corpora: texts cut into training, validation and test, each known by its hash."""
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import pooch
+
+from softar_lab.sources.tales import TALES
+
+SPLITS = ("train", "val", "test")
+SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_FILE = "tinyshakespeare.txt"
+SHAKESPEARE_BYTES = 1_115_394
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+_TALES_CHARS = {"train": 1_000_000, "val": 60_000, "test": 60_000}
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be had; the message says why and what would help."""
+
+
+@dataclass(frozen=True, repr=False)
+class Corpus:
+    """A text in three splits.
+
+    floor_bits_per_char: what the true language itself needs on val, None where it is unknown.
+    separator: what every document ends with, None where the text is one piece.
+    Raises CorpusError where a split is empty.
+    """
+
+    name: str
+    train: str
+    val: str
+    test: str
+    floor_bits_per_char: float | None = None
+    separator: str | None = None
+
+    def __post_init__(self):
+        for split in SPLITS:
+            if not getattr(self, split):
+                raise CorpusError(f"{self.name}: the split {split!r} is empty")
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash (hex) of the three splits; the name does not count."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            content = getattr(self, split).encode("utf-8", "surrogatepass")
+            digest.update(len(content).to_bytes(8, "big") + content)  # lengths: no two triples read the same
+        return digest.hexdigest()
+
+    def documents(self, split: str) -> list[str]:
+        """The documents of a split, each with its separator; joined again they are the split.
+
+        Raises ValueError where there is no such split.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+        text = getattr(self, split)
+        if self.separator is None:
+            return [text]
+        pieces = text.split(self.separator)
+        return [piece + self.separator for piece in pieces[:-1]] + [piece for piece in pieces[-1:] if piece]
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{split}={len(getattr(self, split)):,}" for split in SPLITS)
+        floor = "" if self.floor_bits_per_char is None else f", floor {self.floor_bits_per_char:.4f} bits/char"
+        return f"Corpus({self.name!r}, {sizes} chars{floor}, sha256 {self.sha256[:12]}…)"
+
+
+def load_corpus(name_or_path: str | os.PathLike, seed: int = 0) -> Corpus:
+    """A corpus by name ("shakespeare", "tales", "topics") or any UTF-8 text file by its path.
+
+    "tales" is told anew by every seed. Running text is cut as nanoGPT cuts it: val is the last 10 %, the 5 %
+    before are test, the rest is train; a seed other than 0 first rotates it to start at a random line.
+    "shakespeare" is fetched once and kept in the folder $SOFTAR_CACHE, by default the user's cache.
+    Of a file, a leading byte order mark is dropped and \\r\\n becomes \\n; nothing else is changed.
+    Raises CorpusError where there is no such corpus, or it can't be fetched, read or cut.
+    """
+    if isinstance(name_or_path, str) and name_or_path in _BUILT_IN:
+        return _BUILT_IN[name_or_path](seed)
+    path = Path(name_or_path)
+    return _cut(path.name, _read(path), seed)
+
+
+@lru_cache(maxsize=2)  # a corpus can be shared: it never changes
+def _tales(seed: int) -> Corpus:
+    splits = {split: _told(Random(f"tales/{seed}/{split}"), chars) for split, chars in _TALES_CHARS.items()}
+    floor = -TALES.char_log_probs(splits["val"]).sum() / math.log(2) / len(splits["val"])
+    return Corpus("tales", **splits, floor_bits_per_char=float(floor), separator="\n")
+
+
+def _told(rng: Random, chars: int) -> str:
+    """Whole stories, until there are at least so many characters."""
+    stories, length = [], 0
+    while length < chars:
+        stories.append(TALES.sample(rng))
+        length += len(stories[-1])
+    return "".join(stories)
+
+
+def _shakespeare(seed: int) -> Corpus:
+    folder = Path(os.environ.get("SOFTAR_CACHE") or pooch.os_cache("softar-lab"))
+    path = folder / SHAKESPEARE_FILE
+    if not path.is_file():
+        _fetch_shakespeare(path)
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHAKESPEARE_SHA256:
+        raise CorpusError(
+            f"{path} is not Tiny Shakespeare: expected sha256 {SHAKESPEARE_SHA256}, found {found}. "
+            "Remove the file and it will be fetched again"
+        )
+    return _cut("shakespeare", content.decode("ascii"), seed)
+
+
+def _fetch_shakespeare(path: Path) -> None:
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # no note on stderr: it would spoil a notebook's output
+    try:  # pooch downloads to a temporary name and moves the file only once its hash is right
+        pooch.retrieve(SHAKESPEARE_URL, f"sha256:{SHAKESPEARE_SHA256}", fname=path.name, path=path.parent)
+    except (OSError, ValueError) as error:  # no network, no right to write; a download with another hash
+        raise CorpusError(
+            f"Tiny Shakespeare could not be fetched from {SHAKESPEARE_URL} ({error}). "
+            f"Put it by hand at {path}: {SHAKESPEARE_BYTES:,} bytes, sha256 {SHAKESPEARE_SHA256}"
+        ) from error
+    finally:
+        logger.setLevel(level)
+
+
+def _topics(seed: int) -> Corpus:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise CorpusError("this Python came without pydoc_data, the text of its help()") from error
+    return _cut("topics", "\n".join(topics[key] for key in sorted(topics)), seed)
+
+
+_BUILT_IN: dict[str, Callable[[int], Corpus]] = {
+    "shakespeare": _shakespeare,
+    "tales": _tales,
+    "topics": _topics,
+}
+
+
+def _read(path: Path) -> str:
+    """The text of a file, with messages that name the file and what is wrong with it."""
+    if path.is_dir():
+        raise CorpusError(f"{path} is a folder; a corpus is one UTF-8 text file")
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        known = ", ".join(sorted(_BUILT_IN))
+        raise CorpusError(f"{path} is neither a file nor a built-in corpus ({known})") from None
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{path} cannot be read: {error}") from error
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    if not text:
+        raise CorpusError(f"{path} is empty")
+    return text
+
+
+def _cut(name: str, text: str, seed: int) -> Corpus:
+    """Split running text; rotated to start at a random line unless the seed is 0."""
+    if seed:
+        starts = [i + 1 for i, char in enumerate(text[:-1]) if char == "\n"]
+        if not starts:
+            raise CorpusError(f"{name} is a single line, so only seed 0 can split it")
+        start = starts[int(Random(seed).random() * len(starts))]
+        text = text[start:] + text[:start]
+    ends = 0, int(0.85 * len(text)), int(0.9 * len(text)), len(text)
+    if any(start == end for start, end in pairwise(ends)):
+        raise CorpusError(f"{name} is too short to be split: {len(text)} characters, 20 always suffice")
+    train, test, val = (text[start:end] for start, end in pairwise(ends))
+    return Corpus(name, train, val, test)

@@ -1,0 +1,123 @@
+"""Tokenizers: text to token ids and back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+UNK = "<unk>"
+
+
+def _code_points(text: str) -> np.ndarray:
+    """Code points of a text, lone surrogates included: (T,) uint32."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+@dataclass(frozen=True, repr=False)
+class CharTokenizer:
+    """One token a character (K19): `tokens` in ascending order, "<unk>" last where it lets unknown ones in.
+
+    Made by `fit`. Two tokenizers are equal where their tokens are.
+    Raises ValueError where tokens are not distinct, ascending single characters.
+    """
+
+    tokens: tuple[str, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "tokens", tuple(self.tokens))
+        chars = self.tokens[: self.unk_id]
+        wrong = [token for token in chars if not isinstance(token, str) or len(token) != 1]
+        if wrong:
+            raise ValueError(f"tokens must be single characters, with {UNK!r} at most at the end, not {wrong[0]!r}")
+        if not chars:
+            raise ValueError("tokens must hold at least one character")
+        if list(chars) != sorted(set(chars)):
+            raise ValueError(f"tokens must be distinct and in ascending order, not {list(chars)}")
+
+    @classmethod
+    def fit(cls, text: str, unk: bool = False) -> "CharTokenizer":
+        """The tokenizer of a text's distinct characters; `unk` adds a last token for all others.
+
+        Raises ValueError where the text is empty.
+        """
+        if not text:
+            raise ValueError("text must not be empty: its characters become the tokens")
+        return cls((*sorted(set(text)), *([UNK] if unk else [])))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, "<unk>" included."""
+        return len(self.tokens)
+
+    @property
+    def unk_id(self) -> int | None:
+        """Id of "<unk>", None where there is none."""
+        return len(self.tokens) - 1 if self.tokens and self.tokens[-1] == UNK else None
+
+    def encode(self, text: str) -> Int64[Tensor, " T"]:
+        """Token ids of a text.
+
+        Shapes: text of T characters -> token_ids (T,).   An unknown character becomes "<unk>".
+        Raises ValueError at an unknown character where there is no "<unk>", naming it and its position.
+        """
+        codes = _code_points(text)
+        ids = np.searchsorted(self._codes, codes)
+        unknown = self._codes[np.minimum(ids, len(self._codes) - 1)] != codes
+        if unknown.any():
+            if self.unk_id is None:
+                position = int(unknown.argmax())
+                raise ValueError(
+                    f"unknown character {text[position]!r} at position {position}; "
+                    "CharTokenizer.fit(..., unk=True) makes a tokenizer that lets it in"
+                )
+            ids[unknown] = self.unk_id
+        return torch.from_numpy(ids.astype(np.int64, copy=False))
+
+    def decode(self, ids: Tensor | np.ndarray | Sequence[int]) -> str:
+        """Text of token ids; "<unk>" becomes U+FFFD, the replacement character.
+
+        Shapes: ids (T,), whole numbers -> text of T characters.
+        Raises ValueError at an id outside the vocabulary, naming it and its position.
+        """
+        ids = ids.detach().cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
+        if ids.shape == (0,):
+            return ""
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"ids must be one row of whole numbers, not {ids.dtype} of shape {ids.shape}")
+        wrong = (ids < 0) | (ids >= self.vocab_size)
+        if wrong.any():
+            position = int(wrong.argmax())
+            raise ValueError(f"id {ids[position]} at position {position} is not in 0..{self.vocab_size - 1}")
+        codes = np.append(self._codes, np.uint32(0xFFFD)) if self.unk_id is not None else self._codes
+        return codes[ids].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+    def unknown_in(self, text: str) -> dict[str, int]:
+        """How often each character that is no token occurs in a text."""
+        codes, counts = np.unique(_code_points(text), return_counts=True)
+        new = ~np.isin(codes, self._codes)
+        return {chr(code): int(count) for code, count in zip(codes[new], counts[new])}
+
+    def to_dict(self) -> dict:
+        """What a checkpoint keeps, ready for JSON."""
+        return {"type": "char", "tokens": list(self.tokens)}
+
+    @classmethod
+    def from_dict(cls, saved: dict) -> "CharTokenizer":
+        """The tokenizer that to_dict was asked of. Raises ValueError where this is no such dictionary."""
+        if not isinstance(saved, dict) or saved.get("type") != "char":
+            raise ValueError(f'a character tokenizer is saved as {{"type": "char", ...}}, not as {saved!r:.80}')
+        if not isinstance(saved.get("tokens"), list):
+            raise ValueError(f"tokens must be a list of characters, not {saved.get('tokens')!r:.80}")
+        return cls(tuple(saved["tokens"]))
+
+    @cached_property
+    def _codes(self) -> np.ndarray:
+        """Code points of the characters, ascending: (V,) or, without "<unk>", (V - 1,)."""
+        return _code_points("".join(self.tokens[: self.unk_id]))
+
+    def __repr__(self) -> str:
+        return f"CharTokenizer({self.vocab_size} tokens: {''.join(self.tokens[: self.unk_id])!r:.60})"

@@ -1,0 +1,377 @@
+"""train(): one loop for every objective. Muon for matrices, AdamW for the rest; exact resume after a kill (K1, K11)."""
+
+import json
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .models.soft_ar import MANIFEST, SoftAR, pick_device
+from .sources.corpora import Corpus
+from .store import CheckpointError, vectors_from_bytes, vectors_to_bytes
+
+PROGRESS, MOMENTS = "training.json", "training.safetensors"
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number; the message names the step. What was saved before stays as it was."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The recipe. The defaults are the best one found for the lab's small models (benchmarks/README.md).
+
+    `window`: characters a training row holds (None: the model's context). `precision`: "auto" is bf16 where the
+    processor has it, else "fp32". `save_every` and `eval_every` count steps; 0: only at the end.
+    """
+
+    steps: int = 400
+    batch_size: int = 16
+    window: int | None = None
+    muon_learning_rate: float = 0.02
+    adam_learning_rate: float = 3e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.05
+    precision: str = "auto"
+    eval_every: int = 100
+    save_every: int = 100
+
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("batch_size", 1), ("eval_every", 0), ("save_every", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"TrainConfig.{name} must be a whole number of at least {least}, not {value!r}")
+        if self.window is not None and (not isinstance(self.window, int) or self.window < 1):
+            raise ValueError(f"TrainConfig.window must be None or at least 1, not {self.window!r}")
+        for name in ("muon_learning_rate", "adam_learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"TrainConfig.{name} must be above 0, not {getattr(self, name)!r}")
+        if not 0 <= self.weight_decay < math.inf or not 0 <= self.warmup < 1:
+            raise ValueError("TrainConfig.weight_decay must be at least 0, warmup a share of the steps in [0, 1)")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"TrainConfig.precision must be auto, bf16 or fp32, not {self.precision!r}")
+
+
+@dataclass
+class Run:
+    """What training gave: the model, its history (one row an evaluation) and whether it was stopped early."""
+
+    model: SoftAR
+    history: pd.DataFrame
+    interrupted: bool = False
+
+    @property
+    def val_bits_per_char(self) -> float:
+        """Bits per character on the whole validation split, at the last evaluation."""
+        return float(self.history["val_bits_per_char"].iloc[-1])
+
+
+def train(
+    model: SoftAR,
+    corpus: Corpus,
+    config: TrainConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    device: str = "auto",
+    progress: bool = True,
+    on_step: Callable[[dict[str, Any]], Any] | None = None,
+) -> Run:
+    """Train `model` on `corpus.train` and evaluate it on the whole of `corpus.val`.
+
+    With `out` the run is saved there as it goes; the same call continues it exactly where it was (a finished run is
+    returned as it is). `resume=False` begins anew. Ctrl-C or the stop button saves and returns; so does an `on_step`
+    that returns True (it gets step, train_loss, seconds and, after an evaluation, val_bits_per_char).
+
+    Raises TrainingDiverged naming the step; CheckpointError where `out` holds another recipe's run or damaged files;
+    ValueError for a text shorter than one window.
+    """
+    config = config or TrainConfig()
+    if model.tokenizer is None:
+        raise ValueError("the model has no tokenizer: SoftAR(config, tokenizer=CharTokenizer.fit(corpus.train))")
+    model.to(pick_device(device))
+    rows = TrainingRows(model, corpus, config, seed)
+    optimizers = make_optimizers(model, config)
+    recipe = {"train": asdict(config), "seed": seed, "corpus": {"name": corpus.name, "sha256": corpus.sha256}}
+    recipe["corpus"]["floor_bits_per_char"] = corpus.floor_bits_per_char
+    step, history = 0, []
+    if out is not None and resume and (Path(out) / MANIFEST).exists():
+        step, history = _resume(model, optimizers, recipe, Path(out))
+    model.card.update(recipe)
+
+    def save() -> None:
+        if out is not None:
+            model.card["steps_done"] = step
+            if history:
+                model.card["val_bits_per_char"] = history[-1]["val_bits_per_char"]
+            state = {"step": step, "history": history}
+            moments = {f"{i}.{k}": v for i, o in enumerate(optimizers) for k, v in _flat_state(o).items()}
+            model.save(out, **{PROGRESS: json.dumps(state).encode(), MOMENTS: vectors_to_bytes(moments)})
+
+    def evaluate_now(train_loss: float) -> dict[str, float]:
+        model.eval()
+        calibrate(model, rows.batch(-1))
+        nats = evaluate(model, corpus.val, separator=corpus.separator)
+        row = {"step": step, "train_loss": train_loss, "val_nats_per_char": nats}
+        history.append({**row, "val_bits_per_char": nats / math.log(2), "seconds": round(seconds, 3)})
+        model.train()
+        return history[-1]
+
+    seconds = history[-1]["seconds"] if history else 0.0
+    interrupted = False
+    model.train()
+    bar = tqdm(total=config.steps, initial=step, disable=not progress, unit="step", desc=f"train {corpus.name}")
+    with interruption() as stop, bar:
+        while step < config.steps and not interrupted:
+            begin = time.perf_counter()
+            loss = _update(model, rows.batch(step), optimizers, _share(config, step), config.precision)
+            seconds += time.perf_counter() - begin
+            if not math.isfinite(loss):
+                raise TrainingDiverged(
+                    f"the loss is {loss} at step {step}: lower muon_learning_rate ({config.muon_learning_rate}) or "
+                    f"adam_learning_rate ({config.adam_learning_rate})"
+                )
+            step += 1
+            event = {"step": step, "steps": config.steps, "train_loss": loss, "seconds": seconds}
+            bar.update()
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            last = step == config.steps
+            if last or (config.eval_every and step % config.eval_every == 0):
+                event.update(evaluate_now(loss))
+            if on_step is not None and on_step(event) is True:
+                stop.set()
+            interrupted = stop.is_set() and not last
+            if last or interrupted or (config.save_every and step % config.save_every == 0):
+                save()
+    if interrupted and (not history or history[-1]["step"] != step):
+        evaluate_now(loss)  # for the caller; the saved run goes on without it
+    model.eval()
+    return Run(model, pd.DataFrame(history), interrupted)
+
+
+class TrainingRows:
+    """The batches of a run: batch `step` depends on the seed and the step alone, so that resuming needs no state.
+
+    In a corpus of documents every row begins where a document begins, as every evaluated window does.
+    """
+
+    def __init__(self, model: SoftAR, corpus: Corpus, config: TrainConfig, seed: int):
+        self.seed, self.size, self.device = seed, config.batch_size, model.device
+        length = (config.window or model.config.context) + 1
+        if length > model.config.context + 1:
+            raise ValueError(f"TrainConfig.window {length - 1} is more than the model's context {length - 1}")
+        self.ids = _encode(model, corpus.train, "training")
+        if len(self.ids) < length:
+            raise ValueError(
+                f"the training text has {len(self.ids)} characters, one window needs {length}: give a longer text or "
+                f"a model with a shorter context"
+            )
+        begins = torch.arange(len(self.ids))
+        if corpus.separator:
+            begins = document_begins(self.ids, model.tokenizer.encode(corpus.separator)[0])
+        self.begins = begins[begins <= len(self.ids) - length]
+        if not len(self.begins):
+            raise ValueError(f"no document of the training text begins {length} characters before its end")
+        self.offsets = torch.arange(length)
+
+    def batch(self, step: int) -> Int[Tensor, "B T"]:
+        """The rows of one step (B, window+1)."""
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step + 1) % 2**63)
+        chosen = self.begins[torch.randint(len(self.begins), (self.size,), generator=generator)]
+        return self.ids[chosen[:, None] + self.offsets].to(self.device)
+
+
+def document_begins(token_ids: Int[Tensor, " N"], separator: Tensor) -> Int[Tensor, " D"]:
+    """Where each document of a stream begins; every document ends with `separator`."""
+    ends = (token_ids == separator).nonzero().flatten() + 1
+    return torch.cat([torch.zeros(1, dtype=ends.dtype), ends[ends < len(token_ids)]])
+
+
+def make_optimizers(model: SoftAR, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between input and head, AdamW for the table, the head, the norms and the start."""
+    matrices, rest = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_matrix = name.startswith(("input", "body.blocks")) and parameter.ndim == 2
+            (matrices if is_matrix else rest).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=config.muon_learning_rate, weight_decay=config.weight_decay),
+        torch.optim.AdamW(rest, lr=config.adam_learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)),
+    ]
+
+
+def _share(config: TrainConfig, step: int) -> float:
+    """The share of the full learning rate at a step: a linear rise, then a linear fall to zero."""
+    rise = max(1, round(config.warmup * config.steps))
+    return min((step + 1) / rise, (config.steps - step) / max(1, config.steps - rise))
+
+
+def _update(
+    model: SoftAR, batch: Int[Tensor, "B T"], optimizers: list[torch.optim.Optimizer], share: float, precision: str
+) -> float:
+    """One step of every optimizer; returns the mean loss."""
+    with autocast(model.device, precision):
+        hidden = model.hidden_states(batch[:, :-1])
+    loss = model.objective.loss(hidden.flatten(0, 1).float(), batch.flatten(), model.table.weight)
+    loss.backward()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group.setdefault("full_lr", group["lr"])
+            group["lr"] = share * group["full_lr"]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 for matrix products where it helps (or where it is asked for)."""
+    if precision == "auto":
+        has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported if device.type == "cpu" else torch.cuda.is_bf16_supported
+        precision = "bf16" if has_bf16() else "fp32"
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def calibrate(model: SoftAR, batch: Int[Tensor, "B T"]) -> None:
+    """Fit the objective's reading of vectors on training rows (never on validation text)."""
+    hidden = model.hidden_states(batch[:, :-1]).flatten(0, 1)
+    model.objective.calibrate(hidden, batch.flatten(), model.table.weight)
+
+
+def windows(token_ids: Int[Tensor, " N"], context: int, separator: Tensor | None) -> Iterator[tuple[int, int, int]]:
+    """Cut a text into (begin, end, first scored) windows of at most context+1 tokens; each token is scored once.
+
+    Running text: the published way of nanoGPT, windows side by side, the first character of each only read (it is the
+    last one scored in the window before; the text's first is never scored). Documents: each window begins with a
+    document and holds as many whole ones as fit, all scored; a longer document goes on in the next window.
+    """
+    total = len(token_ids)
+    if separator is None:
+        yield from ((i, min(i + context + 1, total), 1) for i in range(0, total - 1, context))
+        return
+    begins = set(document_begins(token_ids, separator).tolist())
+    begin = 0
+    while begin < total:
+        end = min(begin + context + 1, total)
+        cut = next((e for e in range(end, begin, -1) if e == total or e in begins), end)
+        yield begin, cut, 0
+        begin = cut
+
+
+@torch.inference_mode()
+def char_log_probs(model: SoftAR, text: str, separator: str | None = None) -> Float[Tensor, " N"]:
+    """log p of every scored character of a text (N,), in nats, in windows of the model's context.
+
+    Raises ValueError for an empty text or an unknown character.
+    """
+    ids = _encode(model, text, "given")
+    mark = model.tokenizer.encode(separator)[0] if separator else None
+    pieces = list(windows(ids, model.config.context, mark))
+    scores = []
+    for first in range(0, len(pieces), 64):
+        group = pieces[first : first + 64]
+        batch = torch.zeros(len(group), max(end - begin for begin, end, _ in group), dtype=torch.long)
+        scored = torch.zeros(batch.shape, dtype=torch.bool)
+        for row, (begin, end, skip) in enumerate(group):
+            batch[row, : end - begin] = ids[begin:end]
+            scored[row, skip : end - begin] = True
+        scores.append(model.log_probs(batch.to(model.device)).cpu()[scored])
+    return torch.cat(scores)
+
+
+def evaluate(model: SoftAR, text: str, separator: str | None = None) -> float:
+    """Mean nats per character over the whole of `text` (see `windows` for what is scored)."""
+    return -char_log_probs(model, text, separator).double().mean().item()
+
+
+def _encode(model: SoftAR, text: str, what: str) -> Tensor:
+    """Ids of a text; characters the tokenizer does not know are left out, with a warning that counts them."""
+    unknown = model.tokenizer.unknown_in(text)
+    if unknown and model.tokenizer.unk_id is None:
+        shown = ", ".join(repr(c) for c in list(unknown)[:5])
+        warnings.warn(
+            f"{sum(unknown.values())} characters of the {what} text are not in the vocabulary ({shown}) and are left "
+            "out; CharTokenizer.fit(text, unk=True) reads them as <unk>",
+            stacklevel=3,
+        )
+        text = text.translate({ord(c): None for c in unknown})
+    if not text:
+        raise ValueError(f"the {what} text is empty")
+    return model.tokenizer.encode(text)
+
+
+# -- saving and resuming ----------------------------------------------------------------------------------------------
+
+
+def _flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimizer's moments as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": tensor.cpu() for i, moments in state.items() for name, tensor in moments.items()}
+
+
+def _resume(model: SoftAR, optimizers: list, recipe: dict[str, Any], out: Path) -> tuple[int, list[dict]]:
+    """Put a saved run's weights and moments in place; returns its step and history."""
+    saved, files = SoftAR.load_with_files(out, "cpu")
+    if PROGRESS not in files or MOMENTS not in files:
+        raise CheckpointError(f"{out} holds a model but no training to resume: resume=False begins anew")
+    here = {"model": model.config.to_dict(), "vocabulary": model.tokenizer.to_dict(), "start": model.card["seed"]}
+    there = {"model": saved.config.to_dict(), "vocabulary": saved.tokenizer.to_dict(), "start": saved.card["seed"]}
+    here, there = {**here, **recipe}, {**there, **{key: saved.card.get(key) for key in recipe}}
+    different = _differences(json.loads(json.dumps(here)), there)
+    if different:
+        raise CheckpointError(f"{out} holds another run ({different}): choose another folder or resume=False")
+    state = json.loads(files[PROGRESS])
+    moments, _ = vectors_from_bytes(files[MOMENTS], out / MOMENTS)
+    model.load_state_dict(saved.state_dict())
+    for number, optimizer in enumerate(optimizers):
+        nested: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in moments.items():
+            which, index, field = name.split(".", 2)
+            if int(which) == number:
+                nested.setdefault(int(index), {})[field] = tensor
+        optimizer.load_state_dict({"state": nested, "param_groups": optimizer.state_dict()["param_groups"]})
+    return state["step"], state["history"]
+
+
+def _differences(here: Any, there: Any, name: str = "") -> str:
+    """What differs between two nested settings, for a message."""
+    if isinstance(here, dict) and isinstance(there, dict):
+        parts = [_differences(here.get(k), there.get(k), f"{name}.{k}" if name else k) for k in {**there, **here}]
+        return "; ".join(part for part in parts if part)
+    return "" if here == there else f"{name}: saved {there!r:.60}, now {here!r:.60}"
+
+
+@contextmanager
+def interruption() -> Iterator[threading.Event]:
+    """Turn Ctrl-C (and the notebook's stop button) into an event, so that no step is left half done."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handler(signum, frame):
+        if stop.is_set():  # asked twice: now
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,50 @@
+"""Tiny models that are alive: a fresh one's blocks and head are zero, so any wrong cache would look right."""
+
+import pytest
+import torch
+
+from softar_lab.models.config import ModelConfig
+from softar_lab.models.soft_ar import SoftAR
+from softar_lab.sources.corpora import Corpus
+from softar_lab.sources.tokenizers import CharTokenizer
+
+torch.set_num_threads(1)  # handing such small products round costs more than it gains
+
+LETTERS = "abcdefghijk \n"  # 13 symbols
+OBJECTIVES = ("ce", "mse", "metric")
+TABLES = ("joint", "random", "orthonormal")
+
+
+def enliven(model: SoftAR, seed: int = 0) -> SoftAR:
+    """Give every weight but the table's a random value, so that each part has its say in every prediction."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if not name.startswith("table"):
+            parameter.data += torch.empty_like(parameter).normal_(0, 0.3, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A factory of small models: tiny(objective="mse", context=8, …); alive=False leaves them as they begin."""
+
+    def make(alive: bool = True, seed: int = 0, letters: str = LETTERS, **changes) -> SoftAR:
+        tokenizer = CharTokenizer.fit(letters)
+        shape = {"vocab_size": tokenizer.vocab_size, "context": 12, "n_layers": 2, "n_heads": 2, "d_model": 16}
+        model = SoftAR(ModelConfig(**{**shape, **changes}), tokenizer, seed)
+        return enliven(model, seed) if alive else model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rng():
+    """A factory of seeded generators."""
+    return lambda seed=0: torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    """A small text in which each letter is followed by the next: easy to learn, and every letter occurs."""
+    text = "abcdefghijk \n" * 30
+    return Corpus(name="letters", train=text, val=text[:60], test=text[:40])

@@ -1,0 +1,75 @@
+"""A configuration is right or says which field is wrong, how, and what would be right."""
+
+import json
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from softar_lab.models.config import PRESETS, ModelConfig
+
+
+@pytest.mark.parametrize(
+    ("given", "table", "width"),
+    [
+        ({}, "joint", 128),
+        ({"objective": "mse"}, "random", 128),
+        ({"objective": "metric"}, "random", 128),
+        ({"objective": "mse", "table": "joint", "d_model": 64}, "joint", 64),
+        ({"table": "orthonormal"}, "orthonormal", 10),
+        ({"table": "orthonormal", "embedding_dim": 33}, "orthonormal", 33),
+    ],
+)
+def test_config_fills_in_table_and_width(given, table, width):
+    config = ModelConfig(vocab_size=10, **given)
+    assert (config.table, config.embedding_dim) == (table, width)
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "context", "n_layers", "n_heads", "d_model", "embedding_dim"])
+@pytest.mark.parametrize("value", [0, -3, True])
+def test_config_names_the_wrong_number(name, value):
+    with pytest.raises(ValueError, match=rf"{name} must be .* at least 1, not {value}"):
+        ModelConfig(**{"vocab_size": 10, name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"d_model": 30, "n_heads": 4}, "d_model.*30.*n_heads=4"),
+        ({"d_model": 12, "n_heads": 4}, "even"),
+        ({"objective": "magic"}, "unknown objective 'magic'; known: ce, mse, metric"),
+        ({"table": "magic"}, "unknown table 'magic'; known: joint, random, orthonormal"),
+        ({"positions": "magic"}, "unknown positions 'magic'; known: learned, rotary"),
+        ({"table": "orthonormal", "embedding_dim": 9}, r"embedding_dim .*vocab_size \(10\).* not 9"),
+    ],
+)
+def test_config_says_what_would_be_right(given, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(vocab_size=10, **given)
+
+
+def test_config_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        ModelConfig(vocab_size=10).context = 3
+
+
+@pytest.mark.parametrize("given", [{}, {"objective": "mse", "table": "orthonormal", "positions": "learned"}])
+def test_from_dict_inverts_to_dict_through_json(given):
+    config = ModelConfig(vocab_size=10, **given)
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_from_dict_names_the_unknown_field():
+    with pytest.raises(ValueError, match="no field colour, size"):
+        ModelConfig.from_dict({"vocab_size": 3, "size": 1, "colour": 2})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_is_valid_and_takes_changes(name):
+    changed = ModelConfig.preset(name, n_layers=1, vocab_size=7)
+    assert (changed.n_layers, changed.vocab_size) == (1, 7)
+    assert changed.context == ModelConfig.preset(name).context
+
+
+def test_preset_unknown_lists_the_known():
+    with pytest.raises(ValueError, match="unknown preset 'gpt9'; known: shakespeare"):
+        ModelConfig.preset("gpt9")

@@ -1,0 +1,99 @@
+"""Names, specs with arguments and instances mean the same; every other spec is refused with the known names."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from softar_lab.registry import Registry
+
+SHAPES = Registry("shape")
+
+
+@SHAPES.register("circle")
+@dataclass(frozen=True)
+class Circle:
+    radius: float = 1.0
+
+    def __post_init__(self):
+        if self.radius <= 0:
+            raise ValueError(f"radius must be above 0, not {self.radius}")
+
+    def __call__(self):
+        return self.radius
+
+
+@SHAPES.register("box")
+@dataclass(frozen=True)
+class Box:
+    width: int = 1
+    colour: str = "red"
+
+    def __call__(self):
+        return self.width
+
+
+@SHAPES.register("point")
+def point():
+    return 0
+
+
+def test_names_are_in_the_order_of_registration():
+    assert SHAPES.names() == ["circle", "box", "point"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "meant"),
+    [
+        ("circle", Circle()),
+        (" circle ( ) ", Circle()),
+        ("circle(2.5)", Circle(2.5)),
+        ("circle(radius=2.5)", Circle(2.5)),
+        ("box(3, colour='a)b,(c')", Box(3, "a)b,(c")),
+        ("box(\n  3,\n)", Box(3)),
+        (Circle(7.0), Circle(7.0)),
+        ("point", point),
+        ("point()", point),
+        (point, point),
+    ],
+)
+def test_resolve_takes_names_arguments_and_instances(spec, meant):
+    assert SHAPES.resolve(spec) == meant
+
+
+@pytest.mark.parametrize("strategy", [Circle(), Circle(0.1), Box(3, 'it\'s "blue"'), point])
+def test_spec_and_resolve_are_inverse(strategy):
+    assert SHAPES.resolve(SHAPES.spec(strategy)) == strategy
+
+
+def test_spec_of_what_is_not_registered_is_its_name():
+    assert SHAPES.spec(len) == "len"
+
+
+@pytest.mark.parametrize("spec", ["triangle", "", "(3)", "Circle", "triangle(3)", "circle2"])
+def test_resolve_unknown_name_lists_the_known_ones(spec):
+    with pytest.raises(ValueError, match="unknown shape .*; known: circle, box, point"):
+        SHAPES.resolve(spec)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["circle(", "circle(1", "circle)", "circle(1) + box(2)", "circle(1)(2)", "circle(1", "circle(1))", "circle 1"]
+    + ["circle(-1)", "circle(1, 2)", "circle(side=1)", "circle('a')", "circle(radius)", "circle(*[1])", "circle(**{})"]
+    + ["circle(__import__('os').getcwd())", "circle(1 if 1 else 2)", "circle(\0)", "point(3)", None, 3, ["circle"]]
+    + [Circle],  # the class, where an instance is meant
+)
+def test_resolve_refuses_what_it_cannot_read(spec):
+    with pytest.raises(ValueError, match="shape"):
+        SHAPES.resolve(spec)
+
+
+def test_resolve_runs_no_code(tmp_path):
+    with pytest.raises(ValueError, match="shape"):
+        SHAPES.resolve(f"circle(open({str(tmp_path / 'made')!r}, 'w'))")
+    assert not list(tmp_path.iterdir())
+
+
+def test_get_returns_the_member_itself():
+    assert SHAPES.get("circle") is Circle
+    with pytest.raises(ValueError, match="known: circle"):
+        SHAPES.get("triangle")

@@ -1,0 +1,455 @@
+"""One model, read in every way there is: whole, token by token, as ids, as vectors, branched, forked, beyond its context."""
+
+import json
+import math
+import os
+import pickle
+import random
+import shutil
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import LETTERS, OBJECTIVES, TABLES
+from softar_lab.models.config import ModelConfig
+from softar_lab.models.soft_ar import SoftAR
+from softar_lab.models.transformer import POSITIONS
+from softar_lab.sources.tokenizers import CharTokenizer
+from softar_lab.store import CheckpointError, StoreError
+
+EXACT = {"atol": 1e-4, "rtol": 0}  # what the issue asks of float32 logits
+EVERY_MODEL = [{"objective": o, "table": t, "positions": p} for o, t, p in product(OBJECTIVES, TABLES, POSITIONS)]
+ids_of = pytest.mark.parametrize("shape", EVERY_MODEL, ids=lambda shape: "-".join(shape.values()))
+
+
+def some_ids(length, batch=3, seed=0):
+    return torch.randint(len(LETTERS), (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def log_probs_without_cache(model, token_ids=None, vectors=None):
+    """log p(. | everything given), (B, V), from one pass over the whole."""
+    hidden = model.hidden_states(token_ids, vectors)[:, -1]
+    return model.objective.predict(hidden, model.table.weight).log_probs
+
+
+# -- with and without the cache ---------------------------------------------------------------------------------------
+
+
+@ids_of
+def test_predict_with_the_cache_is_predict_without(tiny, shape):
+    model, token_ids = tiny(**shape), some_ids(12)
+    state = model.start(3)
+    for t in range(13):
+        expected = log_probs_without_cache(model, token_ids[:, :t])
+        torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
+        if t < 12:
+            state = model.advance(state, token_ids=token_ids[:, t])
+    assert expected.std(0).max() > 0.05  # or the comparison would mean nothing
+
+
+@ids_of
+def test_reading_vectors_is_reading_ids(tiny, shape):
+    model, token_ids = tiny(**shape), some_ids(10)
+    vectors = model.embedding[token_ids]
+    torch.testing.assert_close(model.hidden_states(token_ids), model.hidden_states(vectors=vectors))
+    as_ids, as_vectors = model.start(3), model.start(3)
+    for t in range(10):
+        as_ids = model.advance(as_ids, token_ids=token_ids[:, t])
+        as_vectors = model.advance(as_vectors, vectors=vectors[:, t])
+    for one, other in zip(*(vars(model.predict(state)).values() for state in (as_ids, as_vectors)), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@ids_of
+def test_probs_sum_to_one(tiny, shape):
+    model = tiny(**shape)
+    state = model.read(model.start(3), some_ids(7))
+    torch.testing.assert_close(model.probs(state).sum(-1), torch.ones(3), atol=1e-5, rtol=0)
+
+
+def test_soft_tokens_with_the_cache_are_those_without(tiny, rng):
+    model = tiny(objective="mse")
+    vectors = torch.randn(2, 12, 16, generator=rng())
+    state = model.start(2)
+    for t in range(12):
+        state = model.advance(state, vectors=vectors[:, t])
+        expected = log_probs_without_cache(model, vectors=vectors[:, : t + 1])
+        torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
+
+
+@pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 7], [1, 10, 1], [0, 4, 0, 8]])
+def test_read_in_pieces_is_read_at_once(tiny, pieces):
+    model, token_ids = tiny(), some_ids(12)
+    state = model.start(3)
+    for piece in token_ids.split(pieces, 1):
+        state = model.read(state, piece)
+    expected = log_probs_without_cache(model, token_ids)
+    torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
+
+
+def test_hidden_states_never_look_ahead(tiny):
+    model, token_ids = tiny(), some_ids(12)
+    changed = token_ids.clone()
+    changed[:, 6] = (changed[:, 6] + 1) % len(LETTERS)
+    before, after = model.hidden_states(token_ids), model.hidden_states(changed)
+    assert torch.equal(before[:, :7], after[:, :7])  # entry t predicts token t: entry 7 is the first to know token 6
+    assert ((before - after)[:, 7:].abs().amax(-1) > 1e-3).all()
+
+
+def test_log_probs_are_those_of_the_predictor(tiny):
+    model, token_ids = tiny(objective="metric"), some_ids(13)  # context + 1: the start slot predicts the first
+    found, state = model.log_probs(token_ids), model.start(3)
+    for t in range(13):
+        expected = model.predict(state).log_probs.gather(1, token_ids[:, t : t + 1]).squeeze(1)
+        torch.testing.assert_close(found[:, t], expected, **EXACT)
+        state = model.next_state(state, token_ids[:, t]) if t < 12 else state
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_log_probs_of_all_texts_of_three_characters_sum_to_one(tiny, objective):
+    model = tiny(objective=objective, letters="abcd")
+    texts = torch.cartesian_prod(*[torch.arange(4)] * 3)
+    assert model.log_probs(texts).sum(-1).double().exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+# -- states -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_state_may_be_advanced_twice(tiny):
+    model, token_ids = tiny(), some_ids(6)
+    stem = model.read(model.start(3), token_ids)
+    before = model.predict(stem).log_probs.clone()
+    branches = [model.advance(stem, token_ids=torch.full((3,), k)) for k in range(4)]
+    for _ in range(3):  # every branch goes on, in turns
+        branches = [model.advance(branch, token_ids=torch.full((3,), k)) for k, branch in enumerate(branches)]
+    for k, branch in enumerate(branches):
+        whole = torch.cat([token_ids, torch.full((3, 4), k)], 1)
+        expected = log_probs_without_cache(model, whole)
+        torch.testing.assert_close(model.predict(branch).log_probs, expected, **EXACT)
+    assert torch.equal(model.predict(stem).log_probs, before)
+
+
+def test_a_random_tree_of_branches_and_selections_agrees_with_fresh_readings(tiny):
+    """Sixty random moves among states that share caches, also beyond the context: each as if it were alone."""
+    model, chance = tiny(context=6), random.Random(0)
+    nodes = [(model.start(2), torch.zeros(2, 0, dtype=torch.long))]
+    for move in range(60):
+        state, read = chance.choice(nodes[-12:])
+        if chance.random() < 0.3:
+            rows = torch.tensor([chance.randrange(len(read)) for _ in range(chance.choice([1, 2, 3]))])
+            nodes.append((state.select(rows), read[rows]))
+        else:
+            new = some_ids(chance.choice([1, 1, 2, 5]), len(read), seed=move)
+            nodes.append((model.read(state, new), torch.cat([read, new], 1)))
+    for state, read in nodes:
+        fresh = model.read(model.start(len(read)), read) if read.shape[1] else model.start(len(read))
+        torch.testing.assert_close(model.predict(state).log_probs, model.predict(fresh).log_probs, **EXACT)
+
+
+@pytest.mark.parametrize("rows", [[0], [2, 0, 1], [1, 1, 1, 0, 2], [2, 1]])
+@pytest.mark.parametrize("length", [0, 5, 12])
+def test_select_forks_drops_and_reorders(tiny, rows, length):
+    model, token_ids = tiny(), some_ids(length)
+    state = model.start(3) if not length else model.read(model.start(3), token_ids)
+    chosen, rows = state.select(torch.tensor(rows)), torch.tensor(rows)
+    torch.testing.assert_close(model.predict(chosen).log_probs, model.predict(state).log_probs[rows], **EXACT)
+    new = some_ids(3, len(rows), seed=7)
+    expected = model.read(model.start(len(rows)), torch.cat([token_ids[rows], new], 1))
+    found = model.predict(model.read(chosen, new)).log_probs
+    torch.testing.assert_close(found, model.predict(expected).log_probs, **EXACT)
+
+
+def test_predictions_of_a_batch_are_those_of_its_rows(tiny):
+    model, token_ids = tiny(), some_ids(9)
+    together = model.predict(model.read(model.start(3), token_ids)).log_probs
+    for row in range(3):
+        alone = model.predict(model.read(model.start(1), token_ids[row : row + 1])).log_probs
+        torch.testing.assert_close(together[row : row + 1], alone, **EXACT)
+
+
+# -- beyond the context -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 8])
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_beyond_the_context_a_window_of_the_latest_tokens_is_read_again(tiny, context, soft):
+    """An explicit sliding oracle: when the window would pass the context, only its latest half stays."""
+    model, token_ids = tiny(context=context, objective="mse"), some_ids(30, 2)
+    vectors = model.embedding[token_ids] + 0.1 * soft
+    state, window = model.start(2), vectors[:, :0]
+    for t in range(30):
+        new = {"vectors": vectors[:, t]} if soft else {"token_ids": token_ids[:, t]}
+        state = model.advance(state, **new)
+        window = torch.cat([window, vectors[:, t : t + 1]], 1)
+        if window.shape[1] > context:
+            window = window[:, -max(1, context // 2) :]
+        expected = log_probs_without_cache(model, vectors=window)
+        torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
+        assert state.length <= context
+        assert sum(part.shape[1] for part in state.inputs) <= context  # memory stays what it is
+        assert state.cache.data.shape[4] <= max(64, 2 * (context + 1))
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 8])
+@pytest.mark.parametrize("first", [0, 1, 5, 8, 9, 29])
+def test_beyond_the_context_blocks_are_token_by_token(tiny, context, first):
+    model, token_ids = tiny(context=context), some_ids(29, 2)
+    one_by_one = model.start(2)
+    for t in range(29):
+        one_by_one = model.advance(one_by_one, token_ids=token_ids[:, t])
+    state = model.start(2)
+    for block in token_ids.split([first, 29 - first], 1):
+        state = model.read(state, block) if block.shape[1] else state
+    assert state.length == one_by_one.length
+    expected = model.predict(one_by_one).log_probs
+    torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
+
+
+# -- how it begins and what training may move -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("objective", "table"), [("ce", "joint"), ("metric", "random"), ("mse", "orthonormal")])
+def test_a_fresh_model_knows_nothing(tiny, objective, table):
+    model, token_ids = tiny(alive=False, objective=objective, table=table), some_ids(12)
+    nats = -model.log_probs(token_ids)
+    torch.testing.assert_close(nats, torch.full_like(nats, math.log(len(LETTERS))), atol=1e-6, rtol=0)
+
+
+def test_weights_depend_on_the_seed_alone(tiny):
+    torch.manual_seed(1)
+    first = tiny(alive=False, seed=3).state_dict()
+    torch.manual_seed(2)
+    second, third = tiny(alive=False, seed=3).state_dict(), tiny(alive=False, seed=4).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["table.weight"], third["table.weight"])
+    assert not torch.equal(first["input.weight"], third["input.weight"])
+
+
+def test_making_and_running_a_model_leaves_the_global_generator_alone(tiny):
+    before = torch.random.get_rng_state()
+    model = tiny(alive=False, table="orthonormal")
+    model.read(model.start(3), some_ids(20))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("table", TABLES)
+def test_one_batch_is_learned_by_heart(tiny, objective, table):
+    """A sequence without repetition can be told with certainty: ce and metric go to 0, mse to a joint or fixed table too."""
+    model = tiny(alive=False, objective=objective, table=table, context=8, n_layers=1).train()
+    token_ids = torch.arange(9)[None]
+    frozen = model.table.weight.detach().clone()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    for _ in range(150):
+        hidden = model.hidden_states(token_ids[:, :-1]).flatten(0, 1)
+        loss = model.objective.loss(hidden, token_ids.flatten(), model.table.weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+    assert torch.equal(frozen, model.table.weight) is (table != "joint")
+
+
+def test_n_parameters_counts_what_is_trained(tiny):
+    joint, frozen = tiny(table="joint"), tiny(table="random")
+    assert joint.n_parameters() == joint.n_parameters(trained=False) == frozen.n_parameters(trained=False)
+    assert joint.n_parameters() - frozen.n_parameters() == len(LETTERS) * 16
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, "either"),
+        ({"token_ids": torch.zeros(2).long(), "vectors": torch.zeros(2, 16)}, "either"),
+        ({"token_ids": torch.tensor([0, len(LETTERS)])}, rf"0 … {len(LETTERS) - 1}"),
+        ({"token_ids": torch.tensor([0, -1])}, rf"0 … {len(LETTERS) - 1}"),
+        ({"token_ids": torch.zeros(3).long()}, "3 rows given, the state has 2"),
+        ({"vectors": torch.zeros(2, 15)}, "16 wide here, not 15"),
+        ({"vectors": torch.full((2, 16), math.nan)}, "finite"),
+        ({"vectors": torch.tensor([[0.0] * 16, [math.inf] + [0.0] * 15])}, "finite"),
+        ({"vectors": torch.zeros(1, 16)}, "1 rows given, the state has 2"),
+    ],
+)
+def test_advance_says_what_is_wrong(tiny, wrong, message):
+    model = tiny()
+    with pytest.raises(ValueError, match=message):
+        model.advance(model.start(2), **wrong)
+
+
+def test_hidden_states_refuse_more_than_the_context(tiny):
+    with pytest.raises(ValueError, match="13 tokens are more than the context of 12"):
+        tiny().hidden_states(some_ids(13))
+
+
+def test_tokenizer_and_config_must_agree():
+    with pytest.raises(ValueError, match=r"3 symbols.*vocab_size is 4"):
+        SoftAR(ModelConfig(vocab_size=4), CharTokenizer.fit("abc"))
+
+
+# -- on disk ----------------------------------------------------------------------------------------------------------
+
+
+@ids_of
+def test_load_gives_back_the_same_bits(tiny, tmp_path, shape):
+    model = tiny(**shape)
+    model.card["note"] = "été 🎈"
+    model.save(tmp_path / "saved")
+    loaded = SoftAR.load(tmp_path / "saved")
+    assert (loaded.config, loaded.tokenizer, loaded.card) == (model.config, model.tokenizer, model.card)
+    saved, found = model.state_dict(), loaded.state_dict()
+    assert list(saved) == list(found)
+    assert all(torch.equal(saved[name], found[name]) for name in saved)
+    token_ids = some_ids(13)
+    assert torch.equal(model.log_probs(token_ids), loaded.log_probs(token_ids))
+    assert not loaded.training
+
+
+def test_load_without_a_tokenizer_and_save_over_an_older_one(tiny, tmp_path):
+    tiny(seed=1).save(tmp_path)
+    model = SoftAR(ModelConfig(vocab_size=7, d_model=16, n_layers=1))
+    model.save(tmp_path)
+    loaded = SoftAR.load(tmp_path)
+    assert loaded.tokenizer is None
+    assert loaded.config == model.config
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "file"])
+def test_load_of_what_is_no_checkpoint_says_so(tmp_path, what):
+    folder = tmp_path / "here"
+    if what == "empty":
+        folder.mkdir()
+    elif what == "file":
+        folder.write_text("a file")
+    with pytest.raises(CheckpointError, match="here holds no checkpoint"):
+        SoftAR.load(folder)
+
+
+def test_load_names_a_missing_file(tiny, tmp_path):
+    tiny().save(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: missing"):
+        SoftAR.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 2; this code reads version 1"),
+        ({"format": "other"}, "not a softar-lab/checkpoint"),
+        ({"config": {"vocab_size": 0}}, "vocab_size"),
+        ({"config": {"vocab_size": 13, "colour": 1}}, "colour"),
+        ({"config": {"vocab_size": 13, "d_model": 32}}, "does not fit"),
+        ({"config": {}}, "vocab_size"),
+        ({"config": None}, r"config\.json"),
+        ({"config": [1]}, r"config\.json"),
+        ({"card": 3}, r"config\.json"),
+        ({"card": None}, r"config\.json"),
+        ({"tokenizer": {"type": "char", "tokens": ["a"]}}, "1 symbols"),
+        ({"tokenizer": {"type": "bytes"}}, "char"),
+        ({"tokenizer": "abc"}, r"config\.json"),
+    ],
+)
+def test_load_of_a_foreign_manifest_with_a_true_checksum_says_what_is_wrong(
+    tiny, tmp_path, monkeypatch, change, message
+):
+    model = tiny()
+    monkeypatch.setattr(model, "_manifest", lambda: {**SoftAR._manifest(model), **change})
+    model.save(tmp_path)
+    with pytest.raises(CheckpointError, match=message):
+        SoftAR.load(tmp_path)
+
+
+class Bomb:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def damaged(data: bytes, chance: random.Random, others: list[bytes], bomb: bytes) -> tuple[str, bytes]:
+    """(what was done, the content after it)."""
+    kind = chance.choice(["cut", "cut", "bit", "bit", "bit", "bits", "zeros", "noise", "noise", "swap", "empty", "bomb"]
+                         + ["grown", "gap", "header", "text"])  # fmt: skip
+    at = chance.randrange(len(data))
+    if kind == "cut":
+        return kind, data[:at]
+    if kind in ("bit", "bits"):
+        content = bytearray(data)
+        for _ in range(1 if kind == "bit" else 20):
+            content[chance.choice([chance.randrange(len(data)), chance.randrange(min(400, len(data)))])] ^= (
+                1 << chance.randrange(8)
+            )
+        return kind, bytes(content)
+    content = {
+        "zeros": data[:at] + bytes(len(data) - at),
+        "noise": chance.randbytes(chance.randrange(1, 3000)),
+        "swap": chance.choice(others),
+        "empty": b"",
+        "bomb": bomb,
+        "grown": data + chance.randbytes(chance.randrange(1, 20)),
+        "gap": data[:at] + data[at + 1 + chance.randrange(40) :],
+        "header": chance.randrange(2**64).to_bytes(8, "little") + data[8:],
+        "text": chance.choice(
+            [b"null", b"[]", b"{}", b'{"files": {}}', b"[" * 100_000, b'"\\ud800"', b"1e999", b"\xff\xfe", b"NaN"]
+        ),
+    }
+    return kind, content[kind]
+
+
+def test_seven_hundred_damaged_checkpoints_are_refused(tiny, tmp_path):
+    """None loads, unless its content is what it was; none crashes; none runs the code it carries."""
+    model, other = tiny(d_model=4, n_layers=1), tiny(d_model=4, n_layers=1, seed=1)
+    chance, bomb = random.Random(0), pickle.dumps(Bomb(tmp_path / "exploded"))
+    for name, saved in (("good", model), ("other", other)):
+        saved.save(tmp_path / name, **{"training.json": f'{{"by": "{name}"}}'.encode(), "more": name.encode() * 99})
+    names = sorted(path.name for path in (tmp_path / "good").iterdir())
+    assert names == ["config.json", "model.safetensors", "more", "training.json"]
+    contents = {name: (tmp_path / "good" / name).read_bytes() for name in names}
+    others = [(tmp_path / "other" / name).read_bytes() for name in names] + list(contents.values())
+    refused = 0
+    for _ in range(700):
+        name = chance.choice([*names, "config.json", "model.safetensors"])
+        kind, content = damaged(contents[name], chance, others, bomb)
+        (tmp_path / "good" / name).write_bytes(content)
+        try:
+            SoftAR.load_with_files(tmp_path / "good", "cpu")
+        except CheckpointError as error:
+            assert str(tmp_path / "good") in str(error), (name, kind, error)
+            refused += 1
+        else:
+            assert content == contents[name], f"{kind} of {name} was not noticed"
+        (tmp_path / "good" / name).write_bytes(contents[name])
+    assert refused > 650
+    assert not (tmp_path / "exploded").exists()
+    assert pickle.loads(bomb) is None  # the bomb is live
+    assert (tmp_path / "exploded").exists()
+    SoftAR.load(tmp_path / "good", "cpu")
+
+
+def test_load_of_files_of_two_checkpoints_mixed_is_refused(tiny, tmp_path):
+    for seed in (0, 1):
+        tiny(seed=seed).save(tmp_path / str(seed))
+    shutil.copy(tmp_path / "1" / "model.safetensors", tmp_path / "0")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged"):
+        SoftAR.load(tmp_path / "0")
+
+
+@pytest.mark.parametrize("files", [{"../outside": "0" * 64}, {"/etc/passwd": "0" * 64}, {}, [], {"a/b": "0" * 64}])
+def test_load_follows_no_name_out_of_its_folder(tiny, tmp_path, files):
+    from softar_lab.store import _sealed
+
+    tiny().save(tmp_path)
+    path = Path(tmp_path / "config.json")
+    manifest = {**json.loads(path.read_text()), "files": files, "checksum": "0" * 64}
+    path.write_bytes(_sealed(json.dumps(manifest).encode()))
+    with pytest.raises(StoreError, match=r"config\.json"):
+        SoftAR.load(tmp_path)

@@ -1,0 +1,467 @@
+"""Training is exact: what is trained, what is scored, and what a killed run goes on from."""
+
+import errno
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import OBJECTIVES, TABLES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from softar_lab import store
+from softar_lab.models.config import ModelConfig
+from softar_lab.models.soft_ar import SoftAR
+from softar_lab.sources.corpora import Corpus
+from softar_lab.sources.tokenizers import CharTokenizer
+from softar_lab.store import CheckpointError, StoreError
+from softar_lab.training import (
+    TrainConfig,
+    TrainingDiverged,
+    TrainingRows,
+    char_log_probs,
+    evaluate,
+    make_optimizers,
+    train,
+    windows,
+)
+
+HERE = Path(__file__).parent
+SHORT = TrainConfig(steps=6, batch_size=2, eval_every=2, save_every=2)
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one, other):
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def small(tiny, **changes):
+    return tiny(**{"alive": False, "context": 8, "n_layers": 1, "d_model": 8, **changes})
+
+
+# -- learning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_train_learns_a_text_that_is_certain(tiny, corpus, objective):
+    """Each letter is followed by the next: only a window's first character costs anything. 13 symbols know log2 13 = 3.7."""
+    table = "joint" if objective == "ce" else "orthonormal"
+    model = tiny(alive=False, objective=objective, table=table, n_layers=1)
+    done = train(model, corpus, TrainConfig(steps=60, batch_size=8, eval_every=30), progress=False)
+    assert done.val_bits_per_char < 0.3
+    assert list(done.history["step"]) == [30, 60]
+    assert done.history["val_bits_per_char"].iloc[-1] == done.val_bits_per_char
+    assert done.val_bits_per_char * math.log(2) == pytest.approx(evaluate(model, corpus.val), abs=1e-9)
+    assert not done.interrupted
+    assert not model.training
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_train_moves_joint_tables_only(tiny, corpus, objective, table):
+    model = small(tiny, objective=objective, table=table)
+    before = weights(model)
+    train(model, corpus, SHORT, progress=False)
+    moved = {name for name, tensor in weights(model).items() if not torch.equal(tensor, before[name])}
+    assert ("table.weight" in moved) is (table == "joint")
+    assert {name for name in before if name.startswith("body.blocks")} <= moved
+
+
+def test_train_depends_on_its_seed_alone(tiny, corpus):
+    results = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        torch.manual_seed(noise)
+        model = small(tiny)
+        train(model, corpus, SHORT, seed=seed, progress=False)
+        results.append(weights(model))
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+
+
+def test_make_optimizers_hold_every_trained_parameter_once(tiny):
+    model = tiny(objective="metric", table="joint", positions="learned")
+    held = [p for o in make_optimizers(model, SHORT) for group in o.param_groups for p in group["params"]]
+    assert sorted(map(id, held)) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+def test_batches_depend_on_seed_and_step_and_lie_in_the_text(tiny, corpus):
+    model = small(tiny)
+    rows = TrainingRows(model, corpus, SHORT, seed=0)
+    assert torch.equal(rows.batch(3), TrainingRows(model, corpus, SHORT, seed=0).batch(3))
+    assert not torch.equal(rows.batch(3), rows.batch(4))
+    assert all(model.tokenizer.decode(row) in corpus.train for row in rows.batch(0))
+    assert rows.batch(0).shape == (2, 9)
+
+
+def test_batches_of_documents_begin_with_a_document(tiny):
+    text = "abc\nd\nefghijk\nab\n" * 10
+    rows = TrainingRows(small(tiny), Corpus("d", text, text, text, separator="\n"), replace(SHORT, batch_size=200), 0)
+    begins = {text[i : i + 9] for i in range(len(text) - 8) if i == 0 or text[i - 1] == "\n"}
+    tokenizer = CharTokenizer.fit("abcdefghijk \n")
+    assert {tokenizer.decode(row) for row in rows.batch(0)} == begins
+
+
+def test_batches_reach_the_last_window_of_the_text(tiny):
+    text = "abcdefghijk"  # 11 characters, windows of 9: three places to begin
+    rows = TrainingRows(small(tiny), Corpus("t", text, text, text), replace(SHORT, batch_size=100), 0)
+    assert {int(row[0]) - int(rows.ids[0]) for row in rows.batch(0)} == {0, 1, 2}
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+class Tally(SoftAR):
+    """Gives each character the log-probability -(its id + 1), so that the scores tell which characters they are of."""
+
+    def log_probs(self, token_ids):
+        return -(token_ids + 1).float()
+
+
+def tally(text, context):
+    tokenizer = CharTokenizer.fit(text)
+    return Tally(ModelConfig(vocab_size=tokenizer.vocab_size, context=context, n_layers=1, d_model=8), tokenizer)
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 8, 9, 10, 16, 17, 18, 700])
+def test_char_log_probs_score_each_character_of_running_text_once_but_the_first(length):
+    text = "".join(chr(1000 + i) for i in range(length))  # all different
+    scores = char_log_probs(tally(text, 8), text)
+    assert (-scores).tolist() == list(range(2, length + 1))
+
+
+@pytest.mark.parametrize("context", [1, 4, 8, 1000])
+def test_char_log_probs_score_each_character_of_documents_once(context):
+    letters = [chr(1000 + i) for i in range(300)]
+    text = ""
+    for length in (1, 3, 9, 20, 4, 4, 0, 7):
+        text += "".join(letters.pop(0) for _ in range(length)) + "\n"
+    model = tally(text, context)
+    scores = char_log_probs(model, text, "\n")
+    assert (-scores - 1).tolist() == model.tokenizer.encode(text).tolist()
+
+
+@given(st.text("ab\n", min_size=1, max_size=60), st.integers(1, 12))
+@settings(max_examples=150, deadline=None)
+def test_windows_of_documents_cover_the_text_and_cut_no_document_without_need(text, context):
+    tokenizer = CharTokenizer.fit("ab\n")
+    found = list(windows(tokenizer.encode(text), context, tokenizer.encode("\n")[0]))
+    assert "".join(text[begin:end] for begin, end, _ in found) == text
+    for begin, end, skip in found:
+        assert skip == 0
+        assert 0 < end - begin <= context + 1
+        whole = end == len(text) or text[end - 1] == "\n"
+        assert whole or "\n" not in text[begin:end]  # cut only where no document ends in reach
+        following = text.find("\n", end) + 1 or len(text)
+        assert not whole or following - begin > context + 1 or end == len(text)  # as many as fit
+
+
+@given(st.integers(2, 90), st.integers(1, 12))
+@settings(max_examples=150, deadline=None)
+def test_windows_of_running_text_give_each_character_at_most_context_before_it(length, context):
+    scored = []
+    for begin, end, skip in windows(torch.arange(length), context, None):
+        assert end - begin <= context + 1
+        scored += range(begin + skip, end)
+    assert scored == list(range(1, length))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("separator", [None, "\n"])
+def test_evaluate_is_the_mean_of_what_the_predictor_says_token_by_token(tiny, objective, separator):
+    model = tiny(objective=objective, context=6)
+    text = "abc\ndefgh\nkkkkkkkkkkkkkkkk\n\nab\ncd"
+    if separator:  # by hand: whole documents as long as 7 characters hold them, a longer one goes on
+        pieces = ["abc\n", "defgh\n", "kkkkkkk", "kkkkkkk", "kk\n\nab\n", "cd"]
+        assert "".join(pieces) == text
+        reading = [(piece, 0) for piece in pieces]
+    else:
+        reading = [(text[i : i + 7], 1) for i in range(0, len(text) - 1, 6)]
+    expected = []
+    for piece, first in reading:
+        state = model.start()
+        for t, token_id in enumerate(model.tokenizer.encode(piece)):
+            if t >= first:
+                expected.append(model.predict(state).log_probs[0, token_id])
+            if t < len(piece) - 1:
+                state = model.next_state(state, token_id[None])
+    found = char_log_probs(model, text, separator)
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-4, rtol=0)
+    assert evaluate(model, text, separator) == pytest.approx(-found.double().mean().item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("separator", [None, "\n"])
+def test_evaluate_of_nothing_says_so(tiny, separator):
+    with pytest.raises(ValueError, match="text is empty"):
+        evaluate(tiny(), "", separator)
+
+
+def test_evaluate_of_a_single_character(tiny):
+    """Running text has nothing before its first character to predict it from; a document has its start."""
+    model = tiny()
+    with pytest.raises(ValueError, match="at least 2|too short|1 character"):
+        evaluate(model, "a")
+    expected = -model.predict(model.start()).log_probs[0, model.tokenizer.encode("a")].item()
+    assert evaluate(model, "a", "\n") == pytest.approx(expected, abs=1e-5)
+
+
+def test_evaluate_leaves_unknown_characters_out_with_a_warning_that_counts_them(tiny):
+    model = tiny()
+    with pytest.warns(UserWarning, match=r"3 characters .* not in the vocabulary \('X', 'é'\)"):
+        found = evaluate(model, "abcXdefXé")
+    assert found == evaluate(model, "abcdef")
+
+
+def test_train_on_a_val_with_unknown_characters_warns_and_goes_on(tiny, corpus):
+    odd = Corpus(name="odd", train=corpus.train, val="abcXdef", test="ab")
+    with pytest.warns(UserWarning, match="1 characters .*'X'"):
+        done = train(small(tiny), odd, replace(SHORT, eval_every=0), progress=False)
+    assert math.isfinite(done.val_bits_per_char)
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "steps must be .* at least 1, not 0"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"eval_every": -1}, "eval_every"),
+        ({"save_every": True}, "save_every"),
+        ({"window": 0}, "window must be .* not 0"),
+        ({"muon_learning_rate": 0.0}, r"muon_learning_rate must be above 0, not 0\.0"),
+        ({"adam_learning_rate": math.inf}, "adam_learning_rate"),
+        ({"adam_learning_rate": math.nan}, "adam_learning_rate"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"warmup": 1.0}, "warmup"),
+        ({"precision": "fp8"}, "precision must be auto, bf16 or fp32, not 'fp8'"),
+    ],
+)
+def test_train_config_names_the_wrong_field(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**wrong)
+
+
+def test_train_config_takes_whole_numbers_for_rates():
+    assert TrainConfig(weight_decay=0, warmup=0, muon_learning_rate=1).weight_decay == 0
+
+
+def test_train_on_a_text_shorter_than_a_window_says_so(tiny):
+    with pytest.raises(ValueError, match="8 characters, one window needs 9"):
+        train(small(tiny), Corpus("short", "abcdefgh", "abc", "abc"), SHORT, progress=False)
+
+
+def test_train_with_a_window_beyond_the_context_names_both(tiny, corpus):
+    with pytest.raises(ValueError, match=r"window 20 .* context 8"):
+        train(small(tiny), corpus, replace(SHORT, window=20), progress=False)
+
+
+def test_train_without_a_tokenizer_says_so(corpus):
+    with pytest.raises(ValueError, match="no tokenizer"):
+        train(SoftAR(ModelConfig(vocab_size=13)), corpus, SHORT)
+
+
+def test_train_on_documents_too_short_says_so(tiny):
+    text = "abcdefghijk abcdefghijk"
+    corpus = Corpus("d", text[:8] + "\nab\n", text, text, separator="\n")
+    done = train(small(tiny), corpus, SHORT, progress=False)  # one document begins early enough
+    assert math.isfinite(done.val_bits_per_char)
+
+
+# -- saving and resuming ----------------------------------------------------------------------------------------------
+
+
+def test_train_saves_what_it_returns_and_returns_a_finished_run_as_it_is(tiny, corpus, tmp_path):
+    done = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
+    assert same(weights(done.model), weights(SoftAR.load(tmp_path)))
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    again = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=pytest.fail)
+    assert same(weights(done.model), weights(again.model))
+    assert again.history.equals(done.history)
+    assert not again.interrupted
+    assert before == {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    card = SoftAR.load(tmp_path).card
+    assert card["corpus"]["sha256"] == corpus.sha256
+    assert card["train"]["steps"] == card["steps_done"] == 6
+    assert card["val_bits_per_char"] == done.val_bits_per_char
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("stop_at", [1, 2, 5, 6])
+def test_train_stopped_by_control_c_saves_returns_and_goes_on_exactly(tiny, corpus, tmp_path, objective, stop_at):
+    shape = {"objective": objective, "table": "joint"}
+    whole = train(small(tiny, **shape), corpus, SHORT, progress=False)
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(event):
+        if event["step"] == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    part = train(small(tiny, **shape), corpus, SHORT, out=tmp_path, progress=False, on_step=press)
+    assert part.interrupted is (stop_at < 6)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert math.isfinite(part.val_bits_per_char)
+    assert part.history["step"].iloc[-1] == stop_at
+    rest = train(small(tiny, **shape), corpus, SHORT, out=tmp_path, progress=False)
+    assert same(weights(whole.model), weights(rest.model))
+    assert whole.history.drop(columns="seconds").equals(rest.history.drop(columns="seconds"))
+    assert not rest.interrupted
+
+
+def test_train_stopped_by_its_callback_also_from_a_thread(tiny, corpus, tmp_path):
+    results = []
+
+    def work():
+        done = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=lambda event: event["step"] == 3)
+        results.append(done)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert results[0].interrupted
+    whole = train(small(tiny), corpus, SHORT, progress=False)
+    assert same(weights(whole.model), weights(train(small(tiny), corpus, SHORT, out=tmp_path, progress=False).model))
+
+
+def test_train_tells_each_step_to_its_callback(tiny, corpus):
+    events = []
+    train(small(tiny), corpus, SHORT, progress=False, on_step=events.append)
+    assert [event["step"] for event in events] == [1, 2, 3, 4, 5, 6]
+    assert ["val_bits_per_char" in event for event in events] == [False, True] * 3
+    assert events[0]["train_loss"] == pytest.approx(math.log(13), abs=1e-5)
+
+
+def test_train_anew_forgets_the_old_run(tiny, corpus, tmp_path):
+    train(small(tiny), corpus, SHORT, out=tmp_path, seed=1, progress=False)
+    anew = train(small(tiny), corpus, SHORT, out=tmp_path, seed=2, resume=False, progress=False)
+    assert same(weights(anew.model), weights(SoftAR.load(tmp_path)))
+    assert same(weights(anew.model), weights(train(small(tiny), corpus, SHORT, seed=2, progress=False).model))
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("recipe", r"train\.batch_size: saved 2, now 3"),
+        ("seed", "seed: saved 0, now 9"),
+        ("corpus", r"corpus\.sha256: saved"),
+        ("vocabulary", r"model\.vocab_size: saved 13, now 14|vocabulary"),
+        ("same size", r"vocabulary\.tokens: saved"),
+        ("model", r"model\.d_model: saved 8, now 16"),
+        ("start", "start: saved 0, now 4"),
+    ],
+)
+def test_train_refuses_to_go_on_with_another(tiny, corpus, tmp_path, what, message):
+    train(small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=lambda event: event["step"] == 2)
+    saved = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    letters = {"vocabulary": "abcdefghijk \nz", "same size": "abcdefghijkz\n "}.get(what, "abcdefghijk \n")
+    if what == "same size":
+        letters = letters.replace("z", "").replace(" ", "z ")[:13] if False else "abcdefghijl \n"
+    text = corpus.train.replace("k", "l") if what == "same size" else corpus.train
+    text = text[:-1] if what == "corpus" else text
+    other = replace(corpus, train=text, val="abcabc", test="abc") if what == "same size" else replace(corpus, train=text)
+    model = small(tiny, letters=letters, seed=4 * (what == "start"), d_model=16 if what == "model" else 8)
+    recipe = replace(SHORT, batch_size=3 if what == "recipe" else 2)
+    with pytest.raises(CheckpointError, match=message):
+        train(model, other, recipe, out=tmp_path, seed=9 * (what == "seed"), progress=False)
+    assert saved == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_train_refuses_a_folder_with_a_model_but_no_training(tiny, corpus, tmp_path):
+    small(tiny).save(tmp_path)
+    with pytest.raises(CheckpointError, match="no training to resume"):
+        train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "training.json", "training.safetensors"])
+def test_train_refuses_damaged_files(tiny, corpus, tmp_path, name):
+    train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match=name):
+        train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("objective", ["mse", "metric"])
+def test_train_killed_at_any_moment_goes_on_to_the_same_bits(tmp_path, objective):
+    """At least ten kills at random times, and kills between the file operations of every save."""
+    command = [sys.executable, str(HERE / "kills.py"), "training", str(tmp_path), objective]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["kills"] >= 10
+    assert report["file_kills"] >= 20
+    assert report["different"] == []
+    assert report["saved_is_trained"]
+
+
+# -- when things go wrong ---------------------------------------------------------------------------------------------
+
+
+def poison(model, at_step, what):
+    """From a step on, make the loss (or only a gradient) infinite."""
+    steps = []
+    loss = model.objective.loss
+
+    def poisoned(*args):
+        steps.append(1)
+        bad = len(steps) == at_step
+        value = loss(*args)
+        if bad and what == "gradient":
+            value.register_hook(lambda gradient: gradient * math.nan)
+        return value * math.nan if bad and what == "loss" else value
+
+    model.objective.loss = poisoned
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("at_step", [3, 4])
+def test_train_that_diverges_names_the_step_and_leaves_the_checkpoint_before(tiny, corpus, tmp_path, what, at_step):
+    """A NaN gradient poisons the weights of a step whose loss is still fine: that step must not be saved either."""
+    model = small(tiny)
+    poison(model, at_step, what)
+    with pytest.raises(TrainingDiverged, match=rf"step ({at_step - 1}|{at_step}|{at_step + 1})\b.*learning_rate"):
+        train(model, corpus, SHORT, out=tmp_path, progress=False)
+    saved = SoftAR.load(tmp_path)
+    assert saved.card["steps_done"] == 2
+    assert all(torch.isfinite(tensor).all() for tensor in saved.state_dict().values())
+
+
+def test_train_that_diverges_at_the_last_step_does_not_save_it(tiny, corpus, tmp_path):
+    model = small(tiny)
+    poison(model, 6, "gradient")
+    with pytest.raises(TrainingDiverged):
+        train(model, corpus, SHORT, out=tmp_path, progress=False)
+    assert SoftAR.load(tmp_path).card["steps_done"] == 4
+
+
+def test_train_with_a_huge_learning_rate_diverges_with_a_clear_error(tiny, corpus):
+    wild = replace(SHORT, adam_learning_rate=1e30, muon_learning_rate=1e30)
+    with pytest.raises(TrainingDiverged, match=r"at step \d.*lower muon_learning_rate \(1e\+30\)"):
+        train(small(tiny), corpus, wild, progress=False)
+
+
+def test_train_on_a_full_disk_says_so_and_keeps_the_old_checkpoint(tiny, corpus, tmp_path, monkeypatch):
+    train(small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=lambda event: event["step"] == 2)
+    shutil.copytree(tmp_path, tmp_path.with_name("copy"))
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, "fsync", full)
+        with pytest.raises(StoreError, match="No space left on device"):
+            train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
+    assert SoftAR.load(tmp_path).card["steps_done"] == 2
+    rest = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
+    assert same(weights(rest.model), weights(train(small(tiny), corpus, SHORT, progress=False).model))

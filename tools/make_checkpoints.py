@@ -1,0 +1,60 @@
+"""Train the checkpoints that the notebooks load: python tools/make_checkpoints.py [NAME …] (default: those not there).
+
+Each lands in data/checkpoints/NAME with its card (recipe, seed, corpus hash, figures) in config.json. An interrupted
+run goes on where it was; --again trains anew.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from softar_lab import CharTokenizer, ModelConfig, SoftAR, TrainConfig, load_corpus, train
+
+FOLDER = Path(__file__).parent.parent / "data" / "checkpoints"
+STORY = TrainConfig(steps=600, eval_every=100)
+RECIPES = {
+    "tales-hard": {"corpus": "tales", "model": {"objective": "ce"}, "train": STORY},
+    "tales-soft": {
+        "corpus": "tales",
+        "model": {"objective": "mse", "table": "random", "embedding_dim": 64},
+        "train": STORY,
+    },
+    "tales-orthonormal": {"corpus": "tales", "model": {"objective": "mse", "table": "orthonormal"}, "train": STORY},
+}
+
+
+def model_config(recipe: dict, tokenizer: CharTokenizer) -> ModelConfig:
+    """The shape of a recipe's model."""
+    return ModelConfig.preset(recipe["corpus"], vocab_size=tokenizer.vocab_size, **recipe["model"])
+
+
+def make(name: str, again: bool = False) -> None:
+    """Train one checkpoint into a scratch folder, then write the model alone to data/checkpoints."""
+    recipe = RECIPES[name]
+    corpus = load_corpus(recipe["corpus"])
+    tokenizer = CharTokenizer.fit(corpus.train)
+    model = SoftAR(model_config(recipe, tokenizer), tokenizer)
+    scratch = Path("runs") / name
+    run = train(model, corpus, recipe["train"], out=scratch, resume=not again)
+    if run.interrupted:
+        raise SystemExit(f"{name}: interrupted at step {model.card['steps_done']}; the same command goes on")
+    model.save(FOLDER / name)
+    shutil.rmtree(scratch)
+    print(f"{name}: {run.val_bits_per_char:.4f} bits per character (floor {corpus.floor_bits_per_char:.4f})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(RECIPES))
+    parser.add_argument("--again", action="store_true", help="train even what is there")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(RECIPES)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(RECIPES)}")
+    for name in arguments.names or RECIPES:
+        if arguments.again or arguments.names or not (FOLDER / name / "config.json").exists():
+            make(name, arguments.again)
+
+
+if __name__ == "__main__":
+    main()
