@@ -119,7 +119,7 @@ def setup() -> None:
     matplotlib.rcParams.update(
         {
             "figure.figsize": (7.0, 3.6),
-            "figure.dpi": 100,
+            "figure.dpi": 80,
             "figure.constrained_layout.use": True,
             "font.size": 11,
             "axes.titlesize": 12,

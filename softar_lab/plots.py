@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from .analysis.geometry import PCABasis
 from .generation.trajectory import Trajectory
@@ -49,42 +50,47 @@ def draw_path(
     Grey letters are the rows of the table; dots are soft tokens, dark first, and arrows lead from each to the next;
     rings mark the ones that were collapsed before being fed back. Draws `steps` of them from step `first` on.
     """
-    figure, ax = (ax.figure, ax) if ax is not None else plt.subplots(figsize=(6.4, 5.2), layout="constrained")
-    _draw_symbols(ax, basis.transform(embedding)[:, :2].numpy(), trajectory)
-    points = basis.transform(trajectory.vectors[first : first + steps])[:, :2].numpy()
-    shades = np.linspace(0, 1, len(points))
-    colours = plt.get_cmap(COLORMAP)(shades)
+    own = ax is None
+    figure, ax = plt.subplots(figsize=(6.4, 5.4), layout="constrained") if own else (ax.figure, ax)
+    part = slice(first, first + steps)
+    rows = basis.transform(embedding)[:, :2].numpy()
+    points = basis.transform(trajectory.vectors[part])[:, :2].numpy()
+    colours = plt.get_cmap(COLORMAP)(np.linspace(0, 0.95, len(points)))
     for begin, end, colour in zip(points[:-1], points[1:], colours, strict=False):
-        ax.annotate("", end, begin, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.1, "alpha": 0.75})
-    collapsed = trajectory.collapsed[first : first + steps].numpy()
-    edges = np.where(collapsed[:, None], np.array([[0.0, 0.0, 0.0, 1.0]]), np.array([[1.0, 1.0, 1.0, 1.0]]))
-    ax.scatter(*points.T, c=colours, s=34, edgecolors=edges, linewidths=0.9, zorder=3)
+        arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1.0, "alpha": 0.55, "connectionstyle": "arc3,rad=0.12"}
+        ax.annotate("", end, begin, arrowprops=arrow)
+    edges = np.where(trajectory.collapsed[part].numpy(), "black", "white")
+    ax.scatter(*points.T, c=colours, s=46, edgecolors=edges, linewidths=1.0, zorder=3)
+    _draw_symbols(ax, rows, trajectory.tokens, set(trajectory.token_ids[part].tolist()))
     ax.set(xlabel=axis_label(basis, 0), ylabel=axis_label(basis, 1))
-    ax.set_title(title or _title(trajectory, first, steps), fontsize=10)
-    if ax.figure is figure:
+    ax.set_title(title or _title(trajectory, part), fontsize=9, family="monospace")
+    if own:
         plt.close(figure)
     return figure
 
 
-def _draw_symbols(ax: plt.Axes, rows: np.ndarray, trajectory: Trajectory) -> None:
-    shown = set(trajectory.token_ids.tolist())
+def _draw_symbols(ax: plt.Axes, rows: np.ndarray, tokens: Sequence[str], shown: set[int]) -> None:
+    """Every symbol at its row; the ones the path shows in black."""
+    halo = [withStroke(linewidth=3, foreground="white")]
     for i, (x, y) in enumerate(rows):
-        colour, weight = ("#222222", "bold") if i in shown else ("#a9adb5", "normal")
-        ax.text(x, y, visible(trajectory.tokens[i]), color=colour, weight=weight, ha="center", va="center", fontsize=11)
-    ax.scatter(*rows.T, s=150, color="#eef0f3", zorder=0)
+        style = {"color": "#111111", "weight": "bold", "zorder": 5} if i in shown else {"color": "#b3b8c2", "zorder": 2}
+        ax.text(x, y, visible(tokens[i]), ha="center", va="center", fontsize=12, path_effects=halo, **style)
+    ax.scatter(*rows.T, s=0)
     ax.margins(0.08)
 
 
-def _title(trajectory: Trajectory, first: int, steps: int) -> str:
-    settings = trajectory.settings
-    words = "".join(visible(c) for c in trajectory.text[first : first + steps])
-    return f"{settings.get('collapse')} · {settings.get('schedule')} · {settings.get('feedback')}:  {words}"
+def _title(trajectory: Trajectory, part: slice, width: int = 44) -> str:
+    """The settings, and below them the beginning of what the drawn part says."""
+    names = ("collapse", "schedule", "feedback")
+    words = "".join(visible(trajectory.tokens[i]) for i in trajectory.token_ids[part].tolist())
+    shown = words if len(words) <= width else words[: width - 1] + "…"
+    return " · ".join(str(trajectory.settings.get(name)) for name in names) + "\n" + shown
 
 
 def draw_paths(trajectories: Sequence[Trajectory], basis: PCABasis, embedding, **options) -> Figure:
     """Several paths in the same plane, side by side."""
     figure, axes = plt.subplots(
-        1, len(trajectories), figsize=(5.6 * len(trajectories), 5), sharex=True, sharey=True, layout="constrained"
+        1, len(trajectories), figsize=(5.4 * len(trajectories), 5), sharex=True, sharey=True, layout="constrained"
     )
     for ax, trajectory in zip(np.atleast_1d(axes), trajectories, strict=True):
         draw_path(trajectory, basis, embedding, ax=ax, **options)
@@ -102,24 +108,24 @@ def draw_history(histories: dict[str, pd.DataFrame], floor: float | None = None)
         ax.annotate("the floor: the true generator", (1, floor), xycoords=("axes fraction", "data"), ha="right",
                     va="bottom", color=GREY, fontsize=9, xytext=(-4, 2), textcoords="offset points")  # fmt: skip
     ax.set(xlabel="training step", ylabel="bits per character (validation)")
-    ax.legend(frameon=False)
+    ax.legend()
     plt.close(figure)
     return figure
 
 
-def draw_surprise(
-    trajectory: Trajectory, other: np.ndarray | None = None, labels: tuple[str, str] = ("model", "truth")
-):
-    """Surprise of each symbol in bits, step by step; `other`: the same symbols under a second predictor."""
-    figure, ax = plt.subplots(figsize=(9, 2.6), layout="constrained")
-    bits = -trajectory.log_probs.numpy() / math.log(2)
-    steps = np.arange(len(bits))
-    ax.bar(steps, bits, color="#0072B2", width=0.85, label=labels[0])
-    if other is not None:
-        ax.plot(steps, other, color=ACCENT, lw=0, marker="_", ms=7, mew=2, label=labels[1])
-        ax.legend(frameon=False, ncols=2)
-    ax.set_xticks(steps, [visible(c) for c in trajectory.text], fontsize=8)
-    ax.set(ylabel="bits", xlim=(-1, len(bits)))
+def draw_bits(text: str, bits: dict[str, np.ndarray]) -> Figure:
+    """What each symbol of `text` costs, in bits: the first predictor as bars, the second as marks on top."""
+    figure, ax = plt.subplots(figsize=(10, 2.8), layout="constrained")
+    positions = np.arange(len(text))
+    (first, costs), *others = bits.items()
+    ax.bar(positions, costs, color="#56B4E9", width=0.85, label=first)
+    for name, other in others:
+        ax.plot(positions, other, color=ACCENT, lw=0, marker="_", ms=6, mew=2, label=name)
+    ax.set_xticks(positions, [visible(symbol) for symbol in text], fontsize=7)
+    ax.tick_params(axis="x", length=0)
+    ax.grid(visible=False, axis="x")
+    ax.set(ylabel="bits", xlim=(-1, len(text)))
+    ax.legend(ncols=2)
     plt.close(figure)
     return figure
 

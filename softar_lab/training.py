@@ -40,10 +40,10 @@ class TrainConfig:
     steps: int = 400
     batch_size: int = 16
     window: int | None = None
-    muon_learning_rate: float = 0.02
-    adam_learning_rate: float = 3e-3
-    weight_decay: float = 0.0
-    warmup: float = 0.05
+    muon_learning_rate: float | int = 0.02
+    adam_learning_rate: float | int = 3e-3
+    weight_decay: float | int = 0.0
+    warmup: float | int = 0.05
     precision: str = "auto"
     eval_every: int = 100
     save_every: int = 100
@@ -121,7 +121,7 @@ def train(
             moments = {f"{i}.{k}": v for i, o in enumerate(optimizers) for k, v in _flat_state(o).items()}
             model.save(out, **{PROGRESS: json.dumps(state).encode(), MOMENTS: vectors_to_bytes(moments)})
 
-    def evaluate_now(train_loss: float) -> dict[str, float]:
+    def evaluate_now(train_loss: float) -> dict[str, Any]:
         model.eval()
         calibrate(model, rows.batch(-1))
         nats = evaluate(model, corpus.val, separator=corpus.separator)

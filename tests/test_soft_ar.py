@@ -1,4 +1,4 @@
-"""One model, read in every way there is: whole, token by token, as ids, as vectors, branched, forked, beyond its context."""
+"""One model, read in every way there is: whole or token by token, ids or vectors, branched, beyond its context."""
 
 import json
 import math
@@ -237,7 +237,7 @@ def test_making_and_running_a_model_leaves_the_global_generator_alone(tiny):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("table", TABLES)
 def test_one_batch_is_learned_by_heart(tiny, objective, table):
-    """A sequence without repetition can be told with certainty: ce and metric go to 0, mse to a joint or fixed table too."""
+    """A text without repetition is certain, so every loss can go to 0, whether the table moves or not."""
     model = tiny(alive=False, objective=objective, table=table, context=8, n_layers=1).train()
     token_ids = torch.arange(9)[None]
     frozen = model.table.weight.detach().clone()

@@ -227,7 +227,7 @@ def test_save_folder_on_a_full_disk_leaves_the_old_or_the_new(tmp_path, monkeypa
         try:
             save(tmp_path, 1, one=b"1", two=b"1")
         except StoreError as error:
-            assert "No space left" in str(error)  # noqa: PT017
+            assert "No space left" in str(error)
         else:
             assert len(calls) < 2 * failing + 1
     manifest, files = load_folder(tmp_path, "manifest.json", "test")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import OBJECTIVES, TABLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import OBJECTIVES, TABLES
 from softar_lab import store
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.soft_ar import SoftAR
@@ -56,12 +56,12 @@ def small(tiny, **changes):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_train_learns_a_text_that_is_certain(tiny, corpus, objective):
-    """Each letter is followed by the next: only a window's first character costs anything. 13 symbols know log2 13 = 3.7."""
+    """Each letter is followed by the next, so nothing that is scored costs anything; at the start it is log2 13 = 3.7."""
     table = "joint" if objective == "ce" else "orthonormal"
     model = tiny(alive=False, objective=objective, table=table, n_layers=1)
-    done = train(model, corpus, TrainConfig(steps=60, batch_size=8, eval_every=30), progress=False)
-    assert done.val_bits_per_char < 0.3
-    assert list(done.history["step"]) == [30, 60]
+    done = train(model, corpus, TrainConfig(steps=150, batch_size=8, eval_every=75), progress=False)
+    assert done.val_bits_per_char < 0.5
+    assert list(done.history["step"]) == [75, 150]
     assert done.history["val_bits_per_char"].iloc[-1] == done.val_bits_per_char
     assert done.val_bits_per_char * math.log(2) == pytest.approx(evaluate(model, corpus.val), abs=1e-9)
     assert not done.interrupted
@@ -299,7 +299,7 @@ def test_train_saves_what_it_returns_and_returns_a_finished_run_as_it_is(tiny, c
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("stop_at", [1, 2, 5, 6])
+@pytest.mark.parametrize("stop_at", [1, 2, 6])
 def test_train_stopped_by_control_c_saves_returns_and_goes_on_exactly(tiny, corpus, tmp_path, objective, stop_at):
     shape = {"objective": objective, "table": "joint"}
     whole = train(small(tiny, **shape), corpus, SHORT, progress=False)
@@ -365,12 +365,12 @@ def test_train_anew_forgets_the_old_run(tiny, corpus, tmp_path):
 def test_train_refuses_to_go_on_with_another(tiny, corpus, tmp_path, what, message):
     train(small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=lambda event: event["step"] == 2)
     saved = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    letters = {"vocabulary": "abcdefghijk \nz", "same size": "abcdefghijkz\n "}.get(what, "abcdefghijk \n")
-    if what == "same size":
-        letters = letters.replace("z", "").replace(" ", "z ")[:13] if False else "abcdefghijl \n"
-    text = corpus.train.replace("k", "l") if what == "same size" else corpus.train
-    text = text[:-1] if what == "corpus" else text
-    other = replace(corpus, train=text, val="abcabc", test="abc") if what == "same size" else replace(corpus, train=text)
+    letters = {"vocabulary": "abcdefghijk \nz", "same size": "abcdefghijl \n"}.get(what, "abcdefghijk \n")
+    other = corpus
+    if what == "corpus":
+        other = replace(corpus, train=corpus.train[:-1])
+    elif what == "same size":
+        other = Corpus(*(text.replace("k", "l") for text in (corpus.name, corpus.train, corpus.val, corpus.test)))
     model = small(tiny, letters=letters, seed=4 * (what == "start"), d_model=16 if what == "model" else 8)
     recipe = replace(SHORT, batch_size=3 if what == "recipe" else 2)
     with pytest.raises(CheckpointError, match=message):

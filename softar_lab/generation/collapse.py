@@ -59,14 +59,16 @@ def _distances(vectors: Tensor, embedding: Tensor) -> Tensor:
     return torch.cdist(vectors, embedding, compute_mode="donot_use_mm_for_euclid_dist")  # (B, V)
 
 
-def pick(probs: Float[Tensor, "B V"], temperature: float, uniform: Tensor) -> Int[Tensor, " B"]:
+def pick(probs: Float[Tensor, "B V"], temperature: float | int, uniform: Tensor) -> Int[Tensor, " B"]:
     """Choose a symbol a row: the most probable at temperature 0, else a draw from probs ** (1 / temperature).
 
     `uniform` (B,), float64 in [0, 1), decides the draw, so a row's choice does not depend on its neighbours.
     """
     if temperature == 0:
         return probs.argmax(-1)
-    weights = torch.softmax(probs.double().log() / temperature, -1)
+    log_probs = probs.double().log()
+    best = log_probs.amax(-1, keepdim=True)  # taken off first: a tiny temperature must not overflow all of them
+    weights = ((log_probs - best) / temperature).exp()
     cumulative = weights.cumsum(-1)
     chosen = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
     return chosen.squeeze(-1).clamp_max(probs.shape[-1] - 1)

@@ -28,8 +28,8 @@ def generate(
     collapse: Any = "softmax",
     schedule: Any = "always",
     feedback: Any = "mixture",
-    window: None = None,
-    temperature: float = 1.0,
+    window: Any = None,
+    temperature: float | int = 1.0,
     seed: int | Sequence[int] = 0,
     device: str = "auto",
     stop: Callable[[], bool] | None = None,
@@ -67,7 +67,7 @@ def generate(
     return trajectories[0] if isinstance(prompt, str) else trajectories
 
 
-def _check(model: Predictor, prompts: list[str], steps: int, window: None, temperature: float) -> None:
+def _check(model: Predictor, prompts: list[str], steps: int, window: Any, temperature: float | int) -> None:
     if not prompts:
         raise ValueError("no prompt given; an empty string starts from nothing")
     if not isinstance(steps, int) or steps < 1:
@@ -89,7 +89,7 @@ def _check(model: Predictor, prompts: list[str], steps: int, window: None, tempe
 class _Record:
     """The running state of one call. Rows with longer prompts are led along theirs while shorter ones already write."""
 
-    def __init__(self, model: Predictor, prompts: list[str], steps: int, seeds: list[int], temperature: float):
+    def __init__(self, model: Predictor, prompts: list[str], steps: int, seeds: list[int], temperature: float | int):
         self.model, self.prompts, self.steps, self.temperature = model, prompts, steps, temperature
         self.device = getattr(model, "device", torch.device("cpu"))
         self.embedding: Tensor | None = getattr(model, "embedding", None)
@@ -130,6 +130,8 @@ class _Record:
             hard = bool(collapsed.all())
             inputs = None
             if not hard:
+                if self.embedding is None:
+                    raise ValueError('this model reads no vectors: only schedule "always" suits it')
                 inputs = torch.where(collapsed[:, None], self.embedding[token_ids], feedback(thought))
             self._keep(prediction, token_ids, collapsed, inputs)
             if t + 1 < self.total:

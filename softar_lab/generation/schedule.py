@@ -39,7 +39,7 @@ class EveryK:
     k: int = 4
 
     def __post_init__(self):
-        if not isinstance(self.k, int) or self.k < 1:
+        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
             raise ValueError(f"every(k) needs a whole number k of at least 1, not {self.k!r}")
 
     def __call__(self, thought: Thought) -> Bool[Tensor, " B"]:

@@ -4,13 +4,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..store import StoreError, load_vectors, save_vectors
 
 KIND = "trajectory"
-_ARRAYS = ("token_ids", "vectors", "inputs", "log_probs", "entropy", "distance", "collapsed", "top_ids", "top_probs")
+_AXES = {
+    **dict.fromkeys(("token_ids", "log_probs", "entropy", "distance", "collapsed"), "T"),
+    **dict.fromkeys(("vectors", "inputs"), "Tm"),
+    **dict.fromkeys(("top_ids", "top_probs"), "Tk"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,15 +52,30 @@ class Trajectory:
     def save(self, path: str | Path) -> None:
         """Write one .safetensors file, bit-exact."""
         metadata = {"kind": KIND, "prompt": self.prompt, "text": self.text, "tokens": list(self.tokens)}
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays = {name: getattr(self, name) for name in _AXES}
         save_vectors(path, arrays, {**metadata, "settings": self.settings})
 
     @classmethod
     def load(cls, path: str | Path) -> "Trajectory":
         """Read a file written by `save`; StoreError names it and what is wrong with it."""
         arrays, metadata = load_vectors(path)
-        if metadata.get("kind") != KIND or set(arrays) != set(_ARRAYS):
+        texts = [metadata.get(name) for name in ("prompt", "text")]
+        tokens, settings = metadata.get("tokens"), metadata.get("settings")
+        if metadata.get("kind") != KIND or set(arrays) != set(_AXES):
             raise StoreError(f"{path}: holds no trajectory")
-        return cls(
-            metadata["prompt"], metadata["text"], tuple(metadata["tokens"]), **arrays, settings=metadata["settings"]
-        )
+        of_type = all(isinstance(text, str) for text in texts) and isinstance(settings, dict)
+        if not (of_type and isinstance(tokens, list) and _fit(arrays, len(tokens))):
+            raise StoreError(f"{path}: holds no trajectory whose parts fit together")
+        return cls(*texts, tuple(tokens), **arrays, settings=settings)
+
+
+def _fit(arrays: dict[str, Tensor], vocab_size: int) -> bool:
+    """Whether the arrays of a file agree on T, m and k, and all ids lie in the vocabulary."""
+    sizes: dict[str, int] = {}
+    for name, axes in _AXES.items():
+        shape = arrays[name].shape
+        if len(shape) != len(axes) or any(sizes.setdefault(axis, n) != n for axis, n in zip(axes, shape)):
+            return False
+    ids = [arrays[name] for name in ("token_ids", "top_ids")]
+    inside = all(((row >= 0) & (row < vocab_size)).all() and not row.is_floating_point() for row in ids)
+    return inside and arrays["collapsed"].dtype == torch.bool

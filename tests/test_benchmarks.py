@@ -1,0 +1,163 @@
+"""The benchmarks run, score as the lab scores and count fairly. Nothing here is timed."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from softar_lab.training import evaluate
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+PEER = "Hugging Face GPT-2"
+STAND_IN = '''
+"""Stands in for nanoGPT's model.py: the same names, one matrix."""
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+@dataclass
+class GPTConfig:
+    block_size: int
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float
+    bias: bool
+
+
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        print("number of parameters")
+        self.next = nn.Embedding(config.vocab_size, config.vocab_size)
+
+    def forward(self, idx, targets):
+        logits = self.next(idx)
+        return logits, F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))
+
+    def generate(self, idx, max_new_tokens):
+        for _ in range(max_new_tokens):
+            idx = torch.cat([idx, self.next(idx[:, -1]).softmax(-1).multinomial(1)], 1)
+        return idx
+'''
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A factory of the benchmarks' scripts, imported from their files: script("training").main([...])."""
+    monkeypatch.syspath_prepend(str(FOLDER))  # as for `python benchmarks/training.py`
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """A folder such as a clone of nanoGPT."""
+    (tmp_path / "model.py").write_text(STAND_IN)
+    return tmp_path
+
+
+def without_transformers(monkeypatch, module: ModuleType) -> None:
+    monkeypatch.setattr(module, "has_transformers", lambda: False)
+
+
+def rows_of(table: str) -> list[list[str]]:
+    """The body of the markdown table in what a script printed."""
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
+    assert len({line.count("|") for line in lines}) == 1, table
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+
+
+def test_training_runs_side_by_side(script, stand_in, tmp_path, monkeypatch, capsys):
+    training, kept = script("training"), tmp_path / "kept.json"
+    without_transformers(monkeypatch, training)
+    training.main(["--quick", "--rounds", "2", "--corpus", "topics", "--nanogpt", str(stand_in), "--json", str(kept)])
+    printed = capsys.readouterr().out
+    assert "transformers is not installed" in printed
+    assert [row[0] for row in rows_of(printed)] == ["ours", "nanoGPT"]
+    assert all(float(row[3]) < 6 for row in rows_of(printed)), "nats per character"
+    rounds = json.loads(kept.read_text())["rounds"]
+    assert [len(entry["history"]) for entries in rounds for entry in entries] == [2, 2, 2, 2]
+    assert rounds[0][1]["nats"] != rounds[1][1]["nats"], "another round, another seed"
+
+
+def test_generation_runs_in_turns(script, stand_in, monkeypatch, capsys):
+    generation = script("generation")
+    without_transformers(monkeypatch, generation)
+    generation.main(["--quick", "--nanogpt", str(stand_in)])
+    rows = rows_of(capsys.readouterr().out)
+    names = ["ours, hard", "ours, soft mixture", "ours, soft raw", "nanoGPT"]
+    assert [row[:2] for row in rows] == [[name, batch] for batch in ("1", "2") for name in names]
+    assert [row[4] for row in rows if row[0] == "ours, hard"] == ["1.00", "1.00"]
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers' own
+@pytest.mark.parametrize("name", ["training", "generation"])
+def test_hugging_face_takes_part(script, name, capsys):
+    pytest.importorskip("transformers", reason="the peer is not installed: make bench installs it")
+    script(name).main(["--quick", *(["--corpus", "topics"] if name == "training" else [])])
+    assert PEER in [row[0] for row in rows_of(capsys.readouterr().out)]
+
+
+def test_attention_shows_every_length(script, capsys):
+    script("attention").main(["--quick"])
+    passes = [row[0] for row in rows_of(capsys.readouterr().out)]
+    assert passes == [f"{length}, {name}" for length in (65, 257, 401) for name in ("forward", "backward", "both")]
+
+
+def test_nanogpt_missing_is_said(script, tmp_path):
+    with pytest.raises(SystemExit, match="git clone"):
+        script("generation").main(["--quick", "--nanogpt", str(tmp_path / "nowhere")])
+
+
+def test_whole_split_scores_as_the_lab_does(script, tiny):
+    """The peers' scorer, given our model's probabilities, says what softar_lab.evaluate says."""
+    training = script("training")
+    model = tiny(context=training.CONTEXT)
+    text = "abcdefghijk \n" * 400 + "abc"  # the last window is short
+
+    def loss(x, y):
+        rows = torch.cat([x, y[:, -1:]], 1)
+        return -model.log_probs(rows)[:, 1:].mean()
+
+    assert training.whole_split(loss, model.tokenizer.encode(text)) == pytest.approx(evaluate(model, text), abs=1e-5)
+
+
+def test_reached_interpolates(script):
+    reached = script("training").reached
+    history = [(10.0, 2.1), (20.0, 1.9), (30.0, 1.7)]
+    assert reached(history, 2.0) == pytest.approx(15)
+    assert reached(history, 1.9) == pytest.approx(20)
+    assert reached(history, 2.5) == 10, "before the first evaluation nothing is known"
+    assert reached(history, 1.6) is None
+
+
+def test_rate_is_nanogpts(script):
+    rate = script("training").rate
+    assert rate(0, 2000) == pytest.approx(1e-3 / 101)
+    assert rate(100, 2000) == pytest.approx(1e-3)
+    assert rate(1050, 2000) == pytest.approx(5.5e-4)
+    assert rate(2000, 2000) == pytest.approx(1e-4)
+
+
+def test_a_target_never_reached_is_a_bound(script):
+    training = script("training")
+    ours = [(1.0, 2.0), (2.0, 1.8)]
+    entries = [training.row("ours", 1, ours, ours), training.row("peer", 1, [(8.0, 2.2), (12.0, 1.89)], ours)]
+    _, peer = rows_of(training.table([entries]))
+    assert peer[4:] == ["11.9", "never in 1 of 1", "7.91", "≥ 7.50", "7.74"]

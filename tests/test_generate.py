@@ -1,0 +1,299 @@
+"""The one loop, held against doing it by hand, without cache and one prompt at a time."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from test_predictor import Bigram
+
+from conftest import LETTERS, OBJECTIVES, TABLES
+from softar_lab.generation import Always, EveryK, Never, collapse, feedback, generate, schedule
+from softar_lab.sources.tokenizers import CharTokenizer
+from softar_lab.store import StoreError
+
+EXACT = {"atol": 1e-4, "rtol": 0}
+ARRAYS = ("vectors", "inputs", "log_probs", "entropy", "distance", "top_probs")
+PROMPTS = ["abc", "", "kkkkkkkk", "a", "b d\nf"]
+
+
+class Chain(Bigram):
+    """A predictor without vectors."""
+
+    tokenizer = CharTokenizer.fit("abc")
+
+
+def predicted_without_cache(model, inputs):
+    """Predictions after 0, 1, … T slots (T, m), from one pass without cache."""
+    hidden = model.hidden_states(vectors=inputs[None])[0]
+    return model.objective.predict(hidden, model.table.weight)
+
+
+# -- what is written --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("objective", "table"), list(product(OBJECTIVES, TABLES)))
+def test_always_at_temperature_zero_is_greedy_decoding_by_hand(tiny, objective, table):
+    model = tiny(objective=objective, table=table)
+    token_ids = model.tokenizer.encode("abc")
+    for _ in range(9):
+        state = model.start()
+        for token_id in token_ids:
+            state = model.advance(state, token_ids=token_id[None])
+        token_ids = torch.cat([token_ids, model.predict(state).log_probs.argmax(-1)])
+    trajectory = generate(model, "abc", 9, temperature=0)
+    assert "abc" + trajectory.text == model.tokenizer.decode(token_ids)
+    assert trajectory.collapsed.all()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("prompt", ["abc", ""])
+def test_log_probs_are_the_models_own_of_the_whole_text(tiny, objective, prompt):
+    model = tiny(objective=objective)
+    trajectory = generate(model, prompt, 9, temperature=0.7, seed=3)
+    found = model.log_probs(model.tokenizer.encode(prompt + trajectory.text)[None])[0, len(prompt) :]
+    torch.testing.assert_close(trajectory.log_probs, found.detach(), **EXACT)
+    assert trajectory.log_probs.sum().item() == pytest.approx(found.sum().item(), abs=1e-3)
+
+
+@pytest.mark.parametrize("what", feedback.names())
+@pytest.mark.parametrize("when", ["never", "every(3)", "every(1)", "always"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_inputs_recorded_are_what_was_fed_and_predictions_follow_from_them(tiny, objective, when, what):
+    model = tiny(objective=objective)
+    trajectory = generate(model, "abc", 9, schedule=when, feedback=what, temperature=0.8, seed=1)
+    prompt = model.embedding[model.tokenizer.encode("abc")]
+    again = predicted_without_cache(model, torch.cat([prompt, trajectory.inputs[:-1]]))
+    log_probs, vectors = again.log_probs[3:].detach(), again.vector[3:].detach()  # after the prompt
+    torch.testing.assert_close(trajectory.vectors, vectors, **EXACT)
+    shown = log_probs.gather(1, trajectory.token_ids[:, None]).squeeze(1)
+    torch.testing.assert_close(trajectory.log_probs, shown, **EXACT)
+    torch.testing.assert_close(trajectory.entropy, -(log_probs.exp() * log_probs).sum(-1), **EXACT)
+    nearest = (vectors[:, None] - model.embedding).norm(dim=-1).amin(-1)
+    torch.testing.assert_close(trajectory.distance, nearest, **EXACT)
+    hard = {"never": [], "every(3)": [2, 5, 8]}.get(when, range(9))
+    assert trajectory.collapsed.nonzero().flatten().tolist() == list(hard)
+    soft = vectors if what == "raw" else log_probs.exp() @ model.embedding
+    rows = model.embedding[trajectory.token_ids]
+    expected = torch.where(trajectory.collapsed[:, None], rows, soft)
+    torch.testing.assert_close(trajectory.inputs, expected, **EXACT)
+
+
+def test_trajectory_tells_its_text_candidates_and_settings(tiny):
+    model = tiny(objective="mse")
+    trajectory = generate(model, "ab", 6, collapse="nearest", schedule=EveryK(2), feedback="raw", temperature=0.5)
+    assert trajectory.text == model.tokenizer.decode(trajectory.token_ids)
+    assert (trajectory.prompt, len(trajectory)) == ("ab", 6)
+    expected = {"collapse": "nearest", "schedule": "every(2)", "feedback": "raw", "temperature": 0.5, "steps": 6}
+    assert expected.items() <= trajectory.settings.items()
+    assert (trajectory.top_probs.diff(dim=1) <= 0).all()
+    assert trajectory.top_ids.shape == (6, 8)
+    best, p = trajectory.candidates(0)[0]
+    assert best == model.tokenizer.tokens[trajectory.top_ids[0, 0]]
+    assert p == pytest.approx(model.probs(model.read(model.start(), model.tokenizer.encode("ab")[None])).max().item())
+    assert trajectory.vectors.dtype == torch.float32
+    assert not any(getattr(trajectory, name).is_inference() for name in ARRAYS)  # one may go on computing with them
+
+
+def test_instances_and_names_mean_the_same(tiny):
+    model = tiny(objective="mse")
+    for name, instance in (("always", Always()), ("never", Never()), ("every(3)", EveryK(3))):
+        one = generate(model, "ab", 7, schedule=name, feedback="raw", collapse="nearest")
+        other = generate(model, "ab", 7, schedule=instance, feedback=feedback.Raw(), collapse=collapse.nearest_row)
+        assert one.text == other.text
+        assert one.settings == other.settings
+
+
+def test_a_collapse_of_three_lines_works_by_name(tiny, monkeypatch):
+    monkeypatch.setattr(collapse.COLLAPSES, "_members", dict(collapse.COLLAPSES._members))
+
+    @collapse.register("second")
+    def second(prediction, embedding):
+        return torch.nn.functional.one_hot(prediction.probs.topk(2).indices[:, 1], len(embedding)).float()
+
+    model = tiny()
+    trajectory = generate(model, "ab", 8, collapse="second")
+    assert torch.equal(trajectory.token_ids, trajectory.top_ids[:, 1])
+    assert trajectory.settings["collapse"] == "second"
+    assert "second" in collapse.names()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("table", TABLES)
+def test_every_schedule_feedback_and_collapse_go_together(tiny, objective, table):
+    model = tiny(objective=objective, table=table, context=6)
+    for how, when, what in product(collapse.names(), schedule.names(), feedback.names()):
+        written = generate(model, ["ab", ""], 9, collapse=how, schedule=when, feedback=what, seed=2)
+        for trajectory in written:
+            assert len(trajectory.text) == 9, (how, when, what)
+            assert all(torch.isfinite(getattr(trajectory, name)).all() for name in ARRAYS)
+
+
+# -- seeds and batches ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["always", "never", "every(3)"])
+def test_the_same_seed_gives_the_same_bits_another_seed_another_text(tiny, when):
+    model = tiny(objective="mse")
+    torch.manual_seed(1)
+    one = generate(model, "ab", 30, schedule=when, seed=5)
+    torch.manual_seed(2)
+    same, other = (generate(model, "ab", 30, schedule=when, seed=seed) for seed in (5, 6))
+    assert one.text == same.text != other.text
+    assert all(torch.equal(getattr(one, name), getattr(same, name)) for name in ARRAYS)
+
+
+CHOICES = [("always", "mixture"), ("never", "raw"), ("every(3)", "mixture")]
+
+
+def batch_against_one_by_one(model, steps, tolerance, **how):
+    together = generate(model, PROMPTS, steps, seed=[4, 5, 6, 7, 8], **how)
+    for prompt, seed, found in zip(PROMPTS, (4, 5, 6, 7, 8), together, strict=True):
+        alone = generate(model, prompt, steps, seed=seed, **how)
+        assert (found.prompt, found.text) == (prompt, alone.text)
+        assert torch.equal(found.collapsed, alone.collapsed)
+        for name in ARRAYS:
+            torch.testing.assert_close(getattr(found, name), getattr(alone, name), atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+@pytest.mark.parametrize(("when", "what"), CHOICES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_batch_of_unequal_prompts_is_its_prompts_one_by_one(tiny, objective, when, what, temperature):
+    model = tiny(objective=objective, context=24, scale=0.15)
+    batch_against_one_by_one(model, 9, 1e-4, schedule=when, feedback=what, temperature=temperature)
+
+
+@pytest.mark.parametrize(("when", "what"), CHOICES)
+@pytest.mark.parametrize("objective", ["ce", "mse"])
+def test_a_batch_is_its_prompts_one_by_one_far_beyond_the_context(tiny, monkeypatch, objective, when, what):
+    """In float64: fed back to itself 60 times this wild model enlarges rounding by 1e5 or more."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    model = tiny(objective=objective).double()
+    batch_against_one_by_one(model, 60, 1e-7, schedule=when, feedback=what, temperature=0.8)
+
+
+def test_one_seed_for_all_prompts_is_that_seed_for_each(tiny):
+    model = tiny()
+    together = generate(model, ["ab", "ab"], 9, seed=3)
+    assert together[0].text == together[1].text == generate(model, "ab", 9, seed=3).text
+
+
+def test_first_characters_over_many_seeds_follow_the_model(tiny):
+    """3,000 seeds in one batch, chi-square over 13 symbols: false alarm once in a million."""
+    model = tiny()
+    written = generate(model, [""] * 3000, 1, temperature=1.0, seed=range(3000))
+    counts = np.bincount([int(trajectory.token_ids[0]) for trajectory in written], minlength=len(LETTERS))
+    expected = model.probs(model.start())[0].double().numpy()
+    assert chisquare(counts, expected / expected.sum() * 3000).pvalue > 1e-6
+
+
+def test_an_empty_prompt_starts_from_nothing(tiny):
+    model = tiny()
+    trajectory = generate(model, "", 1, temperature=0)
+    assert trajectory.token_ids[0] == model.predict(model.start()).log_probs.argmax()
+
+
+def test_a_low_temperature_is_greedy(tiny):
+    model = tiny()
+    greedy = generate(model, "ab", 20, temperature=0)
+    assert generate(model, "ab", 20, temperature=1e-6, seed=9).text == greedy.text
+
+
+def test_generate_leaves_model_and_global_state_alone(tiny):
+    model = tiny().train()
+    before, threads, grad = torch.random.get_rng_state(), torch.get_num_threads(), torch.is_grad_enabled()
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    generate(model, "ab", 5)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert (torch.get_num_threads(), torch.is_grad_enabled(), model.training) == (threads, grad, True)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+    model.log_probs(torch.zeros(1, 3).long()).sum().backward()  # training can go on
+
+
+# -- predictors without vectors ---------------------------------------------------------------------------------------
+
+
+def test_a_predictor_without_vectors_generates(rng):
+    trajectory = generate(Chain(), "b", 50, seed=1)
+    assert set(trajectory.text) == {"b"}  # the only symbol after b
+    written = generate(Chain(), "a", 50, seed=1)
+    assert written.vectors.shape == written.inputs.shape == (50, 0)
+    assert torch.isnan(written.distance).all()
+    assert written.log_probs.exp().min() >= 0.1 - 1e-6
+
+
+@pytest.mark.parametrize("choice", [{"collapse": "nearest"}, {"schedule": "never"}, {"schedule": "every(2)"}])
+def test_a_predictor_without_vectors_refuses_soft_tokens(choice):
+    with pytest.raises(ValueError, match="vectors"):
+        generate(Chain(), "a", 5, **choice)
+
+
+# -- stopping ---------------------------------------------------------------------------------------------------------
+
+
+def test_stop_returns_the_steps_done_so_far(tiny):
+    model, asked = tiny(), []
+
+    def stop():
+        asked.append(1)
+        return len(asked) > 70
+
+    trajectory = generate(model, "ab", 200, seed=3, stop=stop)
+    assert len(trajectory) == len(trajectory.text) == len(trajectory.vectors) == 70
+    assert generate(model, "ab", 200, seed=3).text.startswith(trajectory.text)
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "steps must be .* at least 1, not 0"),
+        ({"steps": -5}, "steps must be .* not -5"),
+        ({"temperature": -0.1}, r"temperature must be .* not -0\.1"),
+        ({"temperature": math.nan}, "temperature must be .* not nan"),
+        ({"temperature": math.inf}, "temperature must be .* not inf"),
+        ({"collapse": "fold"}, "unknown collapse 'fold'; known: softmax, nearest"),
+        ({"schedule": "later"}, "unknown schedule 'later'; known: always, never, every"),
+        ({"schedule": "every(0)"}, "every.* not 0"),
+        ({"schedule": "every("}, "every"),
+        ({"feedback": "echo"}, "unknown feedback 'echo'; known: mixture, raw"),
+        ({"window": "plain"}, "unknown window 'plain'"),
+        ({"prompt": "abX"}, "'X'"),
+        ({"prompt": "abcdefghijk a"}, "13 characters, the model's context holds 12: shorten"),
+        ({"prompt": []}, "no prompt"),
+        ({"prompt": ["ab", "abé"]}, "'é'"),
+        ({"prompt": ["ab", "c"], "seed": [1, 2, 3]}, "3 seeds for 2 prompts"),
+    ],
+)
+def test_generate_says_what_is_wrong(tiny, wrong, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        generate(tiny(), **{"prompt": "ab", "steps": 5, **wrong})
+    assert not isinstance(caught.value, StoreError)
+
+
+def test_generate_without_a_tokenizer_says_so(tiny):
+    model = tiny()
+    model.tokenizer = None
+    with pytest.raises(ValueError, match="no tokenizer"):
+        generate(model, "ab")
+
+
+def test_a_prompt_as_long_as_the_context_is_read_whole(tiny):
+    model = tiny()
+    trajectory = generate(model, "abcdefghijk ", 3, temperature=0)
+    expected = model.predict(model.read(model.start(), model.tokenizer.encode("abcdefghijk ")[None]))
+    assert trajectory.token_ids[0] == expected.log_probs.argmax()
+
+
+def test_unknown_characters_are_read_as_unk_where_the_tokenizer_lets_them_in(tiny):
+    from softar_lab.models.config import ModelConfig
+    from softar_lab.models.soft_ar import SoftAR
+
+    tokenizer = CharTokenizer.fit("abc", unk=True)
+    model = SoftAR(ModelConfig(vocab_size=4, context=8, n_layers=1, d_model=8), tokenizer)
+    assert len(generate(model, "abX", 5).text) == 5
