@@ -24,20 +24,20 @@ def has_transformers() -> bool:
     return importlib.util.find_spec("transformers") is not None
 
 
-def hugging_face(vocab_size: int, positions: int, seed: int = 0) -> nn.Module:
-    """Hugging Face's GPT-2, new and small. Only what makes it no slower departs from its defaults: no dropout, its
-    GELU in one kernel instead of eight (the same function), no end-of-text symbol to look out for.
+def hugging_face(vocab_size: int, positions: int, seed: int = 0, tuned: bool = True) -> nn.Module:
+    """Hugging Face's GPT-2, new and small: no dropout, no end-of-text symbol to look out for, its defaults otherwise.
+
+    `tuned`: its GELU in one kernel instead of eight, the same function; whoever uses the defaults is slower.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
-    quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None}
-    config = GPT2Config(
-        vocab_size=vocab_size, n_positions=positions, activation_function="gelu_pytorch_tanh", **SHAPE, **quiet
-    )
-    return GPT2LMHeadModel(config)
+    changes = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None}
+    if tuned:
+        changes["activation_function"] = "gelu_pytorch_tanh"
+    return GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, n_positions=positions, **SHAPE, **changes))
 
 
 def nanogpt(folder: str | Path, vocab_size: int, positions: int, seed: int = 0) -> nn.Module:

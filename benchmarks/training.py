@@ -200,9 +200,10 @@ def table(rounds: list[list[dict[str, Any]]]) -> str:
         for label in labels:
             got = [e["to"][label] for e in entries if e["to"][label] is not None]
             missed = len(entries) - len(got)
-            line.append(
-                (f"{median(got):.1f}" if got else "") + (f" never in {missed} of {len(entries)}" if missed else "")
+            parts = ([f"{median(got):.1f}"] if got else []) + (
+                [f"never in {missed} of {len(entries)}"] if missed else []
             )
+            line.append(", ".join(parts))
         lines.append([*line, *(times(entries, label) for label in (*labels, "own"))])
     return markdown([*header, "× ours to its own last loss"], lines)
 

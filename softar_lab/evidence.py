@@ -39,12 +39,12 @@ def claim(text: str, holds: object) -> None:
 def measured(
     name: str,
     value: SupportsFloat,
-    expect: float | None = None,
-    tol: float | None = None,
+    expect: float | int | None = None,
+    tol: float | int | None = None,
     unit: str = "",
     *,
-    at_least: float | None = None,
-    at_most: float | None = None,
+    at_least: float | int | None = None,
+    at_most: float | int | None = None,
 ) -> None:
     """Print one line such as `✓ bits per character ⟨1.234⟩ (expected 1.2 ± 0.1)`, digits masked for nbval.
 
@@ -177,7 +177,7 @@ def _cell(value: object, exact: bool, digits: int) -> str:
     if exact or not math.isfinite(value):
         return f"{value:g}"
     # Padded inside the mask: a column as wide as its longest number would itself depend on the processor.
-    return f"⟨{_significant(value, digits):>{digits + 6}}⟩"
+    return f"⟨{_significant(float(value), digits):>{digits + 6}}⟩"
 
 
 def _label(name: object) -> str:

@@ -63,7 +63,7 @@ def draw_path(
     ax.scatter(*points.T, c=colours, s=46, edgecolors=edges, linewidths=1.0, zorder=3)
     _draw_symbols(ax, rows, trajectory.tokens, set(trajectory.token_ids[part].tolist()))
     ax.set(xlabel=axis_label(basis, 0), ylabel=axis_label(basis, 1))
-    ax.set_title(title or _title(trajectory, part), fontsize=9, family="monospace")
+    ax.set_title(title or _title(trajectory, part), fontsize=9, family="monospace", parse_math=False)  # $ is a symbol
     if own:
         plt.close(figure)
     return figure
@@ -133,19 +133,21 @@ def draw_bits(text: str, bits: dict[str, np.ndarray]) -> Figure:
 # -- pictures to hover over and to turn -------------------------------------------------------------------------------
 
 
-def path_figure(height: int = 430) -> go.FigureWidget:
-    """An empty interactive picture; `update_path` fills its traces: symbols, path, present step, in 2-D and in 3-D."""
-    line = {"color": "rgba(90,96,110,0.45)", "width": 1.6}
+TRAIL = 6  # steps before the present one that are drawn in the accent colour
+
+
+def path_figure(height: int = 440) -> go.FigureWidget:
+    """An empty interactive picture; `update_path` fills its traces: path, trail, symbols, each in 2-D and in 3-D."""
     figure = go.FigureWidget()
-    for kind, three in ((go.Scatter, False), (go.Scatter3d, True)):
-        figure.add_trace(kind(mode="text", textfont={"size": 14, "color": "#444"}, hoverinfo="text", name="symbols"))
-        marker = {"size": 4 if three else 8, "colorscale": "Viridis", "line": {"width": 0.5, "color": "white"}}
-        figure.add_trace(kind(mode="lines+markers", line=line, marker=marker, hoverinfo="text", name="path"))
-        now = {"size": 9 if three else 17, "color": "rgba(0,0,0,0)", "line": {"width": 3, "color": ACCENT}}
-        if three:
-            now["color"] = ACCENT
-        figure.add_trace(kind(mode="markers", marker=now, hoverinfo="skip", name="now"))
-    axis = {"showgrid": True, "gridcolor": "#eef0f3", "zeroline": False}
+    for kind, size in ((go.Scatter, 9), (go.Scatter3d, 4)):
+        marker = {"size": size, "colorscale": COLORMAP, "line": {"width": 0.6, "color": "white"}}
+        faint = {"color": "rgba(110,118,135,0.35)", "width": 1.3}
+        figure.add_trace(kind(name="path", mode="lines+markers", line=faint, marker=marker, hoverinfo="text"))
+        trail = {"symbol": "circle-open", "color": ACCENT, "line": {"width": 3, "color": ACCENT}}
+        strong = {"color": ACCENT, "width": 2.4 if kind is go.Scatter else 5}
+        figure.add_trace(kind(name="trail", mode="lines+markers", line=strong, marker=trail, hoverinfo="skip"))
+        figure.add_trace(kind(name="symbols", mode="text", textfont={"size": 15, "color": "#111"}, hoverinfo="skip"))
+    axis = {"gridcolor": "#eef0f3", "zeroline": False}
     figure.update_layout(
         height=height, margin={"l": 10, "r": 10, "t": 10, "b": 10}, showlegend=False, template="plotly_white",
         xaxis=axis, yaxis=axis, hoverlabel={"font": {"family": "monospace"}}, uirevision="keep",
@@ -154,43 +156,44 @@ def path_figure(height: int = 430) -> go.FigureWidget:
 
 
 def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, embedding, three: bool) -> None:
-    """Put a trajectory into a `path_figure`, in place (a new figure a click would send 5 MB)."""
-    rows, points = basis.transform(embedding).numpy(), basis.transform(trajectory.vectors).numpy()
-    hovers = [step_hover(trajectory, t) for t in range(len(trajectory))]
-    symbols = [visible(token) for token in trajectory.tokens]
+    """Put a trajectory into a `path_figure`, in place (a new figure a click would send 5 MB).
+
+    Plotly's widgets stumble over arrays that come back from the browser, so they are given lists.
+    """
+    rows, points = basis.transform(embedding).tolist(), basis.transform(trajectory.vectors).tolist()
+    hovers = [step_hover(trajectory, step) for step in range(len(trajectory))]
     with figure.batch_update():
         for offset, axes, shown in ((0, "xy", not three), (3, "xyz", three)):
-            letters, path, now = figure.data[offset : offset + 3]
-            for trace in (letters, path, now):
-                trace.visible = shown
-            if not shown:
-                continue
-            for k, axis in enumerate(axes):
-                letters[axis], path[axis], now[axis] = rows[:, k], points[:, k], points[:1, k]
-            letters.text, letters.hovertext = symbols, [f"symbol {s}" for s in symbols]
-            path.hovertext, path.marker.color = hovers, np.arange(len(points))
+            path, trail, symbols = figure.data[offset : offset + 3]
+            path.visible = trail.visible = symbols.visible = shown
+            if shown:
+                for k, axis in enumerate(axes):
+                    path[axis], symbols[axis] = [point[k] for point in points], [row[k] for row in rows]
+                path.hovertext, path.marker.color = hovers, list(range(len(points)))
+                symbols.text = [visible(token) for token in trajectory.tokens]
+        figure.layout.xaxis.visible = figure.layout.yaxis.visible = not three
         if three:
-            titles = {f"{a}axis": {"title": f"PC {k + 1}"} for k, a in enumerate("xyz")}
-            figure.layout.scene = titles
+            figure.layout.scene = {f"{axis}axis": {"title": f"PC {k + 1}"} for k, axis in enumerate("xyz")}
         else:
             figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = axis_label(basis, 0), axis_label(basis, 1)
 
 
 def update_now(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, step: int, three: bool) -> None:
-    """Move the ring of the present step."""
-    point = basis.transform(trajectory.vectors[step : step + 1]).numpy()
-    now = figure.data[5 if three else 2]
+    """Move the ring of the present step, and the trail that leads to it."""
+    points = basis.transform(trajectory.vectors[max(0, step - TRAIL) : step + 1]).tolist()
+    trail = figure.data[4 if three else 1]
     with figure.batch_update():
         for k, axis in enumerate("xyz" if three else "xy"):
-            now[axis] = point[:, k]
+            trail[axis] = [point[k] for point in points]
+        trail.marker.size = [0] * (len(points) - 1) + [10 if three else 20]
 
 
 def step_hover(trajectory: Trajectory, step: int) -> str:
     """What one step's hover says: symbol, surprise, entropy, distance, the best candidates."""
     bits = -float(trajectory.log_probs[step]) / math.log(2)
     fed = "collapsed" if bool(trajectory.collapsed[step]) else "stays soft"
-    best = "  ".join(f"{html.escape(visible(c))} {p:.0%}" for c, p in trajectory.candidates(step)[:4])
-    symbol = html.escape(visible(trajectory.tokens[int(trajectory.token_ids[step])]))
+    best = "  ".join(f"{_plain(c)} {p:.0%}" for c, p in trajectory.candidates(step)[:4])
+    symbol = _plain(trajectory.tokens[int(trajectory.token_ids[step])])
     return (
         f"step {step}: <b>{symbol}</b> ({fed})<br>surprise {bits:.2f} bits · entropy "
         f"{float(trajectory.entropy[step]) / math.log(2):.2f} bits<br>distance to the nearest symbol "
@@ -210,9 +213,10 @@ def text_html(trajectory: Trajectory, now: int | None = None) -> str:
         ring = f"outline:2px solid {ACCENT};" if t == now else ""
         line = "" if bool(trajectory.collapsed[t]) else "border-bottom:2px dotted #0072B2;"
         tip = step_hover(trajectory, t).replace("<br>", "\n").replace("<b>", "").replace("</b>", "")
+        tip = html.escape(html.unescape(tip))
         mark = "↵<br>" if symbol == "\n" else html.escape(symbol)
         style = f"background:rgba(213,94,0,{0.75 * shade:.2f});{line}{ring}"
-        spans.append(f'<span title="{html.escape(tip, quote=True)}" style="{style}">{mark}</span>')
+        spans.append(f'<span title="{tip}" style="{style}">{mark}</span>')
     return (
         '<div style="font:15px/1.7 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere">'
         f'<span style="color:{GREY}">{html.escape(trajectory.prompt)}</span>{"".join(spans)}</div>'
@@ -222,7 +226,7 @@ def text_html(trajectory: Trajectory, now: int | None = None) -> str:
 def candidates_html(trajectory: Trajectory, step: int) -> str:
     """The best candidates of one step as bars."""
     rows = "".join(
-        f'<tr><td style="font:15px monospace;padding:0 8px;text-align:center">{html.escape(visible(symbol))}</td>'
+        f'<tr><td style="font:15px monospace;padding:0 8px;text-align:center">{_plain(symbol)}</td>'
         f'<td style="width:140px"><div style="background:#0072B2;height:11px;width:{max(1, 140 * p):.0f}px"></div></td>'
         f'<td style="padding-left:6px;font-size:12px">{p:.1%}</td></tr>'
         for symbol, p in trajectory.candidates(step)

@@ -104,8 +104,9 @@ def train(
         raise ValueError("the model has no tokenizer: SoftAR(config, tokenizer=CharTokenizer.fit(corpus.train))")
     model.to(pick_device(device))
     rows = TrainingRows(model, corpus, config, seed)
+    held_out = scored_windows(model, corpus.val, corpus.separator, "validation")
     optimizers = make_optimizers(model, config)
-    recipe = {"train": asdict(config), "seed": seed, "corpus": {"name": corpus.name, "sha256": corpus.sha256}}
+    recipe = {"train": asdict(config), "train_seed": seed, "corpus": {"name": corpus.name, "sha256": corpus.sha256}}
     recipe["corpus"]["floor_bits_per_char"] = corpus.floor_bits_per_char
     step, history = 0, []
     if out is not None and resume and (Path(out) / MANIFEST).exists():
@@ -113,6 +114,8 @@ def train(
     model.card.update(recipe)
 
     def save() -> None:
+        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+            raise diverged("weights hold NaN or infinity")
         if out is not None:
             model.card["steps_done"] = step
             if history:
@@ -121,10 +124,16 @@ def train(
             moments = {f"{i}.{k}": v for i, o in enumerate(optimizers) for k, v in _flat_state(o).items()}
             model.save(out, **{PROGRESS: json.dumps(state).encode(), MOMENTS: vectors_to_bytes(moments)})
 
+    def diverged(what: str) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"the {what} at step {step}: lower muon_learning_rate ({config.muon_learning_rate}) or "
+            f"adam_learning_rate ({config.adam_learning_rate})"
+        )
+
     def evaluate_now(train_loss: float) -> dict[str, Any]:
         model.eval()
         calibrate(model, rows.batch(-1))
-        nats = evaluate(model, corpus.val, separator=corpus.separator)
+        nats = -_scores(model, *held_out).double().mean().item()
         row = {"step": step, "train_loss": train_loss, "val_nats_per_char": nats}
         history.append({**row, "val_bits_per_char": nats / math.log(2), "seconds": round(seconds, 3)})
         model.train()
@@ -140,10 +149,7 @@ def train(
             loss = _update(model, rows.batch(step), optimizers, _share(config, step), config.precision)
             seconds += time.perf_counter() - begin
             if not math.isfinite(loss):
-                raise TrainingDiverged(
-                    f"the loss is {loss} at step {step}: lower muon_learning_rate ({config.muon_learning_rate}) or "
-                    f"adam_learning_rate ({config.adam_learning_rate})"
-                )
+                raise diverged(f"loss is {loss}")
             step += 1
             event = {"step": step, "steps": config.steps, "train_loss": loss, "seconds": seconds}
             bar.update()
@@ -172,7 +178,7 @@ class TrainingRows:
         self.seed, self.size, self.device = seed, config.batch_size, model.device
         length = (config.window or model.config.context) + 1
         if length > model.config.context + 1:
-            raise ValueError(f"TrainConfig.window {length - 1} is more than the model's context {length - 1}")
+            raise ValueError(f"TrainConfig.window {length - 1} is more than the model's context {model.config.context}")
         self.ids = _encode(model, corpus.train, "training")
         if len(self.ids) < length:
             raise ValueError(
@@ -274,15 +280,20 @@ def windows(token_ids: Int[Tensor, " N"], context: int, separator: Tensor | None
         begin = cut
 
 
-@torch.inference_mode()
-def char_log_probs(model: SoftAR, text: str, separator: str | None = None) -> Float[Tensor, " N"]:
-    """log p of every scored character of a text (N,), in nats, in windows of the model's context.
+def scored_windows(
+    model: SoftAR, text: str, separator: str | None, what: str
+) -> tuple[Int[Tensor, " N"], list[tuple[int, int, int]]]:
+    """The ids of a text and its `windows`; ValueError where nothing of it can be scored."""
+    ids = _encode(model, text, what)
+    pieces = list(windows(ids, model.config.context, model.tokenizer.encode(separator)[0] if separator else None))
+    if not pieces:
+        raise ValueError(f"the {what} text has 1 character, so nothing to be scored; give at least 2")
+    return ids, pieces
 
-    Raises ValueError for an empty text or an unknown character.
-    """
-    ids = _encode(model, text, "given")
-    mark = model.tokenizer.encode(separator)[0] if separator else None
-    pieces = list(windows(ids, model.config.context, mark))
+
+@torch.inference_mode()
+def _scores(model: SoftAR, ids: Int[Tensor, " N"], pieces: list[tuple[int, int, int]]) -> Float[Tensor, " S"]:
+    """log p of every scored token, in the order of the text, 64 windows at a time."""
     scores = []
     for first in range(0, len(pieces), 64):
         group = pieces[first : first + 64]
@@ -293,6 +304,14 @@ def char_log_probs(model: SoftAR, text: str, separator: str | None = None) -> Fl
             scored[row, skip : end - begin] = True
         scores.append(model.log_probs(batch.to(model.device)).cpu()[scored])
     return torch.cat(scores)
+
+
+def char_log_probs(model: SoftAR, text: str, separator: str | None = None) -> Float[Tensor, " S"]:
+    """log p of every scored character of a text (S,), in nats, in windows of the model's context.
+
+    Raises ValueError for an empty text or one of which nothing can be scored.
+    """
+    return _scores(model, *scored_windows(model, text, separator, "given"))
 
 
 def evaluate(model: SoftAR, text: str, separator: str | None = None) -> float:

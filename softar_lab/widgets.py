@@ -28,19 +28,24 @@ class Panel(w.VBox):
 
     def __init__(self):
         self.status = w.HTML()
-        self.result = None
-        self._turn = threading.Lock()  # held by whoever works
+        self.problem = ""  # what the status line says went wrong
+        self._order, self._turn = threading.Lock(), threading.Lock()  # to begin work; held by whoever works
+        self._drawing = threading.RLock()  # a slider moves while a worker draws
         self._stop = threading.Event()  # of the newest work; older work is told to stop
         super().__init__()
 
-    def _run(self, work: Callable[[threading.Event], None]) -> None:
-        """Do `work` after telling older work to stop; an error becomes the status line."""
-        self._stop.set()
-        stop = self._stop = threading.Event()
+    def _begin(self) -> threading.Event:
+        """The stop sign of new work; what was begun before is told to stop, even where it still waits for its turn."""
+        with self._order:
+            self._stop.set()
+            self._stop = threading.Event()
+            return self._stop
+
+    def _run(self, work: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        """Do `work` once older work has stopped; an error becomes the status line."""
         with self._turn:
-            if stop.is_set():
-                return
-            self._attempt(work, stop)
+            if not stop.is_set():
+                self._attempt(work, stop)
 
     def _attempt(self, action: Callable, *arguments: Any) -> None:
         """Call `action`; Lab hides what a callback raises, so an error becomes the status line."""
@@ -50,7 +55,7 @@ class Panel(w.VBox):
             self.say(str(error) or type(error).__name__, "error")
 
     def _run_in_background(self, work: Callable[[threading.Event], None]) -> threading.Thread:
-        thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        thread = threading.Thread(target=self._run, args=(work, self._begin()), daemon=True)
         thread.start()
         return thread
 
@@ -60,6 +65,7 @@ class Panel(w.VBox):
 
     def say(self, text: str, kind: str = "info") -> None:
         """Show a line of status; `kind` "error" in red."""
+        self.problem = text if kind == "error" else ""
         colour, mark = ("#b00020", "⚠ ") if kind == "error" else ("#5a606e", "")
         self.status.value = f'<span style="color:{colour}">{mark}{html.escape(text)}</span>'
 
@@ -95,11 +101,22 @@ class _Setting(w.VBox):
         )
         self.text, self.candidates = w.HTML(), w.HTML()
         self.figure = plots.path_figure()
-        self.trajectory: Trajectory | None = None
+        self.written: tuple[str, Trajectory] | None = None  # which model wrote last, and what
         self.controls = (self.model, self.collapse, self.schedule, self.feedback, self.temperature)
-        layout = w.Layout(min_width="0", flex="1 1 0%")
-        heading = w.HTML(f"<b>{title}</b>")
-        super().__init__([heading, *self.controls, self.text, self.figure, self.candidates], layout=layout)
+        for control in self.controls:
+            control.layout.width = "235px"
+        self._title = w.HTML()
+        self._controls = w.HBox(self.controls, layout=w.Layout(flex_flow="row wrap"))
+        self._picture = w.Box([self.figure, self.candidates])
+        super().__init__([self._title, self._controls, self.text, self._picture])
+        self.show(title, alone=True)
+
+    def show(self, title: str, alone: bool) -> None:
+        """Alone: the candidates stand beside the picture, and no title is needed; in company: below it."""
+        self._title.value = "" if alone else f"<b>{title}</b>"
+        self.layout = w.Layout(flex="1 1 0%", min_width="0", overflow="hidden")
+        self._picture.layout = w.Layout(display="flex", flex_flow="row" if alone else "column", align_items="stretch")
+        self.candidates.layout = w.Layout(width="290px" if alone else "auto", flex="0 0 auto", padding="8px")
 
     def values(self) -> dict[str, Any]:
         """The choices, as generate() takes them."""
@@ -135,9 +152,9 @@ class GenerationPanel(Panel):
         self.stop_button = w.Button(description="Stop", icon="stop")
         self.compare = w.ToggleButton(False, description="Compare", tooltip="two settings side by side")
         self.view = w.ToggleButtons(options=["2-D", "3-D"], style={"button_width": "50px"})
-        self.step = w.IntSlider(0, min=0, max=steps - 1, description="Step", style=_NARROW,
+        self.step = w.IntSlider(0, min=0, max=self.steps.value - 1, description="Step", style=_NARROW,
                                 layout=w.Layout(width="60%"))  # fmt: skip
-        self.play = w.Play(min=0, max=steps - 1, interval=350)
+        self.play = w.Play(min=0, max=self.steps.value - 1, interval=350)
         w.jslink((self.play, "value"), (self.step, "value"))
         self.first = _Setting("A", self.models, list(schedules))
         self.second = _Setting("B", self.models, list(schedules))
@@ -148,8 +165,8 @@ class GenerationPanel(Panel):
             w.HBox([self.prompt, self.steps, self.seed]),
             w.HBox([self.button, self.stop_button, self.compare, self.view]),
             self.status,
-            self._columns,
             w.HBox([self.play, self.step]),
+            self._columns,
         )
         self.generate()
         self._connect()
@@ -170,7 +187,7 @@ class GenerationPanel(Panel):
 
     def generate(self) -> Trajectory | None:
         """Write with the present settings and show it; errors go to the status line."""
-        self._run(self._write)
+        self._run(self._write, self._begin())
         return self.trajectory
 
     def _active(self) -> list[_Setting]:
@@ -183,35 +200,47 @@ class GenerationPanel(Panel):
 
     def _write(self, stop: threading.Event) -> None:
         self.say("writing …")
+        done: list[_Setting] = []
         for setting in self._active():
-            model, options = self.models[setting.model.value], setting.values()
+            if done and stop.is_set():
+                break
+            name, options = setting.model.value, setting.values()
             prompt, steps, seed = self.prompt.value, self.steps.value, self.seed.value
-            setting.trajectory = generate(model, prompt, steps, **options, seed=seed, stop=stop.is_set)
-        length = max(len(setting.trajectory) for setting in self._active())
-        self.step.max = self.play.max = length - 1
-        self._show_paths()
-        self.say(" · ".join(self._summary(setting) for setting in self._active()))
+            trajectory = generate(self.models[name], prompt, steps, **options, seed=seed, stop=stop.is_set)
+            setting.written = name, trajectory
+            done.append(setting)
+            self._show_path(setting)
+        self.step.max = self.play.max = max(len(setting.trajectory) for setting in done) - 1
+        self.say(" · ".join(self._summary(setting) for setting in done))
 
     def _show_columns(self, _: Any) -> None:
+        for title, setting in zip("AB", self._active(), strict=False):
+            setting.show(title, alone=not self.compare.value)
         self._columns.children = tuple(self._active())
         self._run_in_background(self._write)
 
     def _show_paths(self) -> None:
         for setting in self._written():
-            model = self.models[setting.model.value]
+            self._show_path(setting)
+
+    def _show_path(self, setting: _Setting) -> None:
+        with self._drawing:
+            name, trajectory = setting.written
             three = self.view.value == "3-D"
-            plots.update_path(
-                setting.figure, setting.trajectory, self._bases[setting.model.value], model.embedding, three
-            )
-        self._show_step()
+            plots.update_path(setting.figure, trajectory, self._bases[name], self.models[name].embedding, three)
+            self._show_step_of(setting)
 
     def _show_step(self) -> None:
         for setting in self._written():
-            step = min(self.step.value, len(setting.trajectory) - 1)
-            basis = self._bases[setting.model.value]
-            plots.update_now(setting.figure, setting.trajectory, basis, step, self.view.value == "3-D")
-            setting.text.value = plots.text_html(setting.trajectory, step)
-            setting.candidates.value = plots.candidates_html(setting.trajectory, step)
+            self._show_step_of(setting)
+
+    def _show_step_of(self, setting: _Setting) -> None:
+        with self._drawing:
+            name, trajectory = setting.written
+            step = min(self.step.value, len(trajectory) - 1)
+            plots.update_now(setting.figure, trajectory, self._bases[name], step, self.view.value == "3-D")
+            setting.text.value = plots.text_html(trajectory, step)
+            setting.candidates.value = plots.candidates_html(trajectory, step)
 
     def _summary(self, setting: _Setting) -> str:
         trajectory = setting.trajectory
@@ -220,16 +249,17 @@ class GenerationPanel(Panel):
         return f"{len(trajectory)} steps, {soft} soft, {bits:.2f} bits a symbol"
 
     def still(self):
-        if self.trajectory is None:
+        if self.first.written is None:
             return None
-        name = self.first.model.value
-        return plots.draw_path(self.trajectory, self._bases[name], self.models[name].embedding)
+        name, trajectory = self.first.written
+        return plots.draw_path(trajectory, self._bases[name], self.models[name].embedding)
 
     def __repr__(self) -> str:
         parts = []
         for setting in self._active() if hasattr(self, "first") else []:
             options = ", ".join(f"{k}={v}" for k, v in setting.values().items())
             wrote = f"⟨{setting.trajectory.text!r}⟩" if setting.trajectory else "nothing yet"
+            wrote = f"nothing: {self.problem}" if self.problem else wrote
             parts.append(f"model={setting.model.value}, {options} wrote {wrote}")
         return f"GenerationPanel(prompt={self.prompt.value!r}: {'; '.join(parts)})" if parts else "GenerationPanel()"
 
@@ -253,17 +283,21 @@ class TrainingMonitor(Panel):
 
     def train(self) -> Run | None:
         """Train with the panel's recipe and wait for the end; None where it failed (the status line says why)."""
-        self._run(self._work)
+        self._run(self._work, self._begin())
         return self.run
 
     def _work(self, stop: threading.Event) -> None:
-        self._losses, self._scores = [], []
+        self._losses, self._scores, self.run = [], [], None
 
         def on_step(event: dict[str, Any]) -> bool:
             self._show(event)
             return stop.is_set()
 
         self.run = train(self.model, self.corpus, self.config, progress=False, on_step=on_step, **self.options)
+        history = self.run.history
+        self._scores = list(zip(history["step"], history["val_bits_per_char"]))
+        self.bar.value = self._scores[-1][0]
+        self._draw()
         ended = "stopped" if self.run.interrupted else "done"
         self.say(f"{ended}: {self.run.val_bits_per_char:.3f} bits per character on the validation text")
 
@@ -277,6 +311,9 @@ class TrainingMonitor(Panel):
         left = event["seconds"] / step * (steps - step)
         self.bar.value = step
         self.say(f"step {step} of {steps}, loss {event['train_loss']:.3f}, about {left:.0f} s left")
+        self._draw()
+
+    def _draw(self) -> None:
         with self.figure.batch_update():
             for trace, points in zip(self.figure.data, (self._losses, self._scores), strict=True):
                 trace.x, trace.y = [x for x, _ in points], [y for _, y in points]
@@ -286,6 +323,7 @@ class TrainingMonitor(Panel):
 
     def __repr__(self) -> str:
         if self.run is None:
-            return f"TrainingMonitor({self.corpus.name}, {self.config.steps} steps: not trained yet)"
+            state = f"not trained: {self.problem}" if self.problem else "not trained yet"
+            return f"TrainingMonitor({self.corpus.name}, {self.config.steps} steps: {state})"
         bits = f"⟨{self.run.val_bits_per_char:.3f}⟩ bits per character"
         return f"TrainingMonitor({self.corpus.name}, {self.config.steps} steps: {bits})"

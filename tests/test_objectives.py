@@ -127,10 +127,10 @@ def test_mse_calibrate_finds_the_best_temperature_of_a_fine_grid(table, scale):
     vectors = objective.head(hidden)
     target_ids = torch.multinomial(torch.softmax(2 * vectors @ rows.T, -1), 1, generator=generator).squeeze(1)
 
+    values = as_numpy(objective, hidden, target_ids, rows)[:-1]
+
     def nats(log_tau):
-        return oracle("mse", *as_numpy(objective, hidden, target_ids, rows)[:-1], log_tau)[1][
-            np.arange(400), target_ids
-        ]
+        return -oracle("mse", *values, log_tau)[1][np.arange(400), target_ids].mean()
 
     objective.calibrate(hidden, target_ids, rows)
     grid = np.linspace(-7, 3, 401)

@@ -56,7 +56,7 @@ def small(tiny, **changes):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_train_learns_a_text_that_is_certain(tiny, corpus, objective):
-    """Each letter is followed by the next, so nothing that is scored costs anything; at the start it is log2 13 = 3.7."""
+    """Each letter is followed by the next, so what is scored need not cost anything; at first it is log2 13 = 3.7."""
     table = "joint" if objective == "ce" else "orthonormal"
     model = tiny(alive=False, objective=objective, table=table, n_layers=1)
     done = train(model, corpus, TrainConfig(steps=150, batch_size=8, eval_every=75), progress=False)

@@ -24,10 +24,12 @@ class PCABasis:
 
     @classmethod
     def fit(cls, table: Float[Tensor, "V m"], n_components: int = 3) -> "PCABasis":
-        """Fit on the rows of a table (V, m). Raises ValueError where it has fewer rows or columns than directions."""
+        """Fit on the rows of a table (V, m). ValueError: fewer rows or columns than directions, all rows alike, NaN."""
         rows = table.detach().cpu().double().numpy()
         if min(rows.shape) < n_components:
             raise ValueError(f"a table of shape {tuple(rows.shape)} has no {n_components} principal directions")
+        if (rows == rows[0]).all():
+            raise ValueError("all rows of the table are alike, so none of its directions leads")
         pca = PCA(n_components, svd_solver="full").fit(rows)
         largest = np.abs(pca.components_).argmax(axis=1)
         signs = np.sign(pca.components_[np.arange(n_components), largest])

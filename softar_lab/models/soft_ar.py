@@ -53,10 +53,11 @@ class SoftAR(nn.Module, Predictor):
         self.card: dict[str, Any] = {"seed": seed}
         generator = torch.Generator().manual_seed(seed)
         m, d = config.embedding_dim, config.d_model
-        self.table = make_table(config.table, config.vocab_size, m, generator)
-        self.input = nn.Linear(m, d, bias=False)
-        self.body = Transformer(config.context, config.n_layers, config.n_heads, d, config.positions)
-        self.objective = OBJECTIVES.get(config.objective)(d, config.vocab_size, m)
+        with torch.random.fork_rng(devices=[]):  # torch's own first values are drawn and thrown away
+            self.table = make_table(config.table, config.vocab_size, m, generator)
+            self.input = nn.Linear(m, d, bias=False)
+            self.body = Transformer(config.context, config.n_layers, config.n_heads, d, config.positions)
+            self.objective = OBJECTIVES.get(config.objective)(d, config.vocab_size, m)
         self.input.weight.data.normal_(0, d**-0.5, generator=generator)
         self.body.initialise(generator)
 
@@ -113,9 +114,8 @@ class SoftAR(nn.Module, Predictor):
 
         Raises ValueError for both or neither, a wrong shape, an unknown id, NaN or infinity.
         """
-        if token_ids is not None:
-            return self.read(state, token_ids=token_ids.unsqueeze(1))
-        return self.read(state, vectors=None if vectors is None else vectors.unsqueeze(1))
+        ids, soft = (None if x is None else x.unsqueeze(1) for x in (token_ids, vectors))
+        return self.read(state, token_ids=ids, vectors=soft)
 
     @torch.inference_mode()
     def read(self, state, token_ids=None, vectors=None) -> SoftState:

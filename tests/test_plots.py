@@ -1,0 +1,255 @@
+"""Pictures: drawn without a warning, showing the very coordinates, and markup stays text."""
+
+import io
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_rgba
+from matplotlib.text import Annotation
+
+from softar_lab import plots
+from softar_lab.analysis.geometry import PCABasis
+from softar_lab.generation import generate
+from softar_lab.sources.corpora import load_corpus
+
+MARKUP = "ab<&>\"'$\\ \n"
+SPACES = (False, True)  # flat, in three dimensions
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return tiny(objective="mse", letters=MARKUP)
+
+
+@pytest.fixture(scope="module")
+def basis(model):
+    return PCABasis.fit(model.embedding)
+
+
+@pytest.fixture(scope="module")
+def path(model):
+    """30 steps, every third collapsed, that show every symbol there is again and again."""
+    path = generate(model, "<a$", 30, schedule="every(3)", feedback="raw", temperature=2)
+    shown = torch.arange(30) % len(MARKUP)
+    return replace(path, token_ids=shown, text=model.tokenizer.decode(shown))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_open():
+    yield
+    assert plt.get_fignums() == []
+
+
+def png(figure):
+    """Drawn for real: what matplotlib complains of, it does here."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=50)
+    return buffer.getvalue()
+
+
+class Page(HTMLParser):
+    """A browser's view of some HTML: the spans that tell of a step as (text, title, style), and all text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.spans, self.text, self.tags = [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if "title" in dict(attributes):
+            self.spans.append(["", dict(attributes)["title"], dict(attributes)["style"]])
+
+    def handle_data(self, data):
+        self.text += data
+        if self.spans and self.spans[-1][0] == "":
+            self.spans[-1][0] = data
+
+
+# still pictures
+
+
+@pytest.mark.parametrize("options", [{}, {"first": 4, "steps": 7}, {"steps": 1}, {"title": "a $ and a $"}])
+def test_draw_path_shows_the_coordinates_of_the_basis(path, basis, model, options):
+    figure = plots.draw_path(path, basis, model.embedding, **options)
+    dots, letters = figure.axes[0].collections
+    begin, steps = options.get("first", 0), options.get("steps", 40)
+    points = basis.transform(path.vectors)[begin : begin + steps, :2]
+    np.testing.assert_array_equal(dots.get_offsets(), points)
+    np.testing.assert_array_equal(letters.get_offsets(), basis.transform(model.embedding)[:, :2])
+    assert png(figure).startswith(b"\x89PNG")
+
+
+def test_draw_path_leads_an_arrow_from_each_step_to_the_next(path, basis, model):
+    figure = plots.draw_path(path, basis, model.embedding, steps=9)
+    arrows = [child for child in figure.axes[0].get_children() if isinstance(child, Annotation)]
+    points = basis.transform(path.vectors)[:9, :2].numpy()
+    np.testing.assert_array_equal([arrow.xyann for arrow in arrows], points[:-1])
+    np.testing.assert_array_equal([arrow.xy for arrow in arrows], points[1:])
+
+
+def test_draw_path_rings_what_was_collapsed(path, basis, model):
+    dots = plots.draw_path(path, basis, model.embedding).axes[0].collections[0]
+    black = [tuple(edge) == to_rgba("black") for edge in dots.get_edgecolors()]
+    assert black == path.collapsed.tolist()
+
+
+def test_draw_path_names_every_symbol_and_takes_no_dollar_for_mathematics(path, basis, model):
+    figure = plots.draw_path(path, basis, model.embedding)
+    axes = figure.axes[0]
+    letters = {text.get_text() for text in axes.texts if not isinstance(text, Annotation)}
+    assert letters == {plots.visible(symbol) for symbol in MARKUP}
+    title = axes.get_title(loc="center").split("\n")
+    assert title[0] == "softmax · every(3) · raw"
+    assert title[1] == "".join(map(plots.visible, path.text))
+    assert title[1].count("$") >= 2
+    png(figure)
+
+
+def test_draw_paths_puts_all_of_them_in_one_plane(path, basis, model):
+    for trajectories in ([path], [path, path, path]):
+        figure = plots.draw_paths(trajectories, basis, model.embedding, steps=5)
+        assert len(figure.axes) == len(trajectories)
+        assert len({axes.get_xlim() + axes.get_ylim() for axes in figure.axes}) == 1
+        png(figure)
+
+
+@pytest.mark.parametrize("floor", [None, 0.5])
+def test_draw_history_draws_each_run_and_the_floor(floor):
+    history = pd.DataFrame({"step": [10, 20], "val_bits_per_char": [3.0, 2.0]})
+    figure = plots.draw_history({"one": history, "other": history / 2}, floor)
+    lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
+    assert lines[:2] == [[[10, 3], [20, 2]], [[5, 1.5], [10, 1]]]
+    assert [line[0][1] for line in lines[2:]] == ([] if floor is None else [floor])
+    png(figure)
+
+
+def test_draw_bits_draws_bars_and_marks():
+    figure = plots.draw_bits(MARKUP, {"first": np.arange(11.0), "second": np.arange(11.0) / 2})
+    axes = figure.axes[0]
+    assert [bar.get_height() for bar in axes.patches] == list(range(11))
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), np.arange(11) / 2)
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(map(plots.visible, MARKUP))
+    png(figure)
+
+
+def test_pictures_have_a_glyph_for_every_symbol_of_the_built_in_texts(tiny):
+    letters = "".join(sorted(set(load_corpus("topics").train)))[:64]
+    model = tiny(objective="mse", letters=letters, d_model=32)
+    path = generate(model, "", 64, temperature=2)
+    png(plots.draw_path(path, PCABasis.fit(model.embedding), model.embedding, steps=64))
+
+
+# pictures to turn
+
+
+@pytest.mark.parametrize("three", SPACES)
+def test_update_path_fills_the_traces_of_its_space(path, basis, model, three):
+    figure = plots.path_figure()
+    plots.update_path(figure, path, basis, model.embedding, three)
+    used, hidden = (figure.data[3:], figure.data[:3]) if three else (figure.data[:3], figure.data[3:])
+    assert [trace.name for trace in used] == ["symbols", "path", "now"]
+    assert all(trace.visible for trace in used)
+    assert not any(trace.visible for trace in hidden)
+    assert {trace.type for trace in used} == {"scatter3d" if three else "scatter"}
+    for trace, vectors in zip(used, (model.embedding, path.vectors, path.vectors[:1]), strict=True):
+        for k, axis in enumerate("xyz" if three else "xy"):
+            np.testing.assert_array_equal(trace[axis], basis.transform(vectors)[:, k])
+    assert list(used[1].marker.color) == list(range(30))
+    assert len(used[1].hovertext) == 30
+
+
+@pytest.mark.parametrize("three", SPACES)
+def test_update_now_moves_the_ring_alone(path, basis, model, three):
+    figure = plots.path_figure()
+    plots.update_path(figure, path, basis, model.embedding, three)
+    before = [trace.to_plotly_json() for trace in figure.data]
+    plots.update_now(figure, path, basis, 17, three)
+    ring = 5 if three else 2
+    for k, axis in enumerate("xyz" if three else "xy"):
+        np.testing.assert_array_equal(figure.data[ring][axis], basis.transform(path.vectors[17:18])[:, k])
+    for i in set(range(6)) - {ring}:
+        assert str(figure.data[i].to_plotly_json()) == str(before[i])
+
+
+def test_update_path_in_place_forgets_the_path_before(path, basis, model):
+    figure, traces = plots.path_figure(), None
+    short = generate(model, "", 2)
+    for trajectory in (path, short):
+        for three in (True, False):
+            plots.update_path(figure, trajectory, basis, model.embedding, three)
+        assert traces in (None, [trace.uid for trace in figure.data])
+        traces = [trace.uid for trace in figure.data]
+    assert len(figure.data[1].x) == len(figure.data[1].hovertext) == 2
+
+
+def test_update_path_escapes_what_plotly_would_take_for_markup(path, basis, model):
+    figure = plots.path_figure()
+    plots.update_path(figure, path, basis, model.embedding, False)
+    symbols, trodden = figure.data[0], figure.data[1]
+    assert dict(zip(model.tokenizer.tokens, symbols.text))["<"] == "&lt;"
+    known = re.compile("&(lt|gt|amp);|<(b|/b|br)>")  # plotly's entities and the markup that is meant
+    for text in (*symbols.text, *symbols.hovertext, *trodden.hovertext):
+        assert not re.search("[<>]|&[a-z#]", known.sub("", text)), text
+
+
+def test_history_figure_has_a_line_for_the_loss_and_one_for_the_bits():
+    assert ["loss" in trace.name for trace in plots.history_figure().data] == [True, False]
+
+
+# text as a picture
+
+
+def test_step_hover_tells_the_step_in_bits(path):
+    hover = plots.step_hover(path, 2)
+    assert hover.startswith("step 2: <b>")
+    assert "(collapsed)" in hover
+    assert "(stays soft)" in plots.step_hover(path, 1)
+    assert f"surprise {-path.log_probs[2] / math.log(2):.2f} bits" in hover
+    assert f"entropy {path.entropy[2] / math.log(2):.2f} bits" in hover
+    assert f"{path.candidates(2)[0][1]:.0%}" in hover
+
+
+def test_text_html_says_the_text_and_nothing_but_the_text(path):
+    page = Page(plots.text_html(path))
+    assert page.text == path.prompt + path.text.replace("\n", "↵")
+    assert set(page.tags) == {"div", "span", "br"}
+    assert [span[0] for span in page.spans] == ["↵" if symbol == "\n" else symbol for symbol in path.text]
+
+
+def test_text_html_titles_are_the_hover_unescaped_once(path):
+    for (_, title, _), symbol in zip(Page(plots.text_html(path)).spans, path.text, strict=True):
+        assert re.match(r"step \d+: (.*) \(", title)[1] == plots.visible(symbol)
+        assert not re.search("&(amp|lt|gt|quot|#)|<b", title)
+
+
+def test_text_html_is_the_redder_the_more_it_surprised(path):
+    shades = [float(re.search(r"213,94,0,([\d.]+)", style)[1]) for _, _, style in Page(plots.text_html(path)).spans]
+    bits = -path.log_probs / math.log(2)
+    np.testing.assert_allclose(shades, 0.75 * (bits / 8).clamp(max=1), atol=0.0051)
+    assert len(set(shades)) > 5
+
+
+def test_text_html_marks_what_stayed_soft_and_where_we_are(path):
+    styles = [style for _, _, style in Page(plots.text_html(path, 7)).spans]
+    assert ["dotted" not in style for style in styles] == path.collapsed.tolist()
+    assert [i for i, style in enumerate(styles) if "outline" in style] == [7]
+
+
+def test_text_html_takes_what_is_impossible_for_the_reddest(path):
+    impossible = replace(path, log_probs=torch.full((30,), -math.inf))
+    assert plots.text_html(impossible).count("rgba(213,94,0,0.75)") == 30
+
+
+def test_candidates_html_draws_a_bar_for_each_candidate(path):
+    table = Page(plots.candidates_html(path, 4))
+    assert table.tags.count("tr") == len(path.candidates(4))
+    for symbol, p in path.candidates(4):
+        assert f"{plots.visible(symbol)}{p:.1%}" in table.text
