@@ -27,6 +27,11 @@ def visible(symbol: str) -> str:
     return {" ": "␣", "\n": "↵", "\t": "⇥"}.get(symbol, symbol)
 
 
+def _plain(symbol: str) -> str:
+    """A visible symbol that neither HTML nor plotly takes for markup (plotly knows no &quot;)."""
+    return html.escape(visible(symbol), quote=False)
+
+
 def axis_label(basis: PCABasis, axis: int) -> str:
     """`PC 1 (8 % of the table's variance)`."""
     return f"PC {axis + 1} ({100 * basis.explained[axis]:.0f} % of the table's variance)"
@@ -170,7 +175,8 @@ def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis
                 for k, axis in enumerate(axes):
                     path[axis], symbols[axis] = [point[k] for point in points], [row[k] for row in rows]
                 path.hovertext, path.marker.color = hovers, list(range(len(points)))
-                symbols.text = [visible(token) for token in trajectory.tokens]
+                written = visible if three else _plain  # WebGL writes text as it is
+                symbols.text = [written(token) for token in trajectory.tokens]
         figure.layout.xaxis.visible = figure.layout.yaxis.visible = not three
         if three:
             figure.layout.scene = {f"{axis}axis": {"title": f"PC {k + 1}"} for k, axis in enumerate("xyz")}

@@ -21,11 +21,11 @@ class Prediction:
     log_probs: Float[Tensor, "B V"]
     vector: Float[Tensor, "B m"] | None = None
     sampler: Callable[[int, torch.Generator], Tensor] | None = None
+    probs: Float[Tensor, "B V"] | None = None  # p(w | prefix); every row sums to 1; from log_probs where not given
 
-    @cached_property
-    def probs(self) -> Float[Tensor, "B V"]:
-        """p(w | prefix) (B, V); every row sums to 1."""
-        return self.log_probs.exp()
+    def __post_init__(self):
+        if self.probs is None:
+            object.__setattr__(self, "probs", self.log_probs.exp())
 
     @cached_property
     def entropy(self) -> Float[Tensor, " B"]:

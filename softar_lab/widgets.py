@@ -118,6 +118,11 @@ class _Setting(w.VBox):
         self._picture.layout = w.Layout(display="flex", flex_flow="row" if alone else "column", align_items="stretch")
         self.candidates.layout = w.Layout(width="290px" if alone else "auto", flex="0 0 auto", padding="8px")
 
+    @property
+    def trajectory(self) -> Trajectory | None:
+        """What was written last."""
+        return self.written[1] if self.written else None
+
     def values(self) -> dict[str, Any]:
         """The choices, as generate() takes them."""
         names = ("collapse", "schedule", "feedback", "temperature")

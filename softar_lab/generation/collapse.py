@@ -66,9 +66,11 @@ def pick(probs: Float[Tensor, "B V"], temperature: float | int, uniform: Tensor)
     """
     if temperature == 0:
         return probs.argmax(-1)
-    log_probs = probs.double().log()
-    best = log_probs.amax(-1, keepdim=True)  # taken off first: a tiny temperature must not overflow all of them
-    weights = ((log_probs - best) / temperature).exp()
+    weights = probs.double()
+    if temperature != 1:
+        log_probs = weights.log()
+        best = log_probs.amax(-1, keepdim=True)  # taken off first: a tiny temperature must not overflow all of them
+        weights = ((log_probs - best) / temperature).exp()
     cumulative = weights.cumsum(-1)
     chosen = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
     return chosen.squeeze(-1).clamp_max(probs.shape[-1] - 1)

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from ..models.soft_ar import pick_device
@@ -109,25 +111,39 @@ class _Record:
         self.blocks: list[dict[str, Tensor]] = []
 
     def run(self, collapse: Callable, schedule: Callable, feedback: Callable, stop: Callable[[], bool]) -> None:
-        """Predict, collapse, feed back, until every row has its steps."""
-        model, offsets = self.model, self.begin - self.lengths.to(self.device)
-        state = model.start(len(self.prompts))
+        """Read what all prompts have, then predict, collapse and feed back until every row has its steps."""
+        state = self.model.start(len(self.prompts))
         if self.begin:
-            state = model.read(state, torch.stack([ids[: self.begin] for ids in self.prompt_ids]).to(self.device))
+            heads = torch.stack([ids[: self.begin] for ids in self.prompt_ids])
+            state = self.model.read(state, heads.to(self.device))
+        self._write(state, collapse, schedule, feedback, stop)
+        self._flush()
+
+    def _write(
+        self, state: Any, collapse: Callable, schedule: Callable, feedback: Callable, stop: Callable[[], bool]
+    ) -> None:
+        """The steps after the part of the prompts that all rows share in length."""
+        model = self.model
+        steps = (torch.arange(self.begin, self.begin + self.total)[:, None] - self.lengths).to(self.device)
         leading = int(self.lengths.max()) - self.begin  # positions at which some row is still in its prompt
+        ordinary = isinstance(schedule, schedules.Always)  # then a step needs no thought
+        everyone = torch.ones(len(self.prompts), dtype=torch.bool, device=self.device)
         for t in range(self.total):
             if stop():
                 break
             prediction = model.predict(state)
             probs = collapse(prediction, self.embedding)
             token_ids = collapses.pick(probs, self.temperature, self.uniform[t])
-            thought = Thought(offsets + t, prediction, probs, token_ids, self.embedding)
-            collapsed = schedule(thought)
+            if ordinary:
+                collapsed = everyone
+            else:
+                thought = Thought(steps[t], prediction, probs, token_ids, self.embedding)
+                collapsed = schedule(thought)
             if t < leading:
                 in_prompt = self.forced[t] >= 0
                 token_ids = torch.where(in_prompt, self.forced[t], token_ids)
                 collapsed = collapsed | in_prompt
-            hard = bool(collapsed.all())
+            hard = ordinary or bool(collapsed.all())
             inputs = None
             if not hard:
                 if self.embedding is None:
@@ -136,14 +152,12 @@ class _Record:
             self._keep(prediction, token_ids, collapsed, inputs)
             if t + 1 < self.total:
                 state = model.advance(state, token_ids=token_ids) if hard else model.advance(state, vectors=inputs)
-        self._flush()
 
     def _keep(self, prediction: Prediction, token_ids: Tensor, collapsed: Tensor, inputs: Tensor | None) -> None:
         if self.embedding is None:
             vector = inputs = torch.zeros(len(token_ids), 0)
         else:
             vector = prediction.vector
-            inputs = self.embedding[token_ids] if inputs is None else inputs
         self.pending.append((prediction.log_probs, vector, token_ids, collapsed, inputs))
         if len(self.pending) == _FLUSH:
             self._flush()
@@ -152,8 +166,10 @@ class _Record:
         """Reduce the distributions of some steps to what a trajectory keeps."""
         if not self.pending:
             return
-        log_probs, vectors, token_ids, collapsed, inputs = (
-            torch.stack(parts) for parts in zip(*self.pending, strict=True)
+        *columns, inputs = zip(*self.pending, strict=True)
+        log_probs, vectors, token_ids, collapsed = map(torch.stack, columns)
+        inputs = torch.stack(
+            [self.embedding[ids] if x is None else x for ids, x in zip(token_ids, inputs, strict=True)]
         )
         self.pending = []
         prediction = Prediction(log_probs.flatten(0, 1))
@@ -195,6 +211,13 @@ def few_threads(batch_size: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1 if batch_size <= 8 else before)
     try:
-        yield
+        with _numpy_threads().limit(limits=1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _numpy_threads() -> ThreadpoolController:
+    """The thread pools behind NumPy, which decodes single rows; looking for them takes milliseconds."""
+    return ThreadpoolController()

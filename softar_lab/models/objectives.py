@@ -27,6 +27,10 @@ class Objective(nn.Module):
         self.head = nn.Linear(d_model, self.out_dim(vocab_size, embedding_dim), bias=False)
         nn.init.zeros_(self.head.weight)  # the first prediction is uniform, the first loss that of knowing nothing
 
+    def output(self, hidden: Float[Tensor, "N d"]) -> Float[Tensor, "N out"]:
+        """The head's output in float32 (N, out). A product, not a call of the module, which costs as much again."""
+        return F.linear(hidden, self.head.weight).float()
+
     @staticmethod
     def out_dim(vocab_size: int, embedding_dim: int) -> int:
         """Most objectives aim at a point of R^m."""
@@ -58,11 +62,12 @@ class CrossEntropy(Objective):
         return vocab_size
 
     def loss(self, hidden, target_ids, table):
-        return F.cross_entropy(self.head(hidden).float(), target_ids)
+        return F.cross_entropy(self.output(hidden), target_ids)
 
     def predict(self, hidden, table):
-        log_probs = F.log_softmax(self.head(hidden).float(), dim=-1)
-        return Prediction(log_probs, log_probs.exp() @ table)
+        log_probs = F.log_softmax(self.output(hidden), dim=-1)
+        probs = log_probs.exp()
+        return Prediction(log_probs, probs @ table, probs=probs)
 
 
 @OBJECTIVES.register("mse")
@@ -78,14 +83,14 @@ class MeanSquaredError(Objective):
         self.register_buffer("log_tau", torch.zeros(()))
 
     def loss(self, hidden, target_ids, table):
-        return (self.head(hidden).float() - F.embedding(target_ids, table)).square().sum(-1).mean()
+        return (self.output(hidden) - F.embedding(target_ids, table)).square().sum(-1).mean()
 
     def predict(self, hidden, table):
-        vector = self.head(hidden).float()
+        vector = self.output(hidden)
         return Prediction(F.log_softmax(-squared_distance(vector, table) / self.log_tau.exp(), dim=-1), vector)
 
     def calibrate(self, hidden, target_ids, table):
-        distance = squared_distance(self.head(hidden).float(), table)
+        distance = squared_distance(self.output(hidden), table)
 
         def nats(log_tau: float) -> float:
             return F.cross_entropy(-distance / math.exp(log_tau), target_ids).item()
@@ -106,10 +111,10 @@ class MetricSoftmax(Objective):
         return -squared_distance(vector, table) / self.log_tau.exp()
 
     def loss(self, hidden, target_ids, table):
-        return F.cross_entropy(self.logits(self.head(hidden).float(), table), target_ids)
+        return F.cross_entropy(self.logits(self.output(hidden), table), target_ids)
 
     def predict(self, hidden, table):
-        vector = self.head(hidden).float()
+        vector = self.output(hidden)
         return Prediction(F.log_softmax(self.logits(vector, table), dim=-1), vector)
 
 

@@ -1,0 +1,70 @@
+"""Every shipped checkpoint is what its recipe makes, and as good as its card says."""
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from softar_lab.models.soft_ar import SoftAR
+from softar_lab.sources.corpora import load_corpus
+from softar_lab.sources.tales import TALES
+from softar_lab.sources.tokenizers import CharTokenizer
+from softar_lab.training import evaluate
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+from make_checkpoints import FOLDER, RECIPES, model_config  # noqa: E402
+
+each = pytest.mark.parametrize("name", RECIPES)
+
+
+def card(name):
+    return json.loads((FOLDER / name / "config.json").read_text(encoding="utf-8"))
+
+
+def corpus_of(name):
+    return load_corpus(RECIPES[name]["corpus"])
+
+
+def test_every_checkpoint_has_a_recipe_and_every_recipe_a_checkpoint():
+    assert {path.name for path in FOLDER.iterdir()} == set(RECIPES)
+
+
+@each
+def test_model_is_the_one_of_the_recipe(name):
+    model, tokenizer = SoftAR.load(FOLDER / name), CharTokenizer.fit(corpus_of(name).train)
+    assert model.config == model_config(RECIPES[name], tokenizer)
+    assert model.tokenizer.tokens == tokenizer.tokens
+
+
+@each
+def test_card_tells_the_recipe(name):
+    told, recipe, corpus = card(name)["card"], RECIPES[name], corpus_of(name)
+    assert told["train"] == asdict(recipe["train"])
+    assert told["steps_done"] == recipe["train"].steps
+    assert (told["seed"], told["train_seed"]) == (0, 0)
+    named = {"name": corpus.name, "sha256": corpus.sha256, "floor_bits_per_char": corpus.floor_bits_per_char}
+    assert told["corpus"] == named
+
+
+@each
+def test_files_are_the_model_and_its_card_and_small(name):
+    sizes = {path.name: path.stat().st_size for path in (FOLDER / name).iterdir()}
+    assert set(sizes) == {"config.json", "model.safetensors"}
+    assert sum(sizes.values()) <= 4_000_000
+
+
+@each
+def test_figure_on_the_card_is_what_the_model_costs(name):
+    """Some stories stand for all of them: what they cost above the truth has a standard error of at most 0.009."""
+    corpus = corpus_of(name)
+    stories = corpus.documents("val")[::8]
+    text, told = "".join(stories), card(name)["card"]["val_bits_per_char"]
+    bits = evaluate(SoftAR.load(FOLDER / name), text, corpus.separator) / math.log(2)
+    truth = -TALES.char_log_probs(text).mean() / math.log(2)
+    assert len(text) > 5_000
+    assert bits - truth == pytest.approx(told - corpus.floor_bits_per_char, abs=0.03)
+    assert corpus.floor_bits_per_char < told < 0.5

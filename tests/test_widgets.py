@@ -1,0 +1,416 @@
+"""Panels, used from Python as a person uses them: what a control says is what happens, and nothing goes unsaid."""
+
+import base64
+import html
+import re
+import threading
+import time
+
+import pytest
+import torch
+
+from softar_lab import plots, widgets
+from softar_lab.analysis.geometry import PCABasis
+from softar_lab.generation import generate
+from softar_lab.sources.corpora import Corpus
+from softar_lab.training import TrainConfig, train
+from softar_lab.widgets import GenerationPanel, TrainingMonitor
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+SETTINGS = ("collapse", "schedule", "feedback", "temperature")
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    return tiny(objective="mse", scale=0.15)
+
+
+@pytest.fixture
+def panel(model):
+    return GenerationPanel(model, "abc", steps=6)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_raised_or_logged_behind_the_panel(capsys, caplog):
+    """An error in a worker would be a warning, and so an error, of pytest's own."""
+    yield
+    assert capsys.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def said(panel):
+    """The status line as a person reads it."""
+    return html.unescape(re.sub("<[^>]*>", "", panel.status.value))
+
+
+def wait(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.005)
+
+
+def same(one, other):
+    """The same settings, text and vectors."""
+    equal = (one.text, one.prompt, one.settings) == (other.text, other.prompt, other.settings)
+    return equal and torch.equal(one.vectors, other.vectors)
+
+
+def drawn(setting, three=False):
+    """The path in a setting's picture (T, k)."""
+    path = setting.figure.data[3 if three else 0]
+    return torch.tensor([path[axis] for axis in ("xyz" if three else "xy")]).T
+
+
+def ring(setting, three=False):
+    """Where the ring is (k,)."""
+    trail = setting.figure.data[4 if three else 1]
+    return torch.tensor([trail[axis][-1] for axis in ("xyz" if three else "xy")])
+
+
+def place(model, trajectory):
+    """The coordinates of a path in its table's basis (T, 3)."""
+    return PCABasis.fit(model.embedding).transform(trajectory.vectors)
+
+
+class Gate:
+    """Holds a model after some predictions until it is opened, so that work is under way for certain."""
+
+    def __init__(self, monkeypatch, model, after):
+        predict, self.reached, self.open, self.calls = model.predict, threading.Event(), threading.Event(), 0
+
+        def gated(state):
+            self.calls += 1
+            if self.calls == after:
+                self.reached.set()
+                assert self.open.wait(20)
+            return predict(state)
+
+        monkeypatch.setattr(model, "predict", gated)
+
+
+# GenerationPanel
+
+
+def test_panel_writes_at_once(panel, model):
+    expected = generate(model, "abc", 6, temperature=0.8)
+    assert same(panel.trajectory, expected)
+    assert panel.first.text.value == plots.text_html(expected, 0)
+    assert panel.first.candidates.value == plots.candidates_html(expected, 0)
+    torch.testing.assert_close(drawn(panel.first), place(model, expected)[:, :2])
+    assert re.fullmatch(r"6 steps, 0 soft, \d+\.\d\d bits a symbol", said(panel))
+
+
+def test_generate_writes_what_generate_writes(panel, model):
+    panel.collapse.value, panel.schedule.value, panel.feedback.value = "nearest", "every(4)", "raw"
+    panel.temperature.value, panel.seed.value, panel.steps.value, panel.prompt.value = 0.5, 7, 9, "de"
+    options = {"collapse": "nearest", "schedule": "every(4)", "feedback": "raw", "temperature": 0.5}
+    assert same(panel.generate(), generate(model, "de", 9, **options, seed=7))
+    assert said(panel).startswith("9 steps, 7 soft")
+
+
+@pytest.mark.parametrize(
+    ("control", "value", "found"),
+    [
+        ("collapse", "nearest", lambda t: t.settings["collapse"]),
+        ("schedule", "never", lambda t: t.settings["schedule"]),
+        ("schedule", "every(2)", lambda t: t.settings["schedule"]),
+        ("feedback", "raw", lambda t: t.settings["feedback"]),
+        ("temperature", 0.0, lambda t: t.settings["temperature"]),
+        ("prompt", "kji", lambda t: t.prompt),
+        ("prompt", "", lambda t: t.prompt),
+        ("steps", 3, len),
+    ],
+)
+def test_each_control_takes_effect_by_itself(panel, control, value, found):
+    getattr(panel, control).value = value
+    wait(lambda: found(panel.trajectory) == value)
+    wait(lambda: "bits a symbol" in said(panel))
+
+
+def test_seed_decides_the_draw(panel, model):
+    for seed in range(1, 4):
+        panel.seed.value = seed
+        assert same(panel.generate(), generate(model, "abc", 6, temperature=0.8, seed=seed))
+
+
+def test_model_is_chosen_by_name(tiny, model):
+    """Tables of different widths: a picture of one model's path needs that model's basis, at any moment."""
+    narrow = tiny(objective="mse", embedding_dim=5, seed=1)
+    panel = GenerationPanel({"wide": model, "narrow": narrow}, "abc", 6)
+    panel.model.value = "narrow"
+    assert same(panel.generate(), generate(narrow, "abc", 6, temperature=0.8))
+    torch.testing.assert_close(drawn(panel.first), place(narrow, panel.trajectory)[:, :2])
+
+
+def test_model_chosen_in_vain_leaves_the_picture_of_the_other(tiny, model):
+    panel = GenerationPanel({"wide": model, "narrow": tiny(objective="mse", embedding_dim=5)}, "abc", 6)
+    written = panel.trajectory
+    panel.prompt.value = "§"
+    panel.model.value = "narrow"
+    panel.generate()
+    panel.step.value, panel.view.value = 3, "3-D"
+    torch.testing.assert_close(drawn(panel.first, three=True), place(model, written))
+    assert "image/png" in panel._repr_mimebundle_()
+    assert "§" in said(panel)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [("ab§", "'§'"), ("a" * 13, "the prompt has 13 characters, the model's context holds 12"), ("<b>&", "'<'")],
+)
+def test_a_bad_prompt_is_answered_in_the_status_line(model, prompt, message):
+    for panel in (GenerationPanel(model, prompt), GenerationPanel(model, "abc")):
+        panel.prompt.value = prompt
+        panel.generate()
+        assert said(panel).startswith("⚠ ")
+        assert message in said(panel)
+        assert message in repr(panel)
+        assert "#b00020" in panel.status.value
+        panel.prompt.value = "abc"
+        assert same(panel.generate(), generate(model, "abc", 80, temperature=0.8))
+        assert "⚠" not in said(panel) + repr(panel)
+
+
+def test_an_empty_prompt_starts_from_nothing(model):
+    assert same(GenerationPanel(model, steps=6).trajectory, generate(model, "", 6, temperature=0.8))
+
+
+def test_a_control_takes_no_value_that_it_does_not_offer(panel):
+    with pytest.raises(Exception, match="collapse|Invalid selection"):
+        panel.collapse.value = "guess"
+    panel.temperature.value, panel.steps.value = -1, 0
+    assert (panel.temperature.value, panel.steps.value) == (0, 1)
+    assert len(panel.generate()) == 1
+
+
+def test_stop_ends_a_long_text_early_and_leaves_what_was_written(panel, model, monkeypatch):
+    gate = Gate(monkeypatch, model, after=5)
+    panel.steps.value = 2000
+    assert gate.reached.wait(20)
+    panel.stop_button.click()
+    gate.open.set()
+    wait(lambda: "steps" in said(panel))
+    assert said(panel).startswith("5 steps")
+    monkeypatch.undo()
+    assert panel.trajectory.text == generate(model, "abc", 2000, temperature=0.8).text[:5]
+    assert len(drawn(panel.first)) == 5
+    assert panel.step.max == panel.play.max == 4
+
+
+def test_stop_between_two_settings_shows_the_first(panel, model, monkeypatch):
+    panel.second.temperature.value = 0.0
+    panel.compare.value = True
+    panel.generate()
+    before = panel.second.trajectory
+    panel.prompt.value = "kji"
+    gate = Gate(monkeypatch, model, after=6)  # the last step of the first setting
+    thread = threading.Thread(target=panel.generate)
+    thread.start()
+    assert gate.reached.wait(20)
+    panel.stop()
+    gate.open.set()
+    thread.join(20)
+    assert panel.trajectory.prompt == "kji"
+    torch.testing.assert_close(drawn(panel.first), place(model, panel.trajectory)[:, :2])
+    assert panel.second.trajectory is before
+    assert said(panel).count("steps") == 1
+
+
+def test_button_writes_in_the_background(panel, model, monkeypatch):
+    gate = Gate(monkeypatch, model, after=2)
+    before = panel.trajectory
+    panel.button.click()
+    assert gate.reached.wait(20)
+    assert said(panel) == "writing …"
+    assert panel.trajectory is before
+    gate.open.set()
+    wait(lambda: "6 steps" in said(panel))
+    assert panel.trajectory is not before
+    assert same(panel.trajectory, before)
+
+
+def test_quick_changes_end_in_the_last_setting(panel, model):
+    for i in range(40):
+        panel.temperature.value = i / 20
+        panel.collapse.value = ("softmax", "nearest")[i % 2]
+        panel.prompt.value = "abcdefghijk"[: i % 11]
+    expected = generate(model, "abcdef", 6, collapse="nearest", temperature=1.95)
+    wait(lambda: same(panel.trajectory, expected) and "steps" in said(panel))
+    wait(lambda: panel.first.text.value == plots.text_html(expected, 0))
+
+
+def test_generate_is_not_stopped_by_a_change_made_before_it(panel, monkeypatch):
+    """Threads that are slow to start: a change's worker may come to life only once generate() is at work."""
+    run = threading.Thread.run
+    monkeypatch.setattr(threading.Thread, "run", lambda self: (time.sleep(0.02), run(self)))
+    panel.steps.value = 400
+    for temperature in (0.1, 0.2, 0.3):
+        panel.temperature.value = temperature
+        trajectory = panel.generate()
+        assert (len(trajectory), trajectory.settings["temperature"]) == (400, temperature)
+
+
+def test_walking_while_writing_draws_no_nonsense(panel):
+    """A slider moved, as fast as may be, while workers draw."""
+    panel.compare.value = True
+    for i in range(60):
+        panel.step.value = i % 6
+        panel.view.value = ("2-D", "3-D")[i // 7 % 2]
+        if i % 5 == 0:
+            panel.seed.value = i
+    panel.generate()
+    assert said(panel).count("6 steps") == 2
+    for setting in (panel.first, panel.second):
+        torch.testing.assert_close(drawn(setting), place(panel.models["model"], setting.trajectory)[:, :2])
+
+
+def test_compare_shows_two_settings_side_by_side(panel, model):
+    panel.second.collapse.value, panel.second.schedule.value = "nearest", "never"
+    assert panel.first in panel._columns.children
+    assert panel.second not in panel._columns.children
+    panel.compare.value = True
+    panel.generate()
+    assert panel._columns.children == (panel.first, panel.second)
+    assert same(panel.first.trajectory, generate(model, "abc", 6, temperature=0.8))
+    options = {"collapse": "nearest", "schedule": "never", "temperature": 0.8}
+    assert same(panel.second.trajectory, generate(model, "abc", 6, **options))
+    assert said(panel).count("6 steps") == 2
+    assert repr(panel).count("wrote") == 2
+    panel.compare.value = False
+    panel.generate()
+    assert panel._columns.children == (panel.first,)
+    assert repr(panel).count("wrote") == 1
+
+
+@pytest.mark.parametrize("view", ["2-D", "3-D"])
+def test_step_slider_moves_ring_text_and_candidates(panel, model, view):
+    panel.view.value = view
+    three = view == "3-D"
+    torch.testing.assert_close(drawn(panel.first, three), place(model, panel.trajectory)[:, : 2 + three])
+    for step in (4, 1):
+        panel.step.value = step
+        torch.testing.assert_close(ring(panel.first, three), place(model, panel.trajectory)[step, : 2 + three])
+        assert panel.first.candidates.value == plots.candidates_html(panel.trajectory, step)
+        assert panel.first.text.value == plots.text_html(panel.trajectory, step)
+
+
+def test_step_slider_ends_where_the_text_ends(panel):
+    panel.step.value = 5
+    panel.steps.value = 3
+    panel.generate()
+    assert (panel.step.value, panel.step.max, panel.play.max) == (2, 2, 2)
+    assert panel.first.candidates.value == plots.candidates_html(panel.trajectory, 2)
+
+
+def test_figures_are_filled_in_place(panel):
+    """A new figure a click would send 5 MB."""
+    before, traces = panel.first.figure, [trace.uid for trace in panel.first.figure.data]
+    panel.view.value, panel.seed.value = "3-D", 5
+    panel.generate()
+    assert panel.first.figure is before
+    assert [trace.uid for trace in before.data] == traces
+
+
+def test_repr_tells_the_state_and_masks_what_was_written(panel):
+    assert repr(panel) == (
+        "GenerationPanel(prompt='abc': model=model, collapse=softmax, schedule=always, feedback=mixture, "
+        f"temperature=0.8 wrote ⟨{panel.trajectory.text!r}⟩)"
+    )
+
+
+@pytest.mark.parametrize("prompt", ["abc", "§"])
+def test_mimebundle_carries_a_still_picture_and_the_state(model, prompt):
+    panel = GenerationPanel(model, prompt, 6)
+    bundle = panel._repr_mimebundle_()
+    assert bundle[VIEW]["model_id"] == panel.model_id
+    assert bundle["text/plain"] == repr(panel)
+    assert ("image/png" in bundle) == (prompt == "abc")  # where nothing was written, there is no picture
+    if prompt == "abc":
+        assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+
+
+# TrainingMonitor
+
+SHORT = TrainConfig(steps=6, batch_size=2, eval_every=3)
+
+
+@pytest.fixture
+def monitor(tiny, corpus):
+    return TrainingMonitor(tiny(alive=False, context=8), corpus, SHORT)
+
+
+def test_train_trains_as_train_does_and_draws_it(monitor, tiny, corpus):
+    run, expected = monitor.train(), train(tiny(alive=False, context=8), corpus, SHORT, progress=False)
+    columns = ["step", "train_loss", "val_bits_per_char"]
+    assert run.history[columns].equals(expected.history[columns])
+    loss, bits = monitor.figure.data
+    assert list(loss.x) == [1, 2, 3, 4, 5, 6]
+    assert list(bits.x) == [3, 6]
+    assert list(bits.y) == run.history["val_bits_per_char"].tolist()
+    assert monitor.bar.value == monitor.bar.max == 6
+    assert said(monitor) == f"done: {run.val_bits_per_char:.3f} bits per character on the validation text"
+
+
+def test_train_hands_its_options_on(tiny, corpus, tmp_path):
+    TrainingMonitor(tiny(alive=False, context=8), corpus, SHORT, out=tmp_path / "run", seed=3).train()
+    again = TrainingMonitor(tiny(alive=False, context=8), corpus, SHORT, out=tmp_path / "run", seed=3)
+    run = again.train()  # it was finished: nothing is left to do, and all is shown
+    assert run.model.card["train_seed"] == 3
+    assert list(again.figure.data[1].x) == [3, 6]
+    assert again.bar.value == 6
+
+
+def test_train_button_works_in_the_background_and_stop_ends_it(tiny, corpus):
+    monitor = TrainingMonitor(tiny(alive=False, context=8), corpus, TrainConfig(steps=100_000, batch_size=2))
+    monitor.button.click()
+    wait(lambda: len(monitor._losses) > 2)
+    monitor.stop_button.click()
+    wait(lambda: monitor.run is not None and "stopped" in said(monitor))
+    assert monitor.run.interrupted
+    done = int(monitor.run.history["step"].iloc[-1])
+    assert 2 < done < 100_000
+    assert monitor.bar.value == done
+    assert list(monitor.figure.data[1].x) == monitor.run.history["step"].tolist()
+
+
+def test_train_says_what_went_wrong(tiny):
+    corpus = Corpus("short", train="abc", val="abc", test="abc")
+    monitor = TrainingMonitor(tiny(alive=False), corpus, SHORT)
+    assert monitor.train() is None
+    assert said(monitor).startswith("⚠ the training text has 3 characters")
+    assert repr(monitor).startswith("TrainingMonitor(short, 6 steps: not trained: the training text has 3")
+    assert "image/png" not in monitor._repr_mimebundle_()
+
+
+def test_train_that_fails_does_not_return_the_run_before(monitor):
+    monitor.train()
+    monitor.corpus = Corpus("short", train="abc", val="abc", test="abc")
+    assert monitor.train() is None
+
+
+def test_train_that_diverges_names_the_step(tiny, corpus):
+    wild = TrainConfig(steps=50, batch_size=2, adam_learning_rate=1e30, muon_learning_rate=1e30)
+    monitor = TrainingMonitor(tiny(alive=False, context=8), corpus, wild)
+    assert monitor.train() is None
+    assert re.match(r"⚠ the loss is (nan|inf) at step \d+", said(monitor))
+
+
+def test_monitor_repr_and_mimebundle_tell_the_state(monitor):
+    assert repr(monitor) == "TrainingMonitor(letters, 6 steps: not trained yet)"
+    assert set(monitor._repr_mimebundle_()) == {"text/plain", VIEW}
+    run = monitor.train()
+    assert repr(monitor) == f"TrainingMonitor(letters, 6 steps: ⟨{run.val_bits_per_char:.3f}⟩ bits per character)"
+    bundle = monitor._repr_mimebundle_()
+    assert bundle["text/plain"] == repr(monitor)
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+
+
+def test_an_error_without_words_is_named_by_its_kind():
+    panel = widgets.Panel()
+
+    def fail():
+        raise KeyError
+
+    panel._attempt(fail)
+    assert said(panel) == "⚠ KeyError"
