@@ -8,6 +8,7 @@ chooses. A new one is a function with a decorator (see CONTRIBUTING.md):
         ...
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -66,11 +67,15 @@ def pick(probs: Float[Tensor, "B V"], temperature: float | int, uniform: Tensor)
     """
     if temperature == 0:
         return probs.argmax(-1)
-    weights = probs.double()
+    weights = probs
     if temperature != 1:
-        log_probs = weights.log()
+        log_probs = probs.double().log()
         best = log_probs.amax(-1, keepdim=True)  # taken off first: a tiny temperature must not overflow all of them
         weights = ((log_probs - best) / temperature).exp()
-    cumulative = weights.cumsum(-1)
+    if len(probs) == 1 and not probs.is_cuda:  # NumPy asks a third of PyTorch's price for a call
+        cumulative = weights.numpy()[0].cumsum(dtype=np.float64)
+        chosen = min(int(cumulative.searchsorted(uniform.item() * cumulative[-1], "right")), len(cumulative) - 1)
+        return torch.from_numpy(np.array([chosen]))
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
     chosen = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
     return chosen.squeeze(-1).clamp_max(probs.shape[-1] - 1)

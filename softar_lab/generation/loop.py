@@ -154,10 +154,7 @@ class _Record:
                 state = model.advance(state, token_ids=token_ids) if hard else model.advance(state, vectors=inputs)
 
     def _keep(self, prediction: Prediction, token_ids: Tensor, collapsed: Tensor, inputs: Tensor | None) -> None:
-        if self.embedding is None:
-            vector = inputs = torch.zeros(len(token_ids), 0)
-        else:
-            vector = prediction.vector
+        vector = torch.zeros(len(token_ids), 0) if self.embedding is None else prediction.vector
         self.pending.append((prediction.log_probs, vector, token_ids, collapsed, inputs))
         if len(self.pending) == _FLUSH:
             self._flush()
@@ -166,11 +163,12 @@ class _Record:
         """Reduce the distributions of some steps to what a trajectory keeps."""
         if not self.pending:
             return
-        *columns, inputs = zip(*self.pending, strict=True)
+        *columns, fed = zip(*self.pending, strict=True)
         log_probs, vectors, token_ids, collapsed = map(torch.stack, columns)
-        inputs = torch.stack(
-            [self.embedding[ids] if x is None else x for ids, x in zip(token_ids, inputs, strict=True)]
-        )
+        inputs = vectors.clone() if self.embedding is None else self.embedding[token_ids]
+        for t, soft in enumerate(fed):
+            if soft is not None:
+                inputs[t] = soft
         self.pending = []
         prediction = Prediction(log_probs.flatten(0, 1))
         shape = token_ids.shape  # (steps, B)

@@ -1,4 +1,4 @@
-"""One new slot of one row, in NumPy: what `Transformer.forward` does, without PyTorch's cost per call.
+"""One new slot of one row, in NumPy: what input and `Transformer.forward` do, without PyTorch's cost per call.
 
 At this size a product takes two microseconds and PyTorch's bookkeeping around it five, so that writing for one reader
 is mostly bookkeeping; NumPy's is a fraction of it (benchmarks/README.md). Same weights, same cache, same numbers: a
@@ -20,14 +20,16 @@ class RowDecoder:
 
     Norm weights are folded into the matrix behind them, 1/√width into the queries, GELU's constants into the layer.
     Layer norm does not see the mean of what it gets, so all that is written to the stream is centred beforehand.
-    For rotary positions the same product also gives queries and keys with their halves exchanged.
     """
 
-    def __init__(self, body: nn.Module):
+    def __init__(self, input: nn.Linear, body: nn.Module):
         self.n_heads = body.n_heads
+        self.input = _centred(_left(input))
+        scale = np.ones(3 * body.d_model, np.float32)
+        scale[: body.d_model] = (body.d_model // body.n_heads) ** -0.5
         self.blocks = [
             (
-                self._attention_in(_left(block.query_key_value, block.attention_norm), body.positions),
+                _left(block.query_key_value, block.attention_norm) * scale,
                 _centred(_left(block.attention_out)),
                 _left(block.mlp_in, block.mlp_norm) * np.float32(0.5**0.5),
                 _centred(_left(block.mlp_out)) * np.float32(0.5**0.5),
@@ -35,37 +37,35 @@ class RowDecoder:
             for block in body.blocks
         ]
         self.norm_weight = _array(body.norm.weight)
-        self.position = _array(body.position) if body.positions == "learned" else None
-        self.rotation = _array(body.rotation) if body.positions == "rotary" else None
+        self.position = self.rotation = None
+        if body.positions == "learned":
+            self.position = _centred(_array(body.position))
+        else:
+            self.rotation = np.tile(_array(body.rotation), 2 * body.n_heads)  # (2, slots, 2d): of queries and keys
+            heads = np.arange(2 * body.d_model).reshape(2 * body.n_heads, 2, -1)
+            self.turned = heads[:, ::-1].reshape(-1)  # each head's halves exchanged
 
-    def _attention_in(self, matrix: np.ndarray, positions: str) -> np.ndarray:
-        """Queries, keys and values; where positions are rotary also turned queries and keys: (d, 3d) -> (d, 3d or 5d)."""
-        width = matrix.shape[0] // self.n_heads
-        heads = matrix.reshape(len(matrix), 3, self.n_heads, width).copy()
-        heads[:, 0] *= width**-0.5
-        if positions == "rotary":
-            heads = np.concatenate([heads, np.roll(heads[:, :2], width // 2, axis=-1)], axis=1)
-        return heads.reshape(len(matrix), -1)
-
-    def __call__(self, x: np.ndarray, cache: np.ndarray, slot: int) -> np.ndarray:
-        """Slot input x (d,) -> hidden state (d,). `cache` (layers, 2, heads, capacity, width) is written at `slot`."""
-        x = _centred(x + self.position[slot] if self.rotation is None else x)
+    def __call__(self, vector: np.ndarray, cache: np.ndarray, slot: int) -> np.ndarray:
+        """Token (m,) -> hidden state (d,). `cache` (layers, 2, heads, capacity, width) is written at `slot`."""
+        x = vector @ self.input
+        if self.position is not None:
+            x += self.position[slot]
         seen = slot + 1
+        ones = np.ones(seen, np.float32)
         for (attention_in, attention_out, mlp_in, mlp_out), (keys, values) in zip(self.blocks, cache, strict=True):
-            heads = (_normed(x) @ attention_in).reshape(
-                -1, self.n_heads, x.size // self.n_heads
-            )  # (3 or 5, heads, width)
-            query_key = heads[:2]
+            qkv = _normed(x) @ attention_in  # (3d,)
+            query_key = qkv[: 2 * x.size]
             if self.rotation is not None:
                 query_key = query_key * self.rotation[0, slot]
-                query_key += heads[3:] * self.rotation[1, slot]
-            keys[:, slot], values[:, slot] = query_key[1], heads[2]
-            scores = np.matmul(keys[:, :seen], query_key[0, :, :, None])[:, :, 0]  # (heads, seen)
+                query_key += qkv[self.turned] * self.rotation[1, slot]
+            query, key = query_key.reshape(2, self.n_heads, -1)  # (heads, width) each
+            keys[:, slot], values[:, slot] = key, qkv[2 * x.size :].reshape(key.shape)
+            scores = np.matmul(keys[:, :seen], query[:, :, None])[:, :, 0]  # (heads, seen)
             scores -= scores.max(-1, keepdims=True)
             np.maximum(scores, FAINTEST, out=scores)
             np.exp(scores, out=scores)
             mixed = np.matmul(scores[:, None], values[:, :seen])[:, 0]  # (heads, width)
-            mixed /= scores.sum(-1, keepdims=True)
+            mixed /= (scores @ ones)[:, None]
             x += mixed.reshape(-1) @ attention_out
             inner = _normed(x) @ mlp_in  # the GELU layer's input, over √2
             gate = erf(inner)

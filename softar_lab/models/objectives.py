@@ -65,7 +65,7 @@ class CrossEntropy(Objective):
         return F.cross_entropy(self.output(hidden), target_ids)
 
     def predict(self, hidden, table):
-        log_probs = F.log_softmax(self.output(hidden), dim=-1)
+        log_probs = torch.log_softmax(self.output(hidden), dim=-1)
         probs = log_probs.exp()
         return Prediction(log_probs, probs @ table, probs=probs)
 
@@ -87,7 +87,7 @@ class MeanSquaredError(Objective):
 
     def predict(self, hidden, table):
         vector = self.output(hidden)
-        return Prediction(F.log_softmax(-squared_distance(vector, table) / self.log_tau.exp(), dim=-1), vector)
+        return Prediction(torch.log_softmax(-squared_distance(vector, table) / self.log_tau.exp(), dim=-1), vector)
 
     def calibrate(self, hidden, target_ids, table):
         distance = squared_distance(self.output(hidden), table)
@@ -115,7 +115,7 @@ class MetricSoftmax(Objective):
 
     def predict(self, hidden, table):
         vector = self.output(hidden)
-        return Prediction(F.log_softmax(self.logits(vector, table), dim=-1), vector)
+        return Prediction(torch.log_softmax(self.logits(vector, table), dim=-1), vector)
 
 
 def squared_distance(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> Float[Tensor, "N V"]:

@@ -100,8 +100,6 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Slots x (B, T, d) -> hidden states (B, T, d); with a cache the slots follow, and join, those it holds."""
-        if cache is not None and _suits_decoder(x):
-            return self._decode(x, cache)
         begin = cache.filled if cache is not None else 0
         end = begin + x.shape[1]
         if self.positions == "learned":
@@ -116,20 +114,6 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.filled = end
         return self.norm(x)
-
-    def _decode(self, x: Tensor, cache: Cache) -> Tensor:
-        """`forward` for one slot of one row."""
-        if cache.decoder is None:
-            cache.decoder = RowDecoder(self)
-        hidden = cache.decoder(x[0, 0].numpy(), cache.data[:, :, 0].numpy(), cache.filled)
-        cache.filled += 1
-        return torch.from_numpy(hidden).view(1, 1, -1)
-
-
-def _suits_decoder(x: Tensor) -> bool:
-    """One slot of one row in float32 on the CPU, and nothing to be learned from it."""
-    one = x.shape[0] == x.shape[1] == 1
-    return one and x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
