@@ -25,14 +25,12 @@ class RowDecoder:
     def __init__(self, input: nn.Linear, body: nn.Module):
         self.n_heads = body.n_heads
         self.input = _centred(_left(input))
-        scale = np.ones(3 * body.d_model, np.float32)
-        scale[: body.d_model] = (body.d_model // body.n_heads) ** -0.5
         self.blocks = [
             (
-                _left(block.query_key_value, block.attention_norm) * scale,
+                self._attention_in(_left(block.query_key_value, block.attention_norm)),
                 _centred(_left(block.attention_out)),
-                _left(block.mlp_in, block.mlp_norm) * np.float32(0.5**0.5),
-                _centred(_left(block.mlp_out)) * np.float32(0.5**0.5),
+                _left(block.mlp_in, block.mlp_norm) * 0.5**0.5,
+                _centred(_left(block.mlp_out)) * 0.5**0.5,
             )
             for block in body.blocks
         ]
@@ -45,13 +43,19 @@ class RowDecoder:
             heads = np.arange(2 * body.d_model).reshape(2 * body.n_heads, 2, -1)
             self.turned = heads[:, ::-1].reshape(-1)  # each head's halves exchanged
 
+    def _attention_in(self, matrix: np.ndarray) -> np.ndarray:
+        """Queries scaled by 1/√width, keys and values as they are: (d, 3d)."""
+        queries = matrix[:, : len(matrix)]
+        queries *= (len(matrix) // self.n_heads) ** -0.5
+        return matrix
+
     def __call__(self, vector: np.ndarray, cache: np.ndarray, slot: int) -> np.ndarray:
         """Token (m,) -> hidden state (d,). `cache` (layers, 2, heads, capacity, width) is written at `slot`."""
         x = vector @ self.input
         if self.position is not None:
             x += self.position[slot]
         seen = slot + 1
-        ones = np.ones(seen, np.float32)
+        ones = np.ones(seen, x.dtype)
         for (attention_in, attention_out, mlp_in, mlp_out), (keys, values) in zip(self.blocks, cache, strict=True):
             qkv = _normed(x) @ attention_in  # (3d,)
             query_key = qkv[: 2 * x.size]

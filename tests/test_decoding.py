@@ -1,0 +1,41 @@
+"""The NumPy decoder and the transformer are one model: same hidden states, same cache, whatever the weights."""
+
+import numpy as np
+import pytest
+import torch
+
+from softar_lab.models.decoding import RowDecoder
+from softar_lab.models.transformer import Transformer
+
+
+def wild(positions: str, dtype: torch.dtype, strength: float) -> tuple[torch.nn.Linear, Transformer]:
+    """An input layer of 5 -> 24 and a body whose weights, norms included, are all drawn at random."""
+    generator = torch.Generator().manual_seed(3)
+    input, body = torch.nn.Linear(5, 24, bias=False), Transformer(30, 3, 3, 24, positions)
+    for parameter in [*input.parameters(), *body.parameters()]:
+        parameter.data = strength * torch.randn(parameter.shape, generator=generator) + (parameter.ndim == 1)
+    return input.to(dtype), body.to(dtype)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+@pytest.mark.parametrize(("dtype", "strength", "tolerance"), [(torch.float64, 0.5, 1e-12), (torch.float32, 0.2, 2e-5)])
+@torch.no_grad()
+def test_decoder_gives_the_hidden_states_and_the_cache_of_the_transformer(positions, dtype, strength, tolerance):
+    input, body = wild(positions, dtype, strength)
+    vectors = torch.randn(1, 30, 5, generator=torch.Generator().manual_seed(4)).to(dtype)
+    expected_cache = body.new_cache(1).room_for(0, 30)
+    expected = body(input(vectors), expected_cache)[0]
+    cache, decoder = body.new_cache(1).room_for(0, 30), RowDecoder(input, body)
+    found = [decoder(vectors[0, t].numpy(), cache.data.numpy()[:, :, 0], t) for t in range(30)]
+    np.testing.assert_allclose(np.stack(found), expected.numpy(), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(cache.data[..., :30, :], expected_cache.data[..., :30, :], rtol=0, atol=tolerance)
+
+
+@torch.no_grad()
+def test_decoder_attends_as_sharply_as_the_transformer():
+    """Scores hundreds apart: what is cut off as too faint must not show."""
+    input, body = wild("rotary", torch.float64, 4.0)
+    vectors = torch.randn(1, 12, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    cache, decoder = body.new_cache(1).room_for(0, 12), RowDecoder(input, body)
+    found = [decoder(vectors[0, t].numpy(), cache.data.numpy()[:, :, 0], t) for t in range(12)]
+    np.testing.assert_allclose(np.stack(found), body(input(vectors))[0].numpy(), rtol=0, atol=1e-9)
