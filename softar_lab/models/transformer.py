@@ -119,8 +119,8 @@ class Transformer(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(QKᵀ/√width)V per head (B, heads, T, width); causal where no mask is given.
 
-    On a CPU the backward pass of torch's fused bf16 kernel takes several times as long as the three products it fuses
-    (benchmarks/README.md), so training in bf16 spells them out.
+    On a CPU, training in bf16 spells the products out: the backward pass of torch's fused bf16 kernel takes several
+    times as long at 65 slots, and still longer at 400 (benchmarks/attention.py).
     """
     length = query.shape[2]
     if query.dtype == torch.bfloat16 and query.device.type == "cpu" and mask is None:
