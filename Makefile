@@ -23,7 +23,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 lab: $(VENV)/.installed ## set everything up and open JupyterLab on the tour
-	$(BIN)/jupyter lab notebooks/00_tour.ipynb --LabApp.news_url= --KernelManager.transport_encryption=auto \
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb --LabApp.news_url= --KernelManager.transport_encryption=auto \
 		$(AS_ROOT) $(LAB_ARGS)
 
 test: $(VENV)/.installed ## set everything up and run every test, the notebooks included

@@ -39,9 +39,9 @@ class RowDecoder:
         if body.positions == "learned":
             self.position = _centred(_array(body.position))
         else:
-            self.rotation = np.tile(_array(body.rotation), 2 * body.n_heads)  # (2, slots, 2d): of queries and keys
-            heads = np.arange(2 * body.d_model).reshape(2 * body.n_heads, 2, -1)
-            self.turned = heads[:, ::-1].reshape(-1)  # each head's halves exchanged
+            self.rotation = _array(body.rotation)  # (2, slots, width)
+            heads = np.arange(2 * body.d_model).reshape(2, body.n_heads, 2, -1)  # of queries and keys
+            self.turned = heads[:, :, ::-1].reshape(2, body.n_heads, -1)  # each head's halves exchanged
 
     def _attention_in(self, matrix: np.ndarray) -> np.ndarray:
         """Queries scaled by 1/√width, keys and values as they are: (d, 3d)."""
@@ -56,14 +56,16 @@ class RowDecoder:
             x += self.position[slot]
         seen = slot + 1
         ones = np.ones(seen, x.dtype)
+        if self.rotation is not None:
+            cosine, sine = self.rotation[:, slot]
         for (attention_in, attention_out, mlp_in, mlp_out), (keys, values) in zip(self.blocks, cache, strict=True):
-            qkv = _normed(x) @ attention_in  # (3d,)
-            query_key = qkv[: 2 * x.size]
+            flat = _normed(x) @ attention_in  # (3d,)
+            query, key, value = heads = flat.reshape(3, self.n_heads, -1)  # (heads, width) each
             if self.rotation is not None:
-                query_key = query_key * self.rotation[0, slot]
-                query_key += qkv[self.turned] * self.rotation[1, slot]
-            query, key = query_key.reshape(2, self.n_heads, -1)  # (heads, width) each
-            keys[:, slot], values[:, slot] = key, qkv[2 * x.size :].reshape(key.shape)
+                turned = flat[self.turned]  # (2, heads, width)
+                turned *= sine
+                query, key = turned + heads[:2] * cosine
+            keys[:, slot], values[:, slot] = key, value
             scores = np.matmul(keys[:, :seen], query[:, :, None])[:, :, 0]  # (heads, seen)
             scores -= scores.max(-1, keepdims=True)
             np.maximum(scores, FAINTEST, out=scores)

@@ -131,8 +131,11 @@ class SoftAR(nn.Module, Predictor):
 
         Raises ValueError for both or neither, a wrong shape, an unknown id, NaN or infinity.
         """
-        ids, soft = (None if x is None else x.unsqueeze(1) for x in (token_ids, vectors))
-        return self.read(state, token_ids=ids, vectors=soft)
+        if token_ids is not None:
+            token_ids = token_ids.unsqueeze(1)
+        if vectors is not None:
+            vectors = vectors.unsqueeze(1)
+        return self.read(state, token_ids=token_ids, vectors=vectors)
 
     @without_gradients
     def read(self, state, token_ids=None, vectors=None) -> SoftState:
