@@ -74,8 +74,8 @@ def test_load_corpus_cuts_a_file_as_nanogpt_does(text_file):
     n = len(LINES)
     assert corpus.name == "my.txt"
     assert corpus.val == LINES[int(0.9 * n) :]
-    assert corpus.train + corpus.test + corpus.val == LINES
-    assert len(corpus.train) == int(0.85 * n)
+    assert corpus.test + corpus.train + corpus.val == LINES
+    assert len(corpus.test) == int(0.05 * n)
     assert corpus.floor_bits_per_char is None
     assert corpus.documents("val") == [corpus.val]
 
@@ -84,8 +84,8 @@ def test_load_corpus_rotates_by_seed_at_a_line(text_file):
     path = text_file(LINES)
     corpora_ = [load_corpus(str(path), seed=seed) for seed in range(6)]
     for corpus in corpora_:
-        assert corpus.train.startswith("line ")
-        whole = corpus.train + corpus.test + corpus.val
+        assert corpus.test.startswith("line ")
+        whole = corpus.test + corpus.train + corpus.val
         assert whole in LINES * 2
         assert len(whole) == len(LINES)
         assert [len(corpus.train), len(corpus.val)] == [len(corpora_[0].train), len(corpora_[0].val)]
@@ -103,13 +103,13 @@ def test_load_corpus_refuses_another_seed_of_a_single_line(text_file):
 def test_load_corpus_changes_only_line_ends_and_byte_order_mark(text_file):
     text = "\ufeffa\r\nb\rc\n\ufeff\u0301é🙂\t \n" * 20
     corpus = load_corpus(text_file(text))
-    assert corpus.train + corpus.test + corpus.val == text[1:].replace("\r\n", "\n")
+    assert corpus.test + corpus.train + corpus.val == text[1:].replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("size", range(1, 41))
 def test_load_corpus_names_a_text_that_is_too_short(text_file, size):
     path = text_file("x" * size)
-    if int(0.85 * size) == int(0.9 * size):
+    if int(0.05 * size) == 0:
         assert size < 20
         with pytest.raises(CorpusError, match=f"{size} characters, 20 always suffice"):
             load_corpus(path)
@@ -136,7 +136,7 @@ def test_load_corpus_names_what_is_wrong_with_a_file(text_file, tmp_path):
 
 def test_load_corpus_reads_topics_from_python_itself():
     corpus = load_corpus("topics")
-    assert len(corpus.train + corpus.test + corpus.val) > 300_000
+    assert len(corpus.test + corpus.train + corpus.val) > 300_000
     assert "assert" in corpus.train
 
 
@@ -222,7 +222,7 @@ def test_load_corpus_cuts_shakespeare_as_nanogpt_does():
         pytest.skip(f"{corpora.SHAKESPEARE_FILE} is not in the cache folder")
     corpus = load_corpus("shakespeare")
     assert len(corpus.val) == 111_540  # what nanoGPT's prepare.py prints
-    assert corpus.train.startswith("First Citizen:\nBefore we proceed")
+    assert corpus.test.startswith("First Citizen:\nBefore we proceed")
     assert len(set(corpus.train)) == 65
 
 

@@ -79,8 +79,9 @@ class Corpus:
 def load_corpus(name_or_path: str | os.PathLike, seed: int = 0) -> Corpus:
     """A corpus by name ("shakespeare", "tales", "topics") or any UTF-8 text file by its path.
 
-    "tales" is told anew by every seed. Running text is cut as nanoGPT cuts it: val is the last 10 %, the 5 %
-    before are test, the rest is train; a seed other than 0 first rotates it to start at a random line.
+    "tales" is told anew by every seed. Running text is cut as nanoGPT cuts it, val being the last 10 % and train what
+    comes before, but for its first 5 %, which are test: like the published figures, ours then profit from training
+    text next to val. A seed other than 0 first rotates the text to start at a random line.
     "shakespeare" is fetched once and kept in the folder $SOFTAR_CACHE, by default the user's cache.
     Of a file, a leading byte order mark is dropped and \\r\\n becomes \\n; nothing else is changed.
     Raises CorpusError where there is no such corpus, or it can't be fetched, read or cut.
@@ -179,8 +180,8 @@ def _cut(name: str, text: str, seed: int) -> Corpus:
             raise CorpusError(f"{name} is a single line, so only seed 0 can split it")
         start = starts[int(Random(seed).random() * len(starts))]
         text = text[start:] + text[:start]
-    ends = 0, int(0.85 * len(text)), int(0.9 * len(text)), len(text)
+    ends = 0, int(0.05 * len(text)), int(0.9 * len(text)), len(text)
     if any(start == end for start, end in pairwise(ends)):
         raise CorpusError(f"{name} is too short to be split: {len(text)} characters, 20 always suffice")
-    train, test, val = (text[start:end] for start, end in pairwise(ends))
+    test, train, val = (text[start:end] for start, end in pairwise(ends))
     return Corpus(name, train, val, test)
