@@ -70,6 +70,19 @@ class Predictor(ABC):
             state = self.advance(state, token_ids=token_ids[:, t])
         return state
 
+    def next_log_probs(self, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """log p(w | the tokens before t in its row) of every symbol at every t, (B, T, V), in nats."""
+        state, steps = self.start(len(token_ids)), []
+        for t in range(token_ids.shape[1]):
+            if t:
+                state = self.advance(state, token_ids=token_ids[:, t - 1])
+            steps.append(self.predict(state).log_probs)
+        return torch.stack(steps, 1)
+
+    def log_probs(self, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """log p(token t | the tokens before it in its row), (B, T), in nats."""
+        return self.next_log_probs(token_ids).gather(-1, token_ids[..., None]).squeeze(-1)
+
     def probs(self, state: Any) -> Float[Tensor, "B V"]:
         """p(w | prefix), (B, V)."""
         return self.predict(state).probs

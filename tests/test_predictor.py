@@ -82,3 +82,12 @@ def test_every_path_has_the_product_of_its_choices_and_all_sum_to_one():
     expected = [TABLE[0, a] * TABLE[a, b] * TABLE[b, c] * TABLE[c, d] for a, b, c, d in paths.tolist()]
     torch.testing.assert_close(total.exp(), torch.stack(expected))
     torch.testing.assert_close(total.exp().sum(), torch.tensor(1.0))
+
+
+def test_whole_texts_are_scored_as_they_are_read(tiny, rng):
+    model = tiny()
+    token_ids = torch.randint(model.vocab_size, (3, 7), generator=rng())
+    stepwise = Predictor.next_log_probs(model, token_ids)  # (B, T, V)
+    torch.testing.assert_close(model.next_log_probs(token_ids), stepwise, rtol=0, atol=1e-4)
+    gathered = torch.stack([stepwise[:, t].gather(1, token_ids[:, t : t + 1])[:, 0] for t in range(7)], 1)
+    torch.testing.assert_close(model.log_probs(token_ids), gathered, rtol=0, atol=1e-4)

@@ -107,11 +107,10 @@ class SoftAR(nn.Module, Predictor):
         start = self.body.start.expand(x.shape[0], 1, -1).to(x.dtype)
         return self.body(torch.cat([start, x], 1))
 
-    def log_probs(self, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """log p(token t | the tokens before it in its row), (B, T), in nats."""
+    def next_log_probs(self, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """log p(w | the tokens before t in its row) of every symbol at every t, (B, T, V), in nats, in one pass."""
         hidden = self.hidden_states(token_ids[:, :-1])
-        log_probs = self.objective.predict(hidden.flatten(0, 1), self.table.weight).log_probs
-        return log_probs.gather(1, token_ids.reshape(-1, 1)).view(token_ids.shape)
+        return self.objective.predict(hidden.flatten(0, 1), self.table.weight).log_probs.unflatten(0, token_ids.shape)
 
     # -- one token after the other: the predictor ----------------------------------------------------------------------
 
