@@ -26,7 +26,7 @@ def test_decoder_gives_the_hidden_states_and_the_cache_of_the_transformer(positi
     expected_cache = body.new_cache(1).room_for(0, 30)
     expected = body(input(vectors), expected_cache)[0]
     cache, decoder = body.new_cache(1).room_for(0, 30), RowDecoder(input, body)
-    found = [decoder(vectors[0, t].numpy(), cache.data.numpy()[:, :, 0], t) for t in range(30)]
+    found = [decoder(decoder.embed(vectors[0, t].numpy()), cache.data.numpy()[:, :, 0], t) for t in range(30)]
     np.testing.assert_allclose(np.stack(found), expected.numpy(), rtol=0, atol=tolerance)
     np.testing.assert_allclose(cache.data[..., :30, :], expected_cache.data[..., :30, :], rtol=0, atol=tolerance)
 
@@ -37,5 +37,5 @@ def test_decoder_attends_as_sharply_as_the_transformer():
     input, body = wild("rotary", torch.float64, 4.0)
     vectors = torch.randn(1, 12, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     cache, decoder = body.new_cache(1).room_for(0, 12), RowDecoder(input, body)
-    found = [decoder(vectors[0, t].numpy(), cache.data.numpy()[:, :, 0], t) for t in range(12)]
+    found = [decoder(decoder.embed(vectors[0, t].numpy()), cache.data.numpy()[:, :, 0], t) for t in range(12)]
     np.testing.assert_allclose(np.stack(found), body(input(vectors))[0].numpy(), rtol=0, atol=1e-9)

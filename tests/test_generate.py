@@ -297,3 +297,17 @@ def test_unknown_characters_are_read_as_unk_where_the_tokenizer_lets_them_in(tin
     tokenizer = CharTokenizer.fit("abc", unk=True)
     model = SoftAR(ModelConfig(vocab_size=4, context=8, n_layers=1, d_model=8), tokenizer)
     assert len(generate(model, "abX", 5).text) == 5
+
+
+@pytest.mark.parametrize("temperature", [0, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_short_way_writes_what_the_loop_writes(tiny, objective, temperature):
+    """One row of a plain model goes through NumPy; `every(1)` is `always` by the general loop."""
+    model = tiny(objective=objective, table="orthonormal", embedding_dim=16, context=60)
+    for seed in range(5):
+        settings = {"steps": 50, "seed": seed, "temperature": temperature}
+        short, general = (generate(model, "abc", schedule=when, **settings) for when in ("always", "every(1)"))
+        assert short.text == general.text
+        for name in ARRAYS:
+            torch.testing.assert_close(getattr(short, name), getattr(general, name), **EXACT)
+        assert torch.equal(short.collapsed, general.collapsed)

@@ -73,9 +73,13 @@ def pick(probs: Float[Tensor, "B V"], temperature: float | int, uniform: Tensor)
         best = log_probs.amax(-1, keepdim=True)  # taken off first: a tiny temperature must not overflow all of them
         weights = ((log_probs - best) / temperature).exp()
     if len(probs) == 1 and not probs.is_cuda:  # NumPy asks a third of PyTorch's price for a call
-        cumulative = weights.numpy()[0].cumsum(dtype=np.float64)
-        chosen = min(int(cumulative.searchsorted(uniform.item() * cumulative[-1], "right")), len(cumulative) - 1)
-        return torch.from_numpy(np.array([chosen]))
+        return torch.tensor([pick_row(weights.numpy()[0], uniform.item())])
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     chosen = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
     return chosen.squeeze(-1).clamp_max(probs.shape[-1] - 1)
+
+
+def pick_row(weights: np.ndarray, uniform: float) -> int:
+    """The same draw for one row of weights (V,), which need not sum to 1."""
+    cumulative = weights.cumsum(dtype=np.float64)
+    return min(int(cumulative.searchsorted(uniform * cumulative[-1], "right")), len(cumulative) - 1)

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
@@ -14,12 +15,13 @@ from ..models.soft_ar import pick_device
 from ..predictor import Prediction, Predictor
 from . import collapse as collapses
 from . import feedback as feedbacks
+from . import row as single
 from . import schedule as schedules
 from .thought import Thought
 from .trajectory import Trajectory
 
 CANDIDATES = 8
-_FLUSH = 64  # steps whose full distributions are held at once
+_FLUSH = 128  # steps whose full distributions are held at once
 
 
 def generate(
@@ -116,8 +118,20 @@ class _Record:
         if self.begin:
             heads = torch.stack([ids[: self.begin] for ids in self.prompt_ids])
             state = self.model.read(state, heads.to(self.device))
-        self._write(state, collapse, schedule, feedback, stop)
-        self._flush()
+        if isinstance(schedule, schedules.Always) and single.suits(self.model, state, collapse, self.total):
+            self._write_row(state, stop)
+        else:
+            self._write(state, collapse, schedule, feedback, stop)
+            self._flush()
+
+    def _write_row(self, state: Any, stop: Callable[[], bool]) -> None:
+        """`_write`, by the short way."""
+        token_ids, hidden = single.write(self.model, state, self.uniform[:, 0], self.temperature, stop)
+        for ids, states in zip(token_ids.split(_FLUSH), hidden.split(_FLUSH), strict=True):
+            prediction = self.model.objective.predict(states, self.embedding)
+            vectors, inputs = prediction.vector, self.embedding[ids]
+            columns = (prediction.log_probs, vectors, ids, torch.ones_like(ids, dtype=torch.bool), inputs)
+            self._reduce(*(column[:, None] for column in columns))
 
     def _write(
         self, state: Any, collapse: Callable, schedule: Callable, feedback: Callable, stop: Callable[[], bool]
@@ -160,7 +174,7 @@ class _Record:
             self._flush()
 
     def _flush(self) -> None:
-        """Reduce the distributions of some steps to what a trajectory keeps."""
+        """Reduce what has piled up."""
         if not self.pending:
             return
         *columns, fed = zip(*self.pending, strict=True)
@@ -170,8 +184,19 @@ class _Record:
             if soft is not None:
                 inputs[t] = soft
         self.pending = []
+        self._reduce(log_probs, vectors, token_ids, collapsed, inputs)
+
+    def _reduce(
+        self,
+        log_probs: Float[Tensor, "S B V"],
+        vectors: Float[Tensor, "S B m"],
+        token_ids: Int[Tensor, "S B"],
+        collapsed: Bool[Tensor, "S B"],
+        inputs: Float[Tensor, "S B m"],
+    ) -> None:
+        """Reduce the distributions of S steps to what a trajectory keeps."""
         prediction = Prediction(log_probs.flatten(0, 1))
-        shape = token_ids.shape  # (steps, B)
+        shape = token_ids.shape
         top_probs, top_ids = prediction.probs.topk(min(CANDIDATES, log_probs.shape[-1]))
         distance = torch.full(shape, math.nan)
         if self.embedding is not None:

@@ -39,9 +39,9 @@ class RowDecoder:
         if body.positions == "learned":
             self.position = _centred(_array(body.position))
         else:
-            self.rotation = _array(body.rotation)  # (2, slots, width)
-            heads = np.arange(2 * body.d_model).reshape(2, body.n_heads, 2, -1)  # of queries and keys
-            self.turned = heads[:, :, ::-1].reshape(2, body.n_heads, -1)  # each head's halves exchanged
+            halves = np.arange(2 * body.d_model).reshape(2 * body.n_heads, 2, -1)  # of each query's and key's width
+            self.turned = halves[:, ::-1].ravel()
+            self.rotation = np.tile(_array(body.rotation), 2 * body.n_heads)  # (2, slots, 2d)
 
     def _attention_in(self, matrix: np.ndarray) -> np.ndarray:
         """Queries scaled by 1/√width, keys and values as they are: (d, 3d)."""
@@ -49,41 +49,43 @@ class RowDecoder:
         queries *= (len(matrix) // self.n_heads) ** -0.5
         return matrix
 
-    def __call__(self, vector: np.ndarray, cache: np.ndarray, slot: int) -> np.ndarray:
-        """Token (m,) -> hidden state (d,). `cache` (layers, 2, heads, capacity, width) is written at `slot`."""
-        x = vector @ self.input
-        if self.position is not None:
-            x += self.position[slot]
-        seen = slot + 1
-        ones = np.ones(seen, x.dtype)
+    def embed(self, vectors: np.ndarray) -> np.ndarray:
+        """Tokens (..., m) -> what enters the first block (..., d)."""
+        return vectors @ self.input
+
+    def __call__(self, x: np.ndarray, cache: np.ndarray, slot: int) -> np.ndarray:
+        """Embedded token (d,) -> hidden state (d,). Writes `slot` of `cache` (layers, 2, heads, capacity, width)."""
+        seen, turning = slot + 1, 2 * x.size
+        x = x + self.position[slot] if self.position is not None else x.copy()
         if self.rotation is not None:
             cosine, sine = self.rotation[:, slot]
+        ones = np.ones(seen, x.dtype)
         for (attention_in, attention_out, mlp_in, mlp_out), (keys, values) in zip(self.blocks, cache, strict=True):
-            flat = _normed(x) @ attention_in  # (3d,)
-            query, key, value = heads = flat.reshape(3, self.n_heads, -1)  # (heads, width) each
+            flat = _normed(x).dot(attention_in)  # (3d,): queries, keys, values
             if self.rotation is not None:
-                turned = flat[self.turned]  # (2, heads, width)
+                turned = flat[self.turned]
                 turned *= sine
-                query, key = turned + heads[:2] * cosine
-            keys[:, slot], values[:, slot] = key, value
+                flat[:turning] *= cosine
+                flat[:turning] += turned
+            query, keys[:, slot], values[:, slot] = flat.reshape(3, self.n_heads, -1)  # (heads, width) each
             scores = np.matmul(keys[:, :seen], query[:, :, None])[:, :, 0]  # (heads, seen)
             scores -= scores.max(-1, keepdims=True)
             np.maximum(scores, FAINTEST, out=scores)
             np.exp(scores, out=scores)
             mixed = np.matmul(scores[:, None], values[:, :seen])[:, 0]  # (heads, width)
-            mixed /= (scores @ ones)[:, None]
-            x += mixed.reshape(-1) @ attention_out
-            inner = _normed(x) @ mlp_in  # the GELU layer's input, over √2
+            mixed /= scores.dot(ones)[:, None]
+            x += mixed.ravel().dot(attention_out)
+            inner = _normed(x).dot(mlp_in)  # the GELU layer's input, over √2
             gate = erf(inner)
             gate += 1
             inner *= gate
-            x += inner @ mlp_out
+            x += inner.dot(mlp_out)
         return _normed(x) * self.norm_weight
 
 
 def _normed(x: np.ndarray) -> np.ndarray:
     """Layer norm, without its weight, of what is centred."""
-    return x * (1 / math.sqrt(float(x @ x) / x.size + EPSILON))
+    return x * (1 / math.sqrt(x.dot(x).item() / x.size + EPSILON))
 
 
 def _centred(x: np.ndarray) -> np.ndarray:

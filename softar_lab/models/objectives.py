@@ -46,6 +46,10 @@ class Objective(nn.Module):
         """The prediction: p(w | prefix) and the soft token of each of N positions."""
         raise NotImplementedError
 
+    def readout(self, table: Float[Tensor, "V m"]) -> tuple[Float[Tensor, "d V"], Float[Tensor, " V"]] | None:
+        """(weight, bias) where p(w | prefix) is softmax(hidden @ weight + bias), as it is of distances; else None."""
+        return None
+
     def calibrate(
         self, hidden: Float[Tensor, "N d"], target_ids: Int[Tensor, " N"], table: Float[Tensor, "V m"]
     ) -> None:
@@ -69,6 +73,10 @@ class CrossEntropy(Objective):
         probs = log_probs.exp()
         return Prediction(log_probs, probs @ table, probs=probs)
 
+    def readout(self, table):
+        weight = self.head.weight.T
+        return weight, weight.new_zeros(weight.shape[1])
+
 
 @OBJECTIVES.register("mse")
 class MeanSquaredError(Objective):
@@ -88,6 +96,9 @@ class MeanSquaredError(Objective):
     def predict(self, hidden, table):
         vector = self.output(hidden)
         return Prediction(torch.log_softmax(-squared_distance(vector, table) / self.log_tau.exp(), dim=-1), vector)
+
+    def readout(self, table):
+        return distance_readout(self.head.weight, table, self.log_tau.exp())
 
     def calibrate(self, hidden, target_ids, table):
         distance = squared_distance(self.output(hidden), table)
@@ -117,8 +128,16 @@ class MetricSoftmax(Objective):
         vector = self.output(hidden)
         return Prediction(torch.log_softmax(self.logits(vector, table), dim=-1), vector)
 
+    def readout(self, table):
+        return distance_readout(self.head.weight, table, self.log_tau.exp())
+
 
 def squared_distance(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> Float[Tensor, "N V"]:
     """|y - e_w|² of every vector to every row: (N, m), (V, m) -> (N, V), in squared embedding units."""
     products = vectors @ table.T  # (N, V)
     return (vectors.square().sum(-1, keepdim=True) + table.square().sum(-1) - 2 * products).clamp_min(0)
+
+
+def distance_readout(head: Float[Tensor, "m d"], table: Float[Tensor, "V m"], tau: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(-|y - e_w|² / tau) for y = head @ hidden: |y|² is the same for all w, the rest is affine in hidden."""
+    return head.T @ table.T * (2 / tau), -table.square().sum(-1) / tau

@@ -155,7 +155,7 @@ class SoftAR(nn.Module, Predictor):
         if new.shape[:2] == (1, 1) and not new.is_cuda:
             if cache.decoder is None:
                 cache.decoder = RowDecoder(self.input, self.body)
-            row = cache.decoder(new.numpy()[0, 0], cache.data.numpy()[:, :, 0], cache.filled)
+            row = cache.decoder(cache.decoder.embed(new.numpy()[0, 0]), cache.data.numpy()[:, :, 0], cache.filled)
             cache.filled += 1
             return SoftState(cache, total, torch.from_numpy(row[None]), inputs)
         return SoftState(cache, total, self.body(self.input(new), cache)[:, -1], inputs)

@@ -1,0 +1,60 @@
+"""The ordinary case in NumPy from end to end: one row, every token drawn from the model's p(w | prefix) and fed back.
+
+`loop.py` says what generation is; this is a shorter way to the same text (a test holds both together), because at
+this size PyTorch's cost per call is a large part of a step.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..models.decoding import RowDecoder
+from ..models.soft_ar import SoftAR, SoftState
+from .collapse import pick_row, softmax
+
+
+def suits(model: Any, state: Any, collapse: Callable, steps: int) -> bool:
+    """Whether `write` can do it: a plain SoftAR on a CPU, one row, no slide of the window on the way."""
+    return (
+        type(model) is SoftAR
+        and collapse is softmax
+        and model.device.type == "cpu"
+        and len(state.hidden) == 1
+        and state.length + steps - 1 <= model.config.context
+        and model.objective.readout(model.table.weight) is not None
+    )
+
+
+def write(
+    model: SoftAR, state: SoftState, uniform: Float[Tensor, " T"], temperature: float | int, stop: Callable[[], bool]
+) -> tuple[Tensor, Float[Tensor, "S d"]]:
+    """Up to T symbols (fewer where `stop` says so): their ids (S,) and the hidden states (S, d) behind them."""
+    weight, bias = (tensor.numpy() for tensor in model.objective.readout(model.table.weight))
+    decoder = RowDecoder(model.input, model.body)
+    rows = decoder.embed(model.embedding.numpy())  # (V, d)
+    slots = state.cache.room_for(state.length + 1, len(uniform) - 1)
+    cache, hidden = slots.data.numpy()[:, :, 0], state.hidden.numpy()[0]
+    slots.filled += len(uniform) - 1  # what is written here belongs to no other state
+    token_ids, states = [], []
+    for slot, draw in enumerate(uniform.tolist(), start=state.length):
+        if stop():
+            break
+        if token_ids:
+            hidden = decoder(rows[token_ids[-1]], cache, slot)
+        logits = hidden.dot(weight)
+        logits += bias
+        token_ids.append(int(logits.argmax()) if temperature == 0 else pick_row(_weights(logits, temperature), draw))
+        states.append(hidden)
+    return torch.tensor(token_ids, dtype=torch.long), torch.from_numpy(np.array(states).reshape(-1, hidden.size))
+
+
+def _weights(logits: np.ndarray, temperature: float | int) -> np.ndarray:
+    """exp(logits / temperature), the largest 1."""
+    logits -= logits.max()
+    if temperature != 1:
+        logits = logits.astype(np.float64) / temperature
+    return np.exp(logits)
