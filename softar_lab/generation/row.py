@@ -16,11 +16,15 @@ from ..models.decoding import RowDecoder
 from ..models.soft_ar import SoftAR, SoftState
 from .collapse import pick_row, softmax
 
+_STEPS = ("predict", "advance", "read")
+
 
 def suits(model: Any, state: Any, collapse: Callable, steps: int) -> bool:
-    """Whether `write` can do it: a plain SoftAR on a CPU, one row, no slide of the window on the way."""
+    """Whether `write` can do it: a SoftAR on a CPU whose steps are its own, one row, no slide of the window."""
+    own = (getattr(getattr(model, name), "__func__", None) is getattr(SoftAR, name) for name in _STEPS)
     return (
-        type(model) is SoftAR
+        isinstance(model, SoftAR)
+        and all(own)
         and collapse is softmax
         and model.device.type == "cpu"
         and len(state.hidden) == 1

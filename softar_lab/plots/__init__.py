@@ -1,0 +1,30 @@
+"""Every picture of the lab: matplotlib where a claim stands beside it, plotly where one hovers or turns.
+
+Drawing never computes: pictures get coordinates, trajectories and histories that are ready.
+"""
+
+from .charts import draw_bits, draw_history
+from .interactive import TRAIL, history_figure, path_figure, update_now, update_path
+from .look import ACCENT, COLORMAP, GREY, axis_label, visible
+from .paths import draw_path, draw_paths
+from .texts import candidates_html, step_hover, text_html
+
+__all__ = [
+    "ACCENT",
+    "COLORMAP",
+    "GREY",
+    "TRAIL",
+    "axis_label",
+    "candidates_html",
+    "draw_bits",
+    "draw_history",
+    "draw_path",
+    "draw_paths",
+    "history_figure",
+    "path_figure",
+    "step_hover",
+    "text_html",
+    "update_now",
+    "update_path",
+    "visible",
+]

@@ -1,0 +1,51 @@
+"""Text as a picture: HTML in which each symbol tells its details."""
+
+import html
+import math
+
+from ..generation.trajectory import Trajectory
+from .look import ACCENT, GREY, plain
+
+
+def step_hover(trajectory: Trajectory, step: int) -> str:
+    """What one step's hover says: symbol, surprise, entropy, distance, the best candidates."""
+    bits = -float(trajectory.log_probs[step]) / math.log(2)
+    fed = "collapsed" if bool(trajectory.collapsed[step]) else "stays soft"
+    best = "  ".join(f"{plain(c)} {p:.0%}" for c, p in trajectory.candidates(step)[:4])
+    symbol = plain(trajectory.tokens[int(trajectory.token_ids[step])])
+    return (
+        f"step {step}: <b>{symbol}</b> ({fed})<br>surprise {bits:.2f} bits · entropy "
+        f"{float(trajectory.entropy[step]) / math.log(2):.2f} bits<br>distance to the nearest symbol "
+        f"{float(trajectory.distance[step]):.2f}<br>{best}"
+    )
+
+
+def text_html(trajectory: Trajectory, now: int | None = None) -> str:
+    """The text, each symbol's background the redder the more it surprised the model; details on hover."""
+    spans = []
+    bits = (-trajectory.log_probs / math.log(2)).tolist()
+    for t, symbol in enumerate(trajectory.tokens[i] for i in trajectory.token_ids.tolist()):
+        shade = min(bits[t] / 8, 1.0) if math.isfinite(bits[t]) else 1.0
+        ring = f"outline:2px solid {ACCENT};" if t == now else ""
+        line = "" if bool(trajectory.collapsed[t]) else "border-bottom:2px dotted #0072B2;"
+        tip = step_hover(trajectory, t).replace("<br>", "\n").replace("<b>", "").replace("</b>", "")
+        tip = html.escape(html.unescape(tip))
+        mark = "↵<br>" if symbol == "\n" else html.escape(symbol)
+        style = f"background:rgba(213,94,0,{0.75 * shade:.2f});{line}{ring}"
+        spans.append(f'<span title="{tip}" style="{style}">{mark}</span>')
+    return (
+        '<div style="font:15px/1.7 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere">'
+        f'<span style="color:{GREY}">{html.escape(trajectory.prompt)}</span>{"".join(spans)}</div>'
+    )
+
+
+def candidates_html(trajectory: Trajectory, step: int) -> str:
+    """The best candidates of one step as bars."""
+    rows = "".join(
+        f'<tr><td style="font:15px monospace;padding:0 8px;text-align:center">{plain(symbol)}</td>'
+        f'<td style="width:140px"><div style="background:#0072B2;height:11px;width:{max(1, 140 * p):.0f}px"></div></td>'
+        f'<td style="padding-left:6px;font-size:12px">{p:.1%}</td></tr>'
+        for symbol, p in trajectory.candidates(step)
+    )
+    head = step_hover(trajectory, step).rsplit("<br>", 1)[0]
+    return f'<div style="font-size:13px;line-height:1.5">{head}</div><table style="margin-top:6px">{rows}</table>'
