@@ -9,21 +9,27 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
+from safetensors import torch as safe
 from torch import Tensor
 
 VECTORS_FORMAT = "softar-lab/vectors"
 VERSION = 1
 _CHECKSUM = re.compile(rb'"checksum": ?"([0-9a-f]{64})"')
 _UNSET = "0" * 64
+
+Vectors = Mapping[str, Any] | Sequence[Any] | Tensor | np.ndarray  # see save_vectors
+Metadata = Mapping[str, Any] | None
+Loaded = tuple[Tensor | dict[str, Tensor], dict[str, Any]]  # vectors, metadata
 
 
 class StoreError(ValueError):
@@ -34,8 +40,8 @@ class CheckpointError(StoreError):
     """A checkpoint folder that is missing, damaged, foreign, newer than this code, or of another recipe."""
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path` so that a kill at any moment leaves the old content or the new one.
+def write_atomic(path: str | Path, *parts: bytes | memoryview) -> None:
+    """Write `parts`, one after the other, to `path` so that a kill at any moment leaves the old content or the new one.
 
     Raises StoreError naming the file when the disk is full or the place cannot be written; what was there stays.
     """
@@ -44,7 +50,8 @@ def write_atomic(path: str | Path, data: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -58,68 +65,143 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable; a no-op on systems that cannot open a folder."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 # -- one file --------------------------------------------------------------------------------------
 
 
-def save_vectors(path: str | Path, vectors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
-    """Save named arrays and JSON-able metadata in one safetensors file, bit for bit (NaN, -0 and infinities too)."""
-    write_atomic(path, vectors_to_bytes(vectors, metadata))
+def save_vectors(path: str | Path, vectors: Vectors, metadata: Metadata = None, width: int | None = None) -> None:
+    """Save vectors and JSON-able metadata in one safetensors file, bit for bit (NaN payloads, -0 and infinities too).
+
+    `vectors`: a list of N float32 tensors (m,), kept as one array (N, m); an array of any shape; or named ones. Numpy's
+    arrays do, too. An empty list needs its `width` m. Metadata come back as JSON: tuples as lists, keys as text.
+    Raises StoreError naming the file and what cannot be kept: a row unlike the others, a dtype safetensors does not
+    know, metadata that are no JSON; and where `write_atomic` does.
+    """
+    try:
+        parts = _parts(vectors, metadata, width)
+    except StoreError as error:
+        raise StoreError(f"cannot write {path}: {error}") from None
+    write_atomic(path, *parts)
 
 
-def vectors_to_bytes(vectors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> bytes:
+def vectors_to_bytes(vectors: Vectors, metadata: Metadata = None, width: int | None = None) -> bytes:
     """The content of such a file. Its checksum covers every byte but its own 64 digits."""
-    header = {
-        "format": VECTORS_FORMAT,
-        "version": str(VERSION),
-        "metadata": json.dumps(dict(metadata or {}), sort_keys=True),
-        "checksum": _UNSET,
-    }
-    contiguous = torch.contiguous_format  # a copy each, since safetensors refuses arrays that share memory
-    arrays = {name: tensor.detach().clone(memory_format=contiguous) for name, tensor in vectors.items()}
-    return _sealed(tensors_to_bytes(arrays, header))
+    return b"".join(_parts(vectors, metadata, width))
 
 
-def load_vectors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The named arrays and the metadata of a file written by `save_vectors`.
+def _parts(vectors: Vectors, metadata: Metadata, width: int | None) -> list[bytes | memoryview]:
+    """The header of such a file, then each array. The library would copy 25 MB three times and shuffle the header."""
+    words = {"format": VECTORS_FORMAT, "version": str(VERSION), "metadata": _json(metadata or {}), "checksum": _UNSET}
+    if width is not None and isinstance(vectors, Mapping | Tensor | np.ndarray):
+        raise StoreError("width is for a list of vectors; an array has its own")
+    if not isinstance(vectors, Mapping):
+        vectors = {"vectors": vectors if isinstance(vectors, Tensor | np.ndarray) else _stacked(vectors, width)}
+        words["array"] = "vectors"  # the one to give back; a file of named arrays, as every older one, lacks this word
+    arrays = {name: _array(name, value) for name, value in vectors.items()}
+    header, parts, end = {"__metadata__": words}, [], 0
+    for name, array in sorted(arrays.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        parts.append(array.flatten().view(torch.uint8).numpy().data)  # the widest first, so that all are aligned
+        begin, end = end, end + parts[-1].nbytes
+        header[name] = {"dtype": _dtype_name(array.dtype), "shape": list(array.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > 100_000_000:
+        raise StoreError(f"safetensors takes 100 MB of metadata; these are {len(text):,} bytes")
+    return [_sealed(len(text).to_bytes(8, "little") + text, *parts), *parts]
 
+
+def _stacked(rows: Sequence[Any], width: int | None) -> Tensor:
+    """A list of float32 tensors (m,) as one (N, m); StoreError names the first one that does not fit."""
+    if not rows and (width is None or width < 0):
+        raise StoreError("an empty list does not say how wide its vectors would be: save_vectors(path, [], width=64)")
+    if width is None and isinstance(rows[0], Tensor) and rows[0].dim() == 1:
+        width = len(rows[0])
+    for i, row in enumerate(rows):
+        if not (isinstance(row, Tensor) and row.dtype == torch.float32 and row.shape == (width,)):
+            found = f"{row.dtype} of shape {tuple(row.shape)}" if isinstance(row, Tensor) else f"a {type(row).__name__}"
+            raise StoreError(f"vectors[{i}] is {found}, not float32 of shape ({'m' if width is None else width},)")
+    return torch.stack(list(rows)).detach().cpu() if rows else torch.empty(0, width)
+
+
+def _array(name: str, value: Any) -> Tensor:
+    """A contiguous copy, which nobody changes while it is written; StoreError where safetensors could not keep it."""
+    try:
+        array = torch.tensor(value) if isinstance(value, np.ndarray) else value
+        if name.encode() == b"__metadata__":
+            raise ValueError("safetensors keeps this name for itself")
+        _dtype_name(array.dtype)
+        return array.detach().cpu().clone(memory_format=torch.contiguous_format)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise StoreError(f"array {name!r} cannot be kept: {type(value).__name__}, {error}") from None
+
+
+@cache
+def _dtype_name(dtype: torch.dtype) -> str:
+    """What safetensors calls a dtype; an error where it can't write it or, as it happens, can't read it again."""
+    safe.load(empty := safe.save({"x": torch.empty(0, dtype=dtype)}))
+    return json.loads(empty[8:])["x"]["dtype"]
+
+
+def _json(metadata: Mapping[str, Any]) -> str:
+    for key, value in metadata.items():
+        try:
+            json.dumps({key: value}, sort_keys=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise StoreError(f"metadata[{key!r}] is no JSON: {error}") from None
+    return json.dumps(dict(metadata), sort_keys=True)
+
+
+def load_vectors(path: str | Path, verify: bool = True) -> Loaded:
+    """What `save_vectors` kept, memory-mapped, and its metadata: the rows of a list (N, m), an array, or named ones.
+
+    The tensors are yours to write into: the file never changes, and saving to its path again leaves them whole. As with
+    every mapping, a program that overwrites the file in place may change them, and one that cuts it short makes
+    touching them a bus error: `.clone()` those that must outlive such company.
+    `verify` reads the whole file once to compare its checksum; without it only what you touch is read, damaged or not.
     Raises StoreError naming the file and what is wrong with it: missing, truncated, damaged, foreign or newer.
     """
-    return vectors_from_bytes(read_bytes(path), path)
+    try:
+        with open(path, "rb") as file:
+            data = mmap(file.fileno(), 0, access=ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
+            same = f"/dev/fd/{file.fileno()}"  # this very file, even if another takes its name meanwhile
+            return _load(data, path, lambda: safe.load_file(same if os.path.exists(same) else path), verify)
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def vectors_from_bytes(data: bytes, path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def vectors_from_bytes(data: bytes, path: str | Path) -> Loaded:
     """`load_vectors` of a content already read; `path` is for the messages."""
+    return _load(data, path, lambda: safe.load(data))
+
+
+def _load(data: bytes | mmap, path: str | Path, read: Callable[[], dict[str, Tensor]], verify: bool = True) -> Loaded:
+    """Check a content, then `read` the arrays in it."""
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > len(data) - 8:
         raise StoreError(f"{path}: not a safetensors file, or cut short ({len(data)} bytes)")
     try:
         header = json.loads(data[8 : 8 + size])["__metadata__"]
-        foreign = header["format"] != VECTORS_FORMAT
-        version = int(header["version"])
+        form, version = header["format"], int(header["version"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise StoreError(f"{path}: not a file of this lab (its header does not say so)") from None
-    if foreign:
-        raise StoreError(f"{path}: not a file of this lab (format {header['format']!r})")
+    if form != VECTORS_FORMAT:
+        raise StoreError(f"{path}: not a file of this lab (format {form!r})")
     if version != VERSION:
         raise StoreError(f"{path}: format version {version}; this code reads version {VERSION}")
-    if not _is_sealed(data, 8 + size):
+    if verify and not _is_sealed(data, 8 + size):
         raise StoreError(f"{path}: damaged (its checksum does not match its content)")
     try:
-        arrays, metadata = tensors_from_bytes(data), json.loads(header["metadata"])
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        arrays, metadata = read(), {**json.loads(header["metadata"])}
+        return arrays[header["array"]] if "array" in header else arrays, metadata
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:  # and RecursionError
         raise StoreError(f"{path}: damaged ({error})") from None
-    if not isinstance(metadata, dict):
-        raise StoreError(f"{path}: damaged (its metadata is no dictionary)")
-    return arrays, metadata
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -130,19 +212,19 @@ def read_bytes(path: str | Path) -> bytes:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _sealed(data: bytes) -> bytes:
-    """`data` with its unset checksum replaced by the digest of all its bytes."""
-    found = _CHECKSUM.search(data)
-    return data[: found.start(1)] + hashlib.sha256(data).hexdigest().encode() + data[found.end(1) :]
+def _sealed(data: bytes, *more: memoryview) -> bytes:
+    """`data` with its unset checksum replaced by the digest of all its bytes and of `more`."""
+    found, digest = _CHECKSUM.search(data), hashlib.sha256(data)
+    for part in more:
+        digest.update(part)
+    return data[: found.start(1)] + digest.hexdigest().encode() + data[found.end(1) :]
 
 
-def _is_sealed(data: bytes, end: int) -> bool:
+def _is_sealed(data: bytes | mmap, end: int) -> bool:
     """Whether the checksum found before `end` is the digest of all bytes of `data` but its own."""
-    found = _CHECKSUM.search(data, 0, end)
-    if not found:
-        return False
-    digest = hashlib.sha256(data[: found.start(1)] + _UNSET.encode() + data[found.end(1) :])
-    return digest.hexdigest().encode() == found.group(1)
+    head, rest = data[:end], memoryview(data)[end:]  # a mapping is hashed where it lies
+    found = _CHECKSUM.search(head)
+    return found is not None and _sealed(head.replace(found[1], _UNSET.encode(), 1), rest) == head
 
 
 # -- a folder of files that belong together --------------------------------------------------------
@@ -159,8 +241,7 @@ def save_folder(folder: str | Path, manifest: Mapping[str, Any], files: Mapping[
     for file, data in files.items():
         write_atomic(_pending(folder, file, digests[file]), data)
     body = {"checksum": _UNSET, **manifest, "files": digests}  # first, so that no other can be taken for it
-    text = (json.dumps(body, indent=1) + "\n").encode()
-    write_atomic(folder / name, _sealed(text))
+    write_atomic(folder / name, _sealed((json.dumps(body, indent=1) + "\n").encode()))
     try:
         for file, digest in digests.items():
             os.replace(_pending(folder, file, digest), folder / file)

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from softar_lab.training import evaluate
+from softar_lab.evaluation import evaluate
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 PEER = "Hugging Face GPT-2"
@@ -118,6 +118,29 @@ def test_attention_shows_every_length(script, capsys):
     script("attention").main(["--quick"])
     passes = [row[0] for row in rows_of(capsys.readouterr().out)]
     assert passes == [f"{length}, {name}" for length in (65, 257, 401) for name in ("forward", "backward", "both")]
+
+
+def test_store_compares_every_content_and_contestant(script, tmp_path, capsys):
+    script("store").main(["--quick", "--folder", str(tmp_path), "--json", str(tmp_path / "kept.json")])
+    rows = rows_of(capsys.readouterr().out)
+    contents = ("1,000 × 64", "list of 100 × 64", "trajectory of 200")
+    names = ("ours", "ours, verify=False", "torch", "torch, flushed, mmap", "numpy", "numpy, flushed, mmap")
+    whole = (names, names, (*names[:1], *names[2:5], "numpy, flushed"))
+    expected = [f"{content}, {name}" for content, present in zip(contents, whole) for name in present]
+    assert [row[0] for row in rows] == expected
+    assert {row[2] for row in rows if row[0].endswith(", ours")} == {"1.00"}
+    kept = json.loads((tmp_path / "kept.json").read_text())["results"]
+    assert {len(spent) for taken in kept.values() for times in taken.values() for spent in times.values()} == {0, 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.json"], "it cleans up"
+
+
+def test_store_notices_a_contestant_that_is_not_exact(script, tmp_path):
+    store = script("store")
+    good, *_ = store.keepers_of(torch.ones(3, 4))
+    rounding = good._replace(name="rounding", load=lambda path: good.load(path) + 1e-6)
+    content = store.Content("x", [good, rounding], lambda x: x[0], lambda x: [x])
+    with pytest.raises(AssertionError, match="not all loaded the same"):
+        store.contest(content, 1, tmp_path)
 
 
 def test_nanogpt_missing_is_said(script, tmp_path):

@@ -1,27 +1,54 @@
 """Bytes on disk: exact, all or nothing, and never trusted."""
 
 import errno
+import gc
 import hashlib
 import json
 import os
+import pickle
 import random
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import jaxtyping
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from test_soft_ar import Bomb, damaged
 
 from softar_lab import store
-from softar_lab.store import CheckpointError, StoreError, load_folder, load_vectors, save_folder, save_vectors
+from softar_lab.store import (
+    CheckpointError,
+    StoreError,
+    load_folder,
+    load_vectors,
+    save_folder,
+    save_vectors,
+    vectors_from_bytes,
+    vectors_to_bytes,
+)
 
 HERE = Path(__file__).parent
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8, torch.bool)
+ODD = (0x7FC00000, 0xFFC12345, 0x7F800001, 1 << 31, 0x7F800000, 0xFF800000, 1, 0x807FFFFF)  # NaNs, -0, ±inf, denormals
 
 
 def bits(tensor):
     return tensor.contiguous().view(torch.uint8).tolist()
+
+
+def rows_of(words):
+    """Bit patterns (N, m) as a list of N float32 vectors."""
+    return list(torch.from_numpy(words.view(np.float32)))
+
+
+def is_exact(loaded, words):
+    return (loaded.shape, loaded.dtype) == (words.shape, torch.float32) and loaded.numpy().tobytes() == words.tobytes()
 
 
 # -- one file ---------------------------------------------------------------------------------------------------------
@@ -37,6 +64,13 @@ def test_save_vectors_is_bit_exact(tmp_path, dtype, shape):
     assert metadata == {"n": 1}
     assert (arrays["a"].dtype, arrays["a"].shape) == (dtype, tensor.shape)
     assert bits(arrays["a"]) == bits(tensor)
+
+
+def test_load_vectors_aligns_arrays_of_all_widths(tmp_path):
+    arrays = {f"{i}{dtype}": torch.ones(3, dtype=dtype) for i in range(2) for dtype in DTYPES}
+    save_vectors(tmp_path / "x", arrays, {"pad": "."})
+    for name, array in load_vectors(tmp_path / "x")[0].items():
+        assert array.data_ptr() % array.element_size() == 0, name
 
 
 def test_save_vectors_keeps_odd_floats_strides_and_text(tmp_path):
@@ -67,9 +101,13 @@ def test_save_vectors_respects_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
 
 
-def test_load_vectors_notices_every_single_flipped_bit_of_a_small_file(tmp_path):
+FORMS = pytest.mark.parametrize("vectors", [{"a": torch.arange(3.0)}, list(torch.ones(3, 2))], ids=["named", "list"])
+
+
+@FORMS
+def test_load_vectors_notices_every_single_flipped_bit_of_a_small_file(tmp_path, vectors):
     path = tmp_path / "x"
-    save_vectors(path, {"a": torch.arange(3.0)}, {"n": 1})
+    save_vectors(path, vectors, {"n": 1})
     content = path.read_bytes()
     for position in range(len(content)):
         damaged = bytearray(content)
@@ -79,14 +117,34 @@ def test_load_vectors_notices_every_single_flipped_bit_of_a_small_file(tmp_path)
             load_vectors(path)
 
 
-def test_load_vectors_notices_every_cut(tmp_path):
+@FORMS
+@pytest.mark.parametrize("verify", [True, False])
+def test_load_vectors_notices_every_cut(tmp_path, vectors, verify):
     path = tmp_path / "x"
-    save_vectors(path, {"a": torch.arange(3.0)}, {"n": 1})
+    save_vectors(path, vectors, {"n": 1})
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
         with pytest.raises(StoreError, match="x: "):
+            load_vectors(path, verify)
+
+
+def test_a_thousand_damaged_lists_are_refused(tmp_path):
+    path, chance, bomb = tmp_path / "x", random.Random(2), pickle.dumps(Bomb(tmp_path / "exploded"))
+    contents = [vectors_to_bytes(rows_of(np.full((5, 4), word, np.uint32)), {"word": word}) for word in ODD]
+    good, refused = contents[0], 0
+    for _ in range(1000):
+        kind, bad = damaged(good, chance, contents, bomb)
+        path.write_bytes(bad)
+        try:
             load_vectors(path)
+        except StoreError as error:
+            assert str(path) in str(error), (kind, error)
+            refused += 1
+        else:
+            assert bad in contents, f"{kind} was not noticed"
+    assert refused > 900
+    assert not (tmp_path / "exploded").exists()
 
 
 def sealed_header(**changes) -> bytes:
@@ -114,8 +172,9 @@ def sealed_header(**changes) -> bytes:
         (sealed_header(metadata="[1]"), "damaged"),
         (sealed_header(metadata="[" * 100_000), "damaged"),
         (sealed_header(checksum="1" * 64).replace(b"1" * 64, b"2" * 64), "checksum"),
+        (sealed_header(array="vectors"), "damaged"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_load_vectors_says_what_is_wrong(tmp_path, content, message):
     (tmp_path / "x").write_bytes(content)
@@ -128,6 +187,245 @@ def test_load_vectors_of_nothing_and_of_a_folder_says_so(tmp_path):
         load_vectors(tmp_path / "nothing")
     with pytest.raises(StoreError, match="Is a directory"):
         load_vectors(tmp_path)
+
+
+# -- a list of vectors, one array -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    words=st.tuples(st.integers(0, 20), st.integers(0, 16)).flatmap(
+        lambda shape: hnp.arrays(np.uint32, shape, elements=st.integers(0, 2**32 - 1) | st.sampled_from(ODD))
+    )
+)
+def test_any_list_comes_back_bit_exact(tmp_path_factory, words):
+    path = tmp_path_factory.getbasetemp() / "any"
+    save_vectors(path, rows_of(words), {"n": len(words)}, width=words.shape[1])
+    loaded, metadata = load_vectors(path)
+    assert is_exact(loaded, words)
+    assert metadata == {"n": len(words)}
+
+
+def test_one_hundred_thousand_random_lists_come_back_bit_exact(tmp_path, monkeypatch):
+    """All of them through the bytes of a file, every tenth through a file of its own too.
+
+    What would take longer than all the rest is left out, as it has no say in what is written: flushing to the disk,
+    and checking annotations, which every other test does.
+    """
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    chance = np.random.default_rng(0)
+    shapes = chance.integers(0, [21, 17], (100_000, 2))
+    words = chance.integers(0, 2**32, shapes.prod(1).sum(), dtype=np.uint32)
+    words[::5] = chance.choice(ODD, len(words[::5]))
+    end = 0
+    for i, (n, m) in enumerate(shapes.tolist()):
+        begin, end = end, end + n * m
+        expected = words[begin:end].reshape(n, m)
+        rows = rows_of(expected)
+        data = vectors_to_bytes(rows, {"i": i}, width=m)
+        assert is_exact(vectors_from_bytes(data, "bytes")[0], expected)
+        if i % 10 == 0:
+            path = tmp_path / str(i)
+            save_vectors(path, rows, {"i": i}, width=m)
+            loaded, metadata = load_vectors(path)
+            path.unlink()
+            assert is_exact(loaded, expected)
+            assert metadata == {"i": i}
+    assert end == len(words)
+
+
+def test_list_is_given_back_as_its_rows(tmp_path):
+    rows = [torch.tensor([1.0, 2.0]), torch.arange(8.0)[::4], torch.ones(2, requires_grad=True)]
+    save_vectors(tmp_path / "x", rows)
+    loaded, metadata = load_vectors(tmp_path / "x")
+    assert (len(loaded), metadata) == (3, {})
+    assert all(torch.equal(a, b) for a, b in zip(rows, loaded, strict=True))
+    save_vectors(tmp_path / "x", tuple(loaded))  # over the file it lies in
+    assert torch.equal(load_vectors(tmp_path / "x")[0], loaded)
+
+
+@pytest.mark.parametrize("width", [0, 64])
+def test_empty_list_keeps_its_width(tmp_path, width):
+    for vectors, given_width in (([], width), (torch.empty(0, width), None)):
+        save_vectors(tmp_path / "x", vectors, width=given_width)
+        assert load_vectors(tmp_path / "x")[0].shape == (0, width)
+
+
+V = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "width", "message"),
+    [
+        ([], None, r"an empty list .*save_vectors\(path, \[\], width=64\)"),
+        ([], -1, "an empty list"),
+        ([V, V, torch.ones(3)], None, r"vectors\[2\] is torch.float32 of shape \(3,\), not .* \(2,\)"),
+        ([V, V], 3, r"vectors\[0\] is torch.float32 of shape \(2,\), not .* \(3,\)"),
+        ([V, V.double()], None, r"vectors\[1\] is torch.float64 of shape \(2,\), not float32 of shape \(2,"),
+        ([V.half()], None, r"vectors\[0\] is torch.float16"),
+        ([V.view(1, 2)], None, r"vectors\[0\] is torch.float32 of shape \(1, 2\), not .* \(m,\)"),
+        ([torch.tensor(1.0)], None, r"vectors\[0\] is torch.float32 of shape \(\), not .* \(m,\)"),
+        ([V, [1.0, 2.0]], None, r"vectors\[1\] is a list, not float32 of shape \(2,\)"),
+        ([V.to_sparse()], None, "array 'vectors' cannot be kept"),
+        (V, 2, "width is for a list"),
+        ({"a": V}, 2, "width is for a list"),
+        ({"a": V, "b": V.to(torch.complex128)}, None, "'b' .*complex128"),
+        ({"a": V, "b": np.array(["text"])}, None, "'b' .*ndarray"),
+        ({"a": V, "b": 3}, None, "'b' .*int"),
+        ({"a": V, "__metadata__": V}, None, "'__metadata__'"),
+    ],
+    ids=range(16),
+)
+def test_what_cannot_be_kept_is_named_and_nothing_is_written(tmp_path, vectors, width, message):
+    with pytest.raises(StoreError, match=f"cannot write .*x: .*{message}"):
+        save_vectors(tmp_path / "x", vectors, width=width)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [{1, 2}, [object()], np.float32(1), {(1, 2): 3}, 10**5000], ids=range(5))
+def test_metadata_that_are_no_json_are_named(tmp_path, value):
+    with pytest.raises(StoreError, match=r"cannot write .*x: metadata\['b'\] is no JSON"):
+        save_vectors(tmp_path / "x", [V], {"a": 1, "b": value})
+    assert os.listdir(tmp_path) == []
+
+
+def test_metadata_beyond_what_safetensors_reads_are_not_written(tmp_path):
+    with pytest.raises(StoreError, match="takes 100 MB of metadata; these are 100,000"):
+        save_vectors(tmp_path / "x", [V], {"a": "." * 100_000_000})
+    assert os.listdir(tmp_path) == []
+
+
+def test_same_content_is_the_same_file():
+    arrays = {"a": torch.ones(2), "b": torch.zeros(3, dtype=torch.int8), "c": torch.ones(1)}
+    metadata = {"x": 1, "y": {"z": 2, "w": 3}}
+    turned = dict(reversed(arrays.items())), {"y": {"w": 3, "z": 2}, "x": 1}
+    assert len({vectors_to_bytes(arrays, metadata) for _ in range(5)} | {vectors_to_bytes(*turned)}) == 1
+
+
+def test_array_of_any_shape_keeps_it_with_its_metadata(tmp_path):
+    """Encoder output [batch, position, width] (K40)."""
+    encoded = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    save_vectors(tmp_path / "x", encoded, {"texts": ["one", "two"]})
+    loaded, metadata = load_vectors(tmp_path / "x")
+    assert torch.equal(loaded, encoded)
+    assert metadata == {"texts": ["one", "two"]}
+
+
+def test_numpy_arrays_are_arrays_too(tmp_path):
+    fixed = np.arange(6, dtype=np.int16).reshape(2, 3)
+    fixed.flags.writeable = False
+    save_vectors(tmp_path / "x", {"fixed": fixed, "turned": fixed.astype(np.float64).T})
+    loaded, _ = load_vectors(tmp_path / "x")
+    assert loaded["fixed"].dtype == torch.int16
+    assert np.array_equal(loaded["fixed"].numpy(), fixed)
+    assert np.array_equal(loaded["turned"].numpy(), fixed.T)
+    save_vectors(tmp_path / "x", fixed)
+    assert np.array_equal(load_vectors(tmp_path / "x")[0].numpy(), fixed)
+
+
+def test_file_of_an_older_lab_loads():
+    """A checkpoint's weights, written before there were lists."""
+    path = HERE.parent / "data" / "checkpoints" / "tales-hard" / "model.safetensors"
+    mapped, metadata = load_vectors(path)
+    read, _ = vectors_from_bytes(path.read_bytes(), path)
+    assert metadata == {}
+    assert mapped.keys() == read.keys()
+    assert all(torch.equal(mapped[name], read[name]) for name in read)
+
+
+# -- mapped -----------------------------------------------------------------------------------------------------------
+
+
+def test_writing_into_what_was_loaded_never_changes_the_file(tmp_path):
+    path = tmp_path / "x"
+    save_vectors(path, torch.ones(5000, 3))
+    before = path.read_bytes()
+    first, _ = load_vectors(path)
+    first.mul_(7)
+    first.numpy()[0] = 8
+    assert first[1:].eq(7).all()
+    assert path.read_bytes() == before
+    assert load_vectors(path)[0].eq(1).all()
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_what_was_loaded_outlives_its_file(tmp_path, verify):
+    path = tmp_path / "x"
+    save_vectors(path, torch.ones(50_000, 3))
+    first, _ = load_vectors(path, verify)
+    save_vectors(path, torch.full((10, 3), 2.0))
+    second, _ = load_vectors(path, verify)
+    path.unlink()
+    gc.collect()
+    assert first.shape == (50_000, 3)
+    assert first.eq(1).all()
+    assert second.eq(2).all()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="no name for an open file here")
+def test_file_replaced_while_it_is_loaded_is_still_the_one_that_was_verified(tmp_path, monkeypatch):
+    path, original = tmp_path / "x", store.safe.load_file
+    save_vectors(path, torch.zeros(100))
+
+    def late(*args):
+        save_vectors(path, torch.ones(3))
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.safe, "load_file", late)
+        assert torch.equal(load_vectors(path)[0], torch.zeros(100))
+    assert torch.equal(load_vectors(path)[0], torch.ones(3))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="tells its mappings on Linux only")
+def test_mapping_lives_as_long_as_its_tensors_and_holds_no_descriptor(tmp_path):
+    def seen():
+        links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+        open_files = [os.readlink(link) for link in links if link.is_symlink()]
+        return str(path) in Path("/proc/self/maps").read_text(), str(path) in open_files
+
+    path = tmp_path / "x"
+    save_vectors(path, {"a": torch.ones(100_000), "b": torch.ones(3)})
+    arrays, _ = load_vectors(path)
+    del arrays["a"]
+    gc.collect()
+    assert seen() == (True, False)
+    del arrays
+    gc.collect()
+    assert seen() == (False, False)
+    path.write_bytes(b"damaged")
+    with pytest.raises(StoreError):
+        load_vectors(path)
+    gc.collect()
+    assert seen() == (False, False)
+
+
+def test_verify_is_what_notices_a_damaged_vector(tmp_path):
+    path = tmp_path / "x"
+    save_vectors(path, torch.ones(3))
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+    assert load_vectors(path, verify=False)[0].tolist() == [1, 1, 0]
+    with pytest.raises(StoreError, match="damaged"):
+        load_vectors(path)
+
+
+def test_interrupting_the_verification_is_an_interruption(tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    class Digest:
+        def __init__(self, data):
+            pass
+
+        update = interrupted
+
+    save_vectors(tmp_path / "x", torch.ones(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(store.hashlib, "sha256", Digest)
+        with pytest.raises(KeyboardInterrupt):
+            load_vectors(tmp_path / "x")
+    assert load_vectors(tmp_path / "x")[0].eq(1).all()
 
 
 # -- the disk is full, or elsewhere -----------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class Trajectory:
         arrays, metadata = load_vectors(path)
         texts = [metadata.get(name) for name in ("prompt", "text")]
         tokens, settings = metadata.get("tokens"), metadata.get("settings")
-        if metadata.get("kind") != KIND or set(arrays) != set(_AXES):
+        if metadata.get("kind") != KIND or not isinstance(arrays, dict) or set(arrays) != set(_AXES):
             raise StoreError(f"{path}: holds no trajectory")
         of_type = all(isinstance(text, str) for text in texts) and isinstance(settings, dict)
         if not (of_type and isinstance(tokens, list) and _fit(arrays, len(tokens))):
