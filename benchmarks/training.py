@@ -14,9 +14,9 @@ runs, and whatever slows the machine down for longer than a turn slows all of th
 would let a busy minute hit one contestant alone, and averaging that out over rounds would take hours.
 
 What is scored: windows of 64 characters side by side, every character but the text's first, as softar_lab.evaluate does
-(`softar_lab.training.windows`); nobody sees more than 64 characters. All are evaluated at the same shares of their runs
-(at each twentieth: a peer every 100 iterations), and the moment a loss is reached is interpolated linearly between two
-evaluations. Where a peer never reaches it within its documented 2,000 iterations, all its time is a lower bound, ≥.
+(`softar_lab.evaluation.windows`); nobody sees more than 64 characters. All are evaluated at the same shares of their
+runs (at each twentieth: a peer every 100 iterations), and the moment a loss is reached is interpolated linearly between
+two evaluations. Where a peer never reaches it within its documented 2,000 iterations, all its time is a lower bound, ≥.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from peers import (
 from torch import Tensor, nn
 
 from softar_lab import CharTokenizer, Corpus, ModelConfig, SoftAR, TrainConfig, load_corpus, train
-from softar_lab.training import windows
+from softar_lab.evaluation import windows
 
 CONTEXT = 64
 TARGETS = (1.90, 1.88)  # nats per character

@@ -1,14 +1,15 @@
 """softAR Lab: see what happens when a language model runs on vectors instead of symbols."""
 
+from .evaluation import evaluate
 from .evidence import claim, measured, scaled, setup, table
 from .generation import Always, EveryK, Never, Trajectory, generate
 from .models.config import ModelConfig
 from .models.soft_ar import SoftAR
 from .predictor import Prediction, Predictor
-from .sources.corpora import Corpus, load_corpus
+from .sources.corpora import Corpus, corpus_of, load_corpus, load_language
 from .sources.tokenizers import CharTokenizer
 from .store import CheckpointError, StoreError, load_vectors, save_vectors
-from .training import Run, TrainConfig, TrainingDiverged, evaluate, train
+from .training import Run, TrainConfig, TrainingDiverged, train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,9 +29,11 @@ __all__ = [
     "TrainingDiverged",
     "Trajectory",
     "claim",
+    "corpus_of",
     "evaluate",
     "generate",
     "load_corpus",
+    "load_language",
     "load_vectors",
     "measured",
     "save_vectors",

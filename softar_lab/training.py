@@ -5,7 +5,6 @@ import math
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .evaluation import calibrate, document_begins, encode, scored_windows, scores
 from .models.soft_ar import MANIFEST, SoftAR, pick_device
 from .sources.corpora import Corpus
 from .store import CheckpointError, vectors_from_bytes, vectors_to_bytes
@@ -133,7 +133,7 @@ def train(
     def evaluate_now(train_loss: float) -> dict[str, Any]:
         model.eval()
         calibrate(model, rows.batch(-1))
-        nats = -_scores(model, *held_out).double().mean().item()
+        nats = -scores(model, *held_out).double().mean().item()
         row = {"step": step, "train_loss": train_loss, "val_nats_per_char": nats}
         history.append({**row, "val_bits_per_char": nats / math.log(2), "seconds": round(seconds, 3)})
         model.train()
@@ -179,7 +179,7 @@ class TrainingRows:
         length = (config.window or model.config.context) + 1
         if length > model.config.context + 1:
             raise ValueError(f"TrainConfig.window {length - 1} is more than the model's context {model.config.context}")
-        self.ids = _encode(model, corpus.train, "training")
+        self.ids = encode(model, corpus.train, "training")
         if len(self.ids) < length:
             raise ValueError(
                 f"the training text has {len(self.ids)} characters, one window needs {length}: give a longer text or "
@@ -198,12 +198,6 @@ class TrainingRows:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step + 1) % 2**63)
         chosen = self.begins[torch.randint(len(self.begins), (self.size,), generator=generator)]
         return self.ids[chosen[:, None] + self.offsets].to(self.device)
-
-
-def document_begins(token_ids: Int[Tensor, " N"], separator: Tensor) -> Int[Tensor, " D"]:
-    """Where each document of a stream begins; every document ends with `separator`."""
-    ends = (token_ids == separator).nonzero().flatten() + 1
-    return torch.cat([torch.zeros(1, dtype=ends.dtype), ends[ends < len(token_ids)]])
 
 
 def make_optimizers(model: SoftAR, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -248,91 +242,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
         has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported if device.type == "cpu" else torch.cuda.is_bf16_supported
         precision = "bf16" if has_bf16() else "fp32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-# -- evaluation -------------------------------------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def calibrate(model: SoftAR, batch: Int[Tensor, "B T"]) -> None:
-    """Fit the objective's reading of vectors on training rows (never on validation text)."""
-    hidden = model.hidden_states(batch[:, :-1]).flatten(0, 1)
-    model.objective.calibrate(hidden, batch.flatten(), model.table.weight)
-
-
-def windows(token_ids: Int[Tensor, " N"], context: int, separator: Tensor | None) -> Iterator[tuple[int, int, int]]:
-    """Cut a text into (begin, end, first scored) windows of at most context+1 tokens; each token is scored once.
-
-    Running text: the published way of nanoGPT, windows side by side, the first character of each only read (it is the
-    last one scored in the window before; the text's first is never scored). Documents: each window begins with a
-    document and holds as many whole ones as fit, all scored; a longer document goes on in the next window.
-    """
-    total = len(token_ids)
-    if separator is None:
-        yield from ((i, min(i + context + 1, total), 1) for i in range(0, total - 1, context))
-        return
-    begins = set(document_begins(token_ids, separator).tolist())
-    begin = 0
-    while begin < total:
-        end = min(begin + context + 1, total)
-        cut = next((e for e in range(end, begin, -1) if e == total or e in begins), end)
-        yield begin, cut, 0
-        begin = cut
-
-
-def scored_windows(
-    model: SoftAR, text: str, separator: str | None, what: str
-) -> tuple[Int[Tensor, " N"], list[tuple[int, int, int]]]:
-    """The ids of a text and its `windows`; ValueError where nothing of it can be scored."""
-    ids = _encode(model, text, what)
-    pieces = list(windows(ids, model.config.context, model.tokenizer.encode(separator)[0] if separator else None))
-    if not pieces:
-        raise ValueError(f"the {what} text has 1 character, so nothing to be scored; give at least 2")
-    return ids, pieces
-
-
-@torch.inference_mode()
-def _scores(model: SoftAR, ids: Int[Tensor, " N"], pieces: list[tuple[int, int, int]]) -> Float[Tensor, " S"]:
-    """log p of every scored token, in the order of the text, 64 windows at a time."""
-    scores = []
-    for first in range(0, len(pieces), 64):
-        group = pieces[first : first + 64]
-        batch = torch.zeros(len(group), max(end - begin for begin, end, _ in group), dtype=torch.long)
-        scored = torch.zeros(batch.shape, dtype=torch.bool)
-        for row, (begin, end, skip) in enumerate(group):
-            batch[row, : end - begin] = ids[begin:end]
-            scored[row, skip : end - begin] = True
-        scores.append(model.log_probs(batch.to(model.device)).cpu()[scored])
-    return torch.cat(scores)
-
-
-def char_log_probs(model: SoftAR, text: str, separator: str | None = None) -> Float[Tensor, " S"]:
-    """log p of every scored character of a text (S,), in nats, in windows of the model's context.
-
-    Raises ValueError for an empty text or one of which nothing can be scored.
-    """
-    return _scores(model, *scored_windows(model, text, separator, "given"))
-
-
-def evaluate(model: SoftAR, text: str, separator: str | None = None) -> float:
-    """Mean nats per character over the whole of `text` (see `windows` for what is scored)."""
-    return -char_log_probs(model, text, separator).double().mean().item()
-
-
-def _encode(model: SoftAR, text: str, what: str) -> Tensor:
-    """Ids of a text; characters the tokenizer does not know are left out, with a warning that counts them."""
-    unknown = model.tokenizer.unknown_in(text)
-    if unknown and model.tokenizer.unk_id is None:
-        shown = ", ".join(repr(c) for c in list(unknown)[:5])
-        warnings.warn(
-            f"{sum(unknown.values())} characters of the {what} text are not in the vocabulary ({shown}) and are left "
-            "out; CharTokenizer.fit(text, unk=True) reads them as <unk>",
-            stacklevel=3,
-        )
-        text = text.translate({ord(c): None for c in unknown})
-    if not text:
-        raise ValueError(f"the {what} text is empty")
-    return model.tokenizer.encode(text)
 
 
 # -- saving and resuming ----------------------------------------------------------------------------------------------

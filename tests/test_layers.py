@@ -14,6 +14,7 @@ ROWS = (
     {"registry", "estimates", "evidence", "predictor", "store"},
     {"sources"},
     {"models"},
+    {"evaluation"},
     {"training"},
     {"generation"},
     {"analysis"},

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from conftest import OBJECTIVES, TABLES
 from softar_lab import store
+from softar_lab.evaluation import evaluate
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.sources.corpora import Corpus
@@ -28,11 +27,8 @@ from softar_lab.training import (
     TrainConfig,
     TrainingDiverged,
     TrainingRows,
-    char_log_probs,
-    evaluate,
     make_optimizers,
     train,
-    windows,
 )
 
 HERE = Path(__file__).parent
@@ -117,110 +113,6 @@ def test_batches_reach_the_last_window_of_the_text(tiny):
     text = "abcdefghijk"  # 11 characters, windows of 9: three places to begin
     rows = TrainingRows(small(tiny), Corpus("t", text, text, text), replace(SHORT, batch_size=100), 0)
     assert {int(row[0]) - int(rows.ids[0]) for row in rows.batch(0)} == {0, 1, 2}
-
-
-# -- evaluation -------------------------------------------------------------------------------------------------------
-
-
-class Tally(SoftAR):
-    """Gives each character the log-probability -(its id + 1), so that the scores tell which characters they are of."""
-
-    def log_probs(self, token_ids):
-        return -(token_ids + 1).float()
-
-
-def tally(text, context):
-    tokenizer = CharTokenizer.fit(text)
-    return Tally(ModelConfig(vocab_size=tokenizer.vocab_size, context=context, n_layers=1, d_model=8), tokenizer)
-
-
-@pytest.mark.parametrize("length", [2, 3, 7, 8, 9, 10, 16, 17, 18, 700])
-def test_char_log_probs_score_each_character_of_running_text_once_but_the_first(length):
-    text = "".join(chr(1000 + i) for i in range(length))  # all different
-    scores = char_log_probs(tally(text, 8), text)
-    assert (-scores).tolist() == list(range(2, length + 1))
-
-
-@pytest.mark.parametrize("context", [1, 4, 8, 1000])
-def test_char_log_probs_score_each_character_of_documents_once(context):
-    letters = [chr(1000 + i) for i in range(300)]
-    text = ""
-    for length in (1, 3, 9, 20, 4, 4, 0, 7):
-        text += "".join(letters.pop(0) for _ in range(length)) + "\n"
-    model = tally(text, context)
-    scores = char_log_probs(model, text, "\n")
-    assert (-scores - 1).tolist() == model.tokenizer.encode(text).tolist()
-
-
-@given(st.text("ab\n", min_size=1, max_size=60), st.integers(1, 12))
-@settings(max_examples=150, deadline=None)
-def test_windows_of_documents_cover_the_text_and_cut_no_document_without_need(text, context):
-    tokenizer = CharTokenizer.fit("ab\n")
-    found = list(windows(tokenizer.encode(text), context, tokenizer.encode("\n")[0]))
-    assert "".join(text[begin:end] for begin, end, _ in found) == text
-    for begin, end, skip in found:
-        assert skip == 0
-        assert 0 < end - begin <= context + 1
-        whole = end == len(text) or text[end - 1] == "\n"
-        assert whole or "\n" not in text[begin:end]  # cut only where no document ends in reach
-        following = text.find("\n", end) + 1 or len(text)
-        assert not whole or following - begin > context + 1 or end == len(text)  # as many as fit
-
-
-@given(st.integers(2, 90), st.integers(1, 12))
-@settings(max_examples=150, deadline=None)
-def test_windows_of_running_text_give_each_character_at_most_context_before_it(length, context):
-    scored = []
-    for begin, end, skip in windows(torch.arange(length), context, None):
-        assert end - begin <= context + 1
-        scored += range(begin + skip, end)
-    assert scored == list(range(1, length))
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("separator", [None, "\n"])
-def test_evaluate_is_the_mean_of_what_the_predictor_says_token_by_token(tiny, objective, separator):
-    model = tiny(objective=objective, context=6)
-    text = "abc\ndefgh\nkkkkkkkkkkkkkkkk\n\nab\ncd"
-    if separator:  # by hand: whole documents as long as 7 characters hold them, a longer one goes on
-        pieces = ["abc\n", "defgh\n", "kkkkkkk", "kkkkkkk", "kk\n\nab\n", "cd"]
-        assert "".join(pieces) == text
-        reading = [(piece, 0) for piece in pieces]
-    else:
-        reading = [(text[i : i + 7], 1) for i in range(0, len(text) - 1, 6)]
-    expected = []
-    for piece, first in reading:
-        state = model.start()
-        for t, token_id in enumerate(model.tokenizer.encode(piece)):
-            if t >= first:
-                expected.append(model.predict(state).log_probs[0, token_id])
-            if t < len(piece) - 1:
-                state = model.next_state(state, token_id[None])
-    found = char_log_probs(model, text, separator)
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-4, rtol=0)
-    assert evaluate(model, text, separator) == pytest.approx(-found.double().mean().item(), abs=1e-9)
-
-
-@pytest.mark.parametrize("separator", [None, "\n"])
-def test_evaluate_of_nothing_says_so(tiny, separator):
-    with pytest.raises(ValueError, match="text is empty"):
-        evaluate(tiny(), "", separator)
-
-
-def test_evaluate_of_a_single_character(tiny):
-    """Running text has nothing before its first character to predict it from; a document has its start."""
-    model = tiny()
-    with pytest.raises(ValueError, match="at least 2|too short|1 character"):
-        evaluate(model, "a")
-    expected = -model.predict(model.start()).log_probs[0, model.tokenizer.encode("a")].item()
-    assert evaluate(model, "a", "\n") == pytest.approx(expected, abs=1e-5)
-
-
-def test_evaluate_leaves_unknown_characters_out_with_a_warning_that_counts_them(tiny):
-    model = tiny()
-    with pytest.warns(UserWarning, match=r"3 characters .* not in the vocabulary \('X', 'é'\)"):
-        found = evaluate(model, "abcXdefXé")
-    assert found == evaluate(model, "abcdef")
 
 
 def test_train_on_a_val_with_unknown_characters_warns_and_goes_on(tiny, corpus):

@@ -11,9 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pooch
 
-from softar_lab.sources.tales import TALES
+from softar_lab.sources.languages import Language, Recall, mess3
+from softar_lab.sources.tales import TALES, TALES_LANGUAGE
 
 SPLITS = ("train", "val", "test")
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -77,11 +79,12 @@ class Corpus:
 
 
 def load_corpus(name_or_path: str | os.PathLike, seed: int = 0) -> Corpus:
-    """A corpus by name ("shakespeare", "tales", "topics") or any UTF-8 text file by its path.
+    """A corpus by name ("shakespeare", "topics", "tales", "mess3", "recall") or any UTF-8 text file by its path.
 
-    "tales" is told anew by every seed. Running text is cut as nanoGPT cuts it, val being the last 10 % and train what
-    comes before, but for its first 5 %, which are test: like the published figures, ours then profit from training
-    text next to val. A seed other than 0 first rotates the text to start at a random line.
+    The last three are drawn from languages (`load_language`), anew by every seed. Running text is cut as nanoGPT cuts
+    it, val being the last 10 % and train what comes before, but for its first 5 %, which are test: like the published
+    figures, ours then profit from training text next to val. A seed other than 0 first rotates the text to start at a
+    random line.
     "shakespeare" is fetched once and kept in the folder $SOFTAR_CACHE, by default the user's cache.
     Of a file, a leading byte order mark is dropped and \\r\\n becomes \\n; nothing else is changed.
     Raises CorpusError where there is no such corpus, or it can't be fetched, read or cut.
@@ -90,6 +93,34 @@ def load_corpus(name_or_path: str | os.PathLike, seed: int = 0) -> Corpus:
         return _BUILT_IN[name_or_path](seed)
     path = Path(name_or_path)
     return _cut(path.name, _read(path), seed)
+
+
+def corpus_of(
+    language: Language,
+    train: int = 200_000,
+    val: int = 20_000,
+    test: int = 20_000,
+    seed: int = 0,
+    name: str | None = None,
+) -> Corpus:
+    """A corpus drawn from a language whose truth is known: independent splits of so many characters, with their floor.
+
+    Documents stay whole: of the last one nothing is kept where it does not fit. The floor is what the truth needs for
+    val as drawn, exact, and scored as models are: without the first character of a text that is one piece.
+    `name`: by default the language's class in small letters. A model with tokenizer=language.tokenizer shares its ids.
+    Raises CorpusError where a split is too small for a document or, in running text, for two characters.
+    """
+    name, texts = name or type(language).__name__.lower(), {}
+    for i, (split, chars) in enumerate(zip(SPLITS, (train, val, test), strict=True)):
+        own_seed = int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0])
+        text = language.tokenizer.decode(language.sample(chars, seed=own_seed)[0])
+        texts[split] = text if language.separator is None else text[: text.rfind(language.separator) + 1]
+        if len(texts[split]) < 2:
+            least = "2 characters" if language.separator is None else "a whole document"
+            raise CorpusError(f"{name}: {split} must be enough for {least}, not {chars}")
+    bits = -language.log_probs(language.tokenizer.encode(texts["val"])[None])[0] / math.log(2)
+    floor = bits[int(language.separator is None) :].mean()
+    return Corpus(name, **texts, floor_bits_per_char=float(floor), separator=language.separator)
 
 
 @lru_cache(maxsize=2)  # a corpus can be shared: it never changes
@@ -146,7 +177,26 @@ def _topics(seed: int) -> Corpus:
     return _cut("topics", "\n".join(topics[key] for key in sorted(topics)), seed)
 
 
+_LANGUAGES: dict[str, Callable[[], Language]] = {
+    "mess3": mess3,
+    "recall": Recall,
+    "tales": lambda: TALES_LANGUAGE,
+}
+
+
+def load_language(name: str) -> Language:
+    """The true language behind a corpus of that name: "mess3", "recall" or "tales".
+
+    Raises ValueError where there is none.
+    """
+    if name not in _LANGUAGES:
+        raise ValueError(f"no language {name!r}; known: {', '.join(sorted(_LANGUAGES))}")
+    return _LANGUAGES[name]()
+
+
 _BUILT_IN: dict[str, Callable[[int], Corpus]] = {
+    "mess3": lambda seed: corpus_of(mess3(), 400_000, seed=seed, name="mess3"),
+    "recall": lambda seed: corpus_of(Recall(), 800_000, seed=seed, name="recall"),
     "shakespeare": _shakespeare,
     "tales": _tales,
     "topics": _topics,

@@ -10,7 +10,7 @@ from itertools import repeat
 from math import fsum  # correctly rounded in every Python, which the built-in sum of floats is not
 from typing import NamedTuple
 
-from softar_lab.sources.languages import Choice, Grammar
+from softar_lab.sources.grammar import Choice, Grammar, GrammarLanguage
 
 
 class Role(NamedTuple):
@@ -379,6 +379,9 @@ _STAGES = {
 }
 TALES = Grammar(Turn("opening", Story()), lambda turn: _STAGES[turn.stage](turn.story, turn.word))
 """The language itself: TALES.sample(rng) tells a story, TALES.log_prob(story) knows its probability."""
+
+TALES_LANGUAGE = GrammarLanguage(TALES, "\n ,.:?ABHILNOSTWabcdefghijklmnopqrstuvwxyz", separator="\n")
+"""The same as a predictor of token ids: the exact distribution of the next character of any stream of stories."""
 
 
 class Parts(NamedTuple):

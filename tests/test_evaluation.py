@@ -1,0 +1,190 @@
+"""What is scored: every character once, whole texts as token by token, with any predictor that has a tokenizer."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import OBJECTIVES
+from softar_lab.evaluation import char_log_probs, context_of, evaluate, windows
+from softar_lab.models.config import ModelConfig
+from softar_lab.models.soft_ar import SoftAR
+from softar_lab.predictor import Prediction, Predictor
+from softar_lab.sources.tokenizers import CharTokenizer
+
+
+class Tally(SoftAR):
+    """Gives each character the log-probability -(its id + 1), so that the scores tell which characters they are of."""
+
+    def log_probs(self, token_ids):
+        return -(token_ids + 1).float()
+
+
+def tally(text, context):
+    tokenizer = CharTokenizer.fit(text)
+    return Tally(ModelConfig(vocab_size=tokenizer.vocab_size, context=context, n_layers=1, d_model=8), tokenizer)
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 8, 9, 10, 16, 17, 18, 700])
+def test_char_log_probs_score_each_character_of_running_text_once_but_the_first(length):
+    text = "".join(chr(1000 + i) for i in range(length))  # all different
+    scores = char_log_probs(tally(text, 8), text)
+    assert (-scores).tolist() == list(range(2, length + 1))
+
+
+@pytest.mark.parametrize("context", [1, 4, 8, 1000])
+def test_char_log_probs_score_each_character_of_documents_once(context):
+    letters = [chr(1000 + i) for i in range(300)]
+    text = ""
+    for length in (1, 3, 9, 20, 4, 4, 0, 7):
+        text += "".join(letters.pop(0) for _ in range(length)) + "\n"
+    model = tally(text, context)
+    scores = char_log_probs(model, text, "\n")
+    assert (-scores - 1).tolist() == model.tokenizer.encode(text).tolist()
+
+
+@given(st.text("ab\n", min_size=1, max_size=60), st.integers(1, 12))
+@settings(max_examples=150, deadline=None)
+def test_windows_of_documents_cover_the_text_and_cut_no_document_without_need(text, context):
+    tokenizer = CharTokenizer.fit("ab\n")
+    found = list(windows(tokenizer.encode(text), context, tokenizer.encode("\n")[0]))
+    assert "".join(text[begin:end] for begin, end, _ in found) == text
+    for begin, end, skip in found:
+        assert skip == 0
+        assert 0 < end - begin <= context + 1
+        whole = end == len(text) or text[end - 1] == "\n"
+        assert whole or "\n" not in text[begin:end]  # cut only where no document ends in reach
+        following = text.find("\n", end) + 1 or len(text)
+        assert not whole or following - begin > context + 1 or end == len(text)  # as many as fit
+
+
+@given(st.integers(2, 90), st.integers(1, 12))
+@settings(max_examples=150, deadline=None)
+def test_windows_of_running_text_give_each_character_at_most_context_before_it(length, context):
+    scored = []
+    for begin, end, skip in windows(torch.arange(length), context, None):
+        assert end - begin <= context + 1
+        scored += range(begin + skip, end)
+    assert scored == list(range(1, length))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("separator", [None, "\n"])
+def test_evaluate_is_the_mean_of_what_the_predictor_says_token_by_token(tiny, objective, separator):
+    model = tiny(objective=objective, context=6)
+    text = "abc\ndefgh\nkkkkkkkkkkkkkkkk\n\nab\ncd"
+    if separator:  # by hand: whole documents as long as 7 characters hold them, a longer one goes on
+        pieces = ["abc\n", "defgh\n", "kkkkkkk", "kkkkkkk", "kk\n\nab\n", "cd"]
+        assert "".join(pieces) == text
+        reading = [(piece, 0) for piece in pieces]
+    else:
+        reading = [(text[i : i + 7], 1) for i in range(0, len(text) - 1, 6)]
+    expected = []
+    for piece, first in reading:
+        state = model.start()
+        for t, token_id in enumerate(model.tokenizer.encode(piece)):
+            if t >= first:
+                expected.append(model.predict(state).log_probs[0, token_id])
+            if t < len(piece) - 1:
+                state = model.next_state(state, token_id[None])
+    found = char_log_probs(model, text, separator)
+    torch.testing.assert_close(found, torch.stack(expected), atol=1e-4, rtol=0)
+    assert evaluate(model, text, separator) == pytest.approx(-found.double().mean().item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("separator", [None, "\n"])
+def test_evaluate_of_nothing_says_so(tiny, separator):
+    with pytest.raises(ValueError, match="text is empty"):
+        evaluate(tiny(), "", separator)
+
+
+def test_evaluate_of_a_single_character(tiny):
+    """Running text has nothing before its first character to predict it from; a document has its start."""
+    model = tiny()
+    with pytest.raises(ValueError, match="at least 2|too short|1 character"):
+        evaluate(model, "a")
+    expected = -model.predict(model.start()).log_probs[0, model.tokenizer.encode("a")].item()
+    assert evaluate(model, "a", "\n") == pytest.approx(expected, abs=1e-5)
+
+
+def test_evaluate_leaves_unknown_characters_out_with_a_warning_that_counts_them(tiny):
+    model = tiny()
+    with pytest.warns(UserWarning, match=r"3 characters .* not in the vocabulary \('X', 'é'\)"):
+        found = evaluate(model, "abcXdefXé")
+    assert found == evaluate(model, "abcdef")
+
+
+# -- predictors without a limit ---------------------------------------------------------------------------------------
+
+
+class Alternating(Predictor):
+    """A true language of "a", "b" and "~": a letter never follows itself, and all else is equally likely.
+
+    It refuses what is impossible, and so padding with 0, which is "a". A state is the rows read so far.
+    """
+
+    tokenizer = CharTokenizer.fit("ab~")
+    vocab_size = 3
+
+    def start(self, batch_size=1):
+        return [[2]] * batch_size
+
+    def predict(self, state):
+        allowed = torch.ones(len(state), 3, dtype=torch.float64)
+        for row, read in enumerate(state):
+            if read[-1] != 2:
+                allowed[row, read[-1]] = 0
+        return Prediction((allowed / allowed.sum(-1, keepdim=True)).log())
+
+    def advance(self, state, token_ids=None, vectors=None):
+        if any(read[-1] == token_id != 2 for read, token_id in zip(state, token_ids.tolist(), strict=True)):
+            raise ValueError("impossible")
+        return [[*read, token_id] for read, token_id in zip(state, token_ids.tolist(), strict=True)]
+
+
+TEXT = "aba~b~~babab~a"
+NATS = [math.log(3 if before == "~" else 2) for before in "~" + TEXT[:-1]]
+
+
+def test_a_true_language_reads_running_text_whole_and_scores_all_but_the_first():
+    found = char_log_probs(Alternating(), TEXT)
+    torch.testing.assert_close(-found, torch.tensor(NATS[1:], dtype=torch.float64))
+    assert found.dtype == torch.float64, "exact probabilities stay exact"
+
+
+def test_a_true_language_scores_documents_of_any_lengths_without_padding():
+    found = char_log_probs(Alternating(), TEXT, "~")
+    torch.testing.assert_close(-found, torch.tensor(NATS, dtype=torch.float64))
+    assert evaluate(Alternating(), TEXT, "~") == pytest.approx(math.fsum(NATS) / len(NATS), rel=1e-12)
+
+
+@pytest.mark.parametrize("separator", [None, "~"])
+def test_truth_and_model_score_the_same_characters(tiny, separator):
+    text = (TEXT + "~") * 5
+    model = tiny(letters="ab~", context=6)
+    assert context_of(model) == 6
+    assert context_of(Alternating()) is None
+    assert char_log_probs(model, text, separator).shape == char_log_probs(Alternating(), text, separator).shape
+
+
+@given(st.text("ab\n", max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_windows_without_a_limit_are_the_documents(text):
+    ids = CharTokenizer.fit("ab\n").encode(text)
+    documents = text.splitlines(keepends=True)
+    assert [text[begin:end] for begin, end, _ in windows(ids, None, torch.tensor(0))] == documents
+    assert list(windows(ids, None, None)) == ([(0, len(text), 1)] if len(text) > 1 else [])
+
+
+def test_windows_without_a_limit_hold_any_length():
+    assert list(windows(torch.arange(5000), None, None)) == [(0, 5000, 1)]
+
+
+def test_a_predictor_without_a_tokenizer_reads_no_text():
+    class Mute(Alternating):
+        tokenizer = None
+
+    with pytest.raises(ValueError, match="no tokenizer, so it cannot read the given text"):
+        evaluate(Mute(), "ab")
