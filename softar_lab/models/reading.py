@@ -1,0 +1,110 @@
+"""What models that read tokens only share: a vocabulary of tokens of any length, and a memory that is one tensor."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+import torch
+from jaxtyping import Int, Int64
+from torch import Tensor
+
+from ..predictor import Predictor
+from ..sources.tokenizers import CharTokenizer
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer whose tokens may be longer than a character; a text is cut into the longest tokens that fit.
+
+    Raises ValueError where tokens are not distinct, non-empty strings.
+    """
+
+    tokens: tuple[str, ...]
+    unk_id = None
+
+    def __post_init__(self):
+        strings = all(isinstance(token, str) and token for token in self.tokens)
+        if not (self.tokens and strings and len(set(self.tokens)) == len(self.tokens)):
+            raise ValueError(f"tokens must be distinct, non-empty strings, not {self.tokens!r:.80}")
+
+    @classmethod
+    def fit(cls, sequences: Sequence[Sequence[str]]) -> "Vocabulary":
+        """The tokens of sequences, or characters of strings, in order of first appearance.
+
+        Raises ValueError for no sequence or an empty one.
+        """
+        if isinstance(sequences, str) or not len(sequences) or not all(map(len, sequences)):
+            raise ValueError(f"sequences must be a list of at least one sequence, none empty, not {sequences!r:.80}")
+        return cls(tuple(dict.fromkeys(chain.from_iterable(sequences))))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+    def encode(self, text: Sequence[str]) -> Int64[Tensor, " T"]:
+        """Ids (T,) of a text or of a sequence of tokens. Raises ValueError at an unknown token, listing the known."""
+        pieces = self._pattern.findall(text) if isinstance(text, str) else text
+        try:
+            return torch.tensor([*map(self._ids.__getitem__, pieces)], dtype=torch.int64)
+        except KeyError as error:
+            known = ", ".join(self.tokens[:50]) + (", …" if len(self.tokens) > 50 else "")
+            raise ValueError(f"unknown token {error.args[0]!r} in {text!r:.80}; known: {known}") from None
+
+    def decode(self, ids: Tensor | np.ndarray | Sequence[int]) -> str:
+        """The tokens of ids (T,), joined. Raises ValueError at an id outside the vocabulary."""
+        ids = torch.as_tensor(ids, dtype=torch.int64)
+        check_ids(ids, self.vocab_size)
+        return "".join(self.tokens[i] for i in ids.tolist())
+
+    def unknown_in(self, text: str) -> dict[str, int]:
+        """How often each character that belongs to no token occurs in a text."""
+        return dict(Counter(piece for piece in self._pattern.findall(text) if piece not in self._ids))
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(self.tokens)}
+
+    @cached_property
+    def _pattern(self) -> re.Pattern:
+        longest_first = sorted(self.tokens, key=len, reverse=True)
+        return re.compile("|".join([*map(re.escape, longest_first), "."]), re.DOTALL)
+
+
+def encode(tokenizer: CharTokenizer | Vocabulary, text: Sequence[str]) -> Int64[Tensor, " T"]:
+    """Ids (T,) of a text, which the tokenizer cuts, or of a sequence of its tokens. Raises ValueError at an unknown."""
+    lists_too = isinstance(tokenizer, Vocabulary)
+    return (tokenizer if lists_too or isinstance(text, str) else Vocabulary(tokenizer.tokens)).encode(text)
+
+
+def check_ids(token_ids: Tensor, vocab_size: int) -> None:
+    """Raise ValueError, naming the first one, where an id is not in the vocabulary."""
+    wrong = token_ids[(token_ids < 0) | (token_ids >= vocab_size)]
+    if len(wrong):
+        raise ValueError(f"token ids must lie in 0 … {vocab_size - 1}, not {int(wrong[0])}")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """All that a model keeps of what B rows have read: the first axis of `data` is B."""
+
+    data: Tensor
+
+    def select(self, rows: Int[Tensor, " n"] | Sequence[int]) -> "Memory":
+        """Fork, drop or reorder batch rows."""
+        return Memory(self.data[rows])
+
+
+class TokenReader(Predictor):
+    """A predictor that reads tokens only; what it remembers is one tensor, changed by `_step(data, token_ids)`."""
+
+    def advance(self, state, token_ids=None, vectors=None) -> Memory:
+        """One more token a row, (B,). Raises ValueError for vectors, another number of rows, an id out of range."""
+        if token_ids is None or vectors is not None or len(token_ids) != len(state.data):
+            raise ValueError(f"this model reads token_ids only, one for each of its {len(state.data)} rows")
+        check_ids(token_ids, self.vocab_size)
+        return Memory(self._step(state.data, token_ids))
