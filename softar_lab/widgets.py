@@ -18,6 +18,7 @@ from . import plots
 from .analysis.geometry import PCABasis
 from .generation import Trajectory, collapse, feedback, generate
 from .models.soft_ar import SoftAR
+from .predictor import Predictor
 from .training import Run, TrainConfig, train
 
 _NARROW = {"description_width": "86px"}
@@ -88,7 +89,7 @@ class Panel(w.VBox):
 class _Setting(w.VBox):
     """The choices of one generation: which model, how to collapse, when, what to feed back, how warm."""
 
-    def __init__(self, title: str, models: Mapping[str, SoftAR], schedules: list[str]):
+    def __init__(self, title: str, models: Mapping[str, Predictor], schedules: list[str]):
         def choice(label: str, options: list[str], value: str) -> w.Dropdown:
             return w.Dropdown(options=options, value=value, description=label, style=_NARROW)
 
@@ -118,6 +119,10 @@ class _Setting(w.VBox):
         self._picture.layout = w.Layout(display="flex", flex_flow="row" if alone else "column", align_items="stretch")
         self.candidates.layout = w.Layout(width="290px" if alone else "auto", flex="0 0 auto", padding="8px")
 
+    def show_picture(self, shown: bool) -> None:
+        """Show the path, or the candidates alone."""
+        self._picture.children = (self.figure, self.candidates) if shown else (self.candidates,)
+
     @property
     def trajectory(self) -> Trajectory | None:
         """What was written last."""
@@ -129,17 +134,22 @@ class _Setting(w.VBox):
         return {name: getattr(self, name).value for name in names}
 
 
+def _has_rows(model: Predictor) -> bool:
+    """Whether its soft tokens have a place among its symbols."""
+    return getattr(model, "embedding", None) is not None
+
+
 class GenerationPanel(Panel):
     """Write with a model and watch it think: the text, how surprised it was, and the path of its soft tokens.
 
-    `models`: one SoftAR or several by name. Every change of a control writes anew; `generate()` does so from Python.
-    `panel.first` and `panel.second` are the two settings side by side (the second shows once `compare` is ticked);
-    `panel.collapse` and the like are the first one's.
+    `models`: one predictor or several by name; counts and true languages have no vectors, so no path. Every change of
+    a control writes anew; `generate()` does so from Python. `panel.first` and `panel.second` are the two settings side
+    by side (the second shows once `compare` is ticked); `panel.collapse` and the like are the first one's.
     """
 
     def __init__(
         self,
-        models: SoftAR | Mapping[str, SoftAR],
+        models: Predictor | Mapping[str, Predictor],
         prompt: str = "",
         steps: int = 80,
         seed: int = 0,
@@ -147,7 +157,7 @@ class GenerationPanel(Panel):
     ):
         super().__init__()
         self.models = dict(models) if isinstance(models, Mapping) else {"model": models}
-        self._bases = {name: PCABasis.fit(model.embedding) for name, model in self.models.items()}
+        self._bases = {name: PCABasis.fit(model.embedding) for name, model in self.models.items() if _has_rows(model)}
         self.prompt = w.Text(prompt, description="Prompt", continuous_update=False, style=_NARROW,
                              layout=w.Layout(width="60%"))  # fmt: skip
         self.steps = w.BoundedIntText(steps, min=1, max=2000, description="Length", style=_NARROW,
@@ -231,8 +241,10 @@ class GenerationPanel(Panel):
     def _show_path(self, setting: _Setting) -> None:
         with self._drawing:
             name, trajectory = setting.written
-            three = self.view.value == "3-D"
-            plots.update_path(setting.figure, trajectory, self._bases[name], self.models[name].embedding, three)
+            three, basis = self.view.value == "3-D", self._bases.get(name)
+            setting.show_picture(basis is not None)
+            if basis:
+                plots.update_path(setting.figure, trajectory, basis, self.models[name].embedding, three)
             self._show_step_of(setting)
 
     def _show_step(self) -> None:
@@ -243,7 +255,8 @@ class GenerationPanel(Panel):
         with self._drawing:
             name, trajectory = setting.written
             step = min(self.step.value, len(trajectory) - 1)
-            plots.update_now(setting.figure, trajectory, self._bases[name], step, self.view.value == "3-D")
+            if basis := self._bases.get(name):
+                plots.update_now(setting.figure, trajectory, basis, step, self.view.value == "3-D")
             setting.text.value = plots.text_html(trajectory, step)
             setting.candidates.value = plots.candidates_html(trajectory, step)
 
@@ -257,6 +270,8 @@ class GenerationPanel(Panel):
         if self.first.written is None:
             return None
         name, trajectory = self.first.written
+        if name not in self._bases:
+            return plots.draw_bits(trajectory.text, {"surprise": (-trajectory.log_probs / math.log(2)).numpy()})
         return plots.draw_path(trajectory, self._bases[name], self.models[name].embedding)
 
     def __repr__(self) -> str:

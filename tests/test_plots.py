@@ -17,6 +17,7 @@ from matplotlib.text import Annotation
 from softar_lab import plots
 from softar_lab.analysis.geometry import PCABasis
 from softar_lab.generation import generate
+from softar_lab.models.counting import TWO_STRINGS, CountingModel
 from softar_lab.sources.corpora import load_corpus
 
 MARKUP = "ab<&>\"'$\\ \n"
@@ -264,3 +265,57 @@ def test_candidates_html_draws_a_bar_for_each_candidate(path):
     assert table.tags.count("tr") == len(path.candidates(4))
     for symbol, p in path.candidates(4):
         assert f"{plots.visible(symbol)}{p:.1%}" in table.text
+
+
+# Pictures of languages and of measurements
+
+
+def written(figure):
+    """All texts in a figure's first axes."""
+    return [text.get_text() for text in figure.axes[0].texts if text.get_text()]
+
+
+def test_trie_shows_every_prefix_with_its_count_and_every_token():
+    model = CountingModel.fit(TWO_STRINGS)
+    texts = written(plots.draw_trie(model))
+    prefixes = list(model.prefixes())
+    assert sorted(t for t in texts if t.isdigit()) == ["1"] * 9 + ["2"]
+    assert sorted(t for t in texts if not t.isdigit()) == sorted(["∅", *(s[-1] for s in prefixes[1:])])
+
+
+def test_simplex_places_certainty_in_the_corners_and_ignorance_in_the_middle():
+    beliefs = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1 / 3, 1 / 3, 1 / 3]])
+    figure = plots.draw_simplex({"truth": beliefs, "read": beliefs[::-1]}, ("x", "y", "z"))
+    first, second = (ax.collections[0] for ax in figure.axes)
+    height = 3**0.5 / 2
+    np.testing.assert_allclose(first.get_offsets(), [[0, 0], [1, 0], [0.5, height], [0.5, height / 3]], atol=1e-12)
+    np.testing.assert_allclose(second.get_offsets(), first.get_offsets()[::-1], atol=1e-12)
+    np.testing.assert_array_equal(second.get_facecolors(), first.get_facecolors())  # a colour is the first's belief
+    assert written(figure) == ["x", "y", "z"]
+
+
+def test_excess_draws_a_line_a_column_and_the_last_in_black():
+    frame = pd.DataFrame({"counts": [0.5, 0.1], "learned": [0.9, 0.01]}, index=[1000, 10_000])
+    ax = plots.draw_excess(frame, "letters").axes[0]
+    assert [line.get_label() for line in ax.lines] == ["counts", "learned"]
+    assert ax.lines[-1].get_color() == "black"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1,000", "10,000"]
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [0.5, 0.1])
+
+
+def test_grid_writes_what_is_not_zero():
+    frame = pd.DataFrame([[0, 2], [-1, 0]], index=["", "a"], columns=["x", " "])
+    figure = plots.draw_grid(frame, "title")
+    assert written(figure) == ["+2", "-1"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["∅", "a"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["x", "␣"]
+
+
+def test_calibration_draws_each_curve_beside_the_diagonal():
+    curve = pd.DataFrame({"confidence": [0.2, 0.9], "accuracy": [0.3, 0.8], "count": [10, 90]})
+    ax = plots.draw_calibration({"hard": curve}).axes[0]
+    diagonal, line = ax.lines
+    np.testing.assert_array_equal(diagonal.get_xydata(), [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(line.get_xydata(), curve[["confidence", "accuracy"]])
+    small, large = ax.collections[0].get_sizes()
+    assert small < large

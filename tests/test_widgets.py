@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from test_generate import Chain
 
 from softar_lab import plots, widgets
 from softar_lab.analysis.geometry import PCABasis
@@ -141,6 +142,22 @@ def test_model_is_chosen_by_name(tiny, model):
     panel.model.value = "narrow"
     assert same(panel.generate(), generate(narrow, "abc", 6, temperature=0.8))
     torch.testing.assert_close(drawn(panel.first), place(narrow, panel.trajectory)[:, :2])
+
+
+def test_a_model_without_vectors_has_a_text_and_no_path(model):
+    panel = GenerationPanel({"chain": Chain(), "soft": model}, "abc", 6)
+    assert panel.first._picture.children == (panel.first.candidates,)
+    assert panel.trajectory.text == generate(Chain(), "abc", 6, temperature=0.8).text
+    panel.step.value, panel.view.value = 3, "3-D"
+    assert panel.first.candidates.value == plots.candidates_html(panel.trajectory, 3)
+    assert "image/png" in panel._repr_mimebundle_()
+    panel.schedule.value = "never"
+    panel.generate()
+    assert "reads no vectors" in said(panel)
+    panel.schedule.value, panel.model.value = "always", "soft"
+    panel.generate()
+    assert panel.first.figure in panel.first._picture.children
+    torch.testing.assert_close(drawn(panel.first, three=True), place(model, panel.trajectory))
 
 
 def test_model_chosen_in_vain_leaves_the_picture_of_the_other(tiny, model):

@@ -20,12 +20,24 @@ RECIPES = {
         "train": STORY,
     },
     "tales-orthonormal": {"corpus": "tales", "model": {"objective": "mse", "table": "orthonormal"}, "train": STORY},
+    "mess3-hard": {
+        "corpus": "mess3",
+        "model": {"context": 64, "n_layers": 2, "d_model": 64, "embedding_dim": 16},
+        "train": TrainConfig(steps=400, batch_size=32, eval_every=100),
+    },
+    "recall-hard": {
+        "corpus": "recall",
+        "model": {"context": 96, "n_layers": 2, "embedding_dim": 32},
+        "train": TrainConfig(steps=2500, batch_size=32, eval_every=100),
+    },
 }
 
 
 def model_config(recipe: dict, tokenizer: CharTokenizer) -> ModelConfig:
     """The shape of a recipe's model."""
-    return ModelConfig.preset(recipe["corpus"], vocab_size=tokenizer.vocab_size, **recipe["model"])
+    if recipe["corpus"] == "tales":
+        return ModelConfig.preset("tales", vocab_size=tokenizer.vocab_size, **recipe["model"])
+    return ModelConfig(vocab_size=tokenizer.vocab_size, **recipe["model"])
 
 
 def make(name: str, again: bool = False) -> None:

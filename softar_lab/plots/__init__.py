@@ -3,8 +3,9 @@
 Drawing never computes: pictures get coordinates, trajectories and histories that are ready.
 """
 
-from .charts import draw_bits, draw_history
+from .charts import draw_bits, draw_calibration, draw_excess, draw_grid, draw_history
 from .interactive import TRAIL, history_figure, path_figure, update_now, update_path
+from .languages import draw_simplex, draw_trie
 from .look import ACCENT, COLORMAP, GREY, axis_label, visible
 from .paths import draw_path, draw_paths
 from .texts import candidates_html, step_hover, text_html
@@ -17,9 +18,14 @@ __all__ = [
     "axis_label",
     "candidates_html",
     "draw_bits",
+    "draw_calibration",
+    "draw_excess",
+    "draw_grid",
     "draw_history",
     "draw_path",
     "draw_paths",
+    "draw_simplex",
+    "draw_trie",
     "history_figure",
     "path_figure",
     "step_hover",

@@ -38,3 +38,52 @@ def draw_bits(text: str, bits: dict[str, np.ndarray]) -> Figure:
     ax.legend(ncols=2)
     plt.close(figure)
     return figure
+
+
+def draw_excess(frame: pd.DataFrame, xlabel: str) -> Figure:
+    """Excess over the truth in bits, a line a column against the index; the last one, which the rest face, in black."""
+    figure, ax = plt.subplots(figsize=(8.4, 4), layout="constrained")
+    for i, (name, line) in enumerate(frame.items()):
+        style = {"color": "black", "lw": 2.4} if i == frame.shape[1] - 1 else {}
+        ax.plot(line.index, line.to_numpy(), marker="osD^vPX"[i % 7], ms=5, label=name, **style)
+    ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="excess over the truth (bits per symbol)")
+    ax.set_xticks(frame.index, [f"{x:,}" for x in frame.index])
+    ax.set_xticks([], minor=True)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def draw_calibration(curves: dict[str, pd.DataFrame]) -> Figure:
+    """How often the best guess is right against how sure the model is of it; the diagonal is honesty.
+
+    Each frame has the columns confidence, accuracy and count; a dot's area tells how many guesses it stands for.
+    """
+    figure, ax = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
+    ax.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1)
+    for name, curve in curves.items():
+        (line,) = ax.plot(curve["confidence"], curve["accuracy"], lw=1)
+        share = curve["count"] / curve["count"].sum()
+        ax.scatter(curve["confidence"], curve["accuracy"], s=12 + 220 * share, color=line.get_color(), label=name)
+    ax.set(xlabel="confidence of the best guess", ylabel="how often it is right", aspect="equal")
+    ax.legend()
+    plt.close(figure)
+    return figure
+
+
+def draw_grid(frame: pd.DataFrame, title: str) -> Figure:
+    """A number for every row and column: white where it is 0, orange above, blue below."""
+    values = frame.to_numpy(dtype=float)
+    limit = max(1e-9, np.abs(values).max())
+    figure, ax = plt.subplots(figsize=(1.6 + 0.62 * values.shape[1], 0.8 + 0.3 * values.shape[0]), layout="constrained")
+    ax.imshow(values, cmap="PuOr_r", vmin=-1.6 * limit, vmax=1.6 * limit, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if value:
+            ax.text(column, row, f"{value:+g}", ha="center", va="center", fontsize=9)
+    ax.set_xticks(range(values.shape[1]), [visible(str(name)) for name in frame.columns], family="monospace")
+    ax.set_yticks(range(values.shape[0]), [str(name) or "∅" for name in frame.index], family="monospace")
+    ax.tick_params(length=0, labeltop=True, labelbottom=False)
+    ax.grid(visible=False)
+    ax.set_title(title, fontsize=10)
+    plt.close(figure)
+    return figure
