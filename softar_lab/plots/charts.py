@@ -31,7 +31,7 @@ def draw_bits(text: str, bits: dict[str, np.ndarray]) -> Figure:
     ax.bar(positions, costs, color="#56B4E9", width=0.85, label=first)
     for name, other in others:
         ax.plot(positions, other, color=ACCENT, lw=0, marker="_", ms=6, mew=2, label=name)
-    ax.set_xticks(positions, [visible(symbol) for symbol in text], fontsize=7)
+    ax.set_xticks(positions, [visible(symbol) for symbol in text], fontsize=7 if len(text) > 40 else 11)
     ax.tick_params(axis="x", length=0)
     ax.grid(visible=False, axis="x")
     ax.set(ylabel="bits", xlim=(-1, len(text)))
