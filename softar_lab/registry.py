@@ -49,21 +49,37 @@ class Registry:
                 return spec
             known = ", ".join(self._members)
             raise ValueError(f"a {self.kind} is a name or a callable instance, not {spec!r}; known: {known}")
-        name, bracket, rest = spec.strip().partition("(")
-        member = self.get(name.strip())
+        member = self.get(self.name_of(spec))
+        if isinstance(member, type):
+            return self.make(spec)
         try:
-            call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-                raise ValueError("not of the form name(argument, key=value)")
-            positional = [ast.literal_eval(node) for node in call.args]
-            named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-            if isinstance(member, type):
-                return member(*positional, **named)
-            if positional or named:
+            if any(self._arguments(spec)):
                 raise ValueError("it takes no arguments")
-            return member
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"{self.kind} {spec!r}: {error}") from None
+        return member
+
+    def name_of(self, spec: str) -> str:
+        """The name alone: "mixture" of "mixture(8)"."""
+        return spec.partition("(")[0].strip()
+
+    def make(self, spec: str, *first: Any) -> Any:
+        """Call the member with `first`, then with the arguments written in `spec`; ValueError as in `resolve`."""
+        member = self.get(self.name_of(spec))
+        try:
+            positional, named = self._arguments(spec)
+            return member(*first, *positional, **named)
         except (SyntaxError, TypeError, ValueError) as error:
             raise ValueError(f"{self.kind} {spec!r}: {error}") from None
+
+    def _arguments(self, spec: str) -> tuple[list, dict[str, Any]]:
+        """What stands between the brackets, as literals."""
+        _, bracket, rest = spec.strip().partition("(")
+        call = ast.parse(f"f({rest}" if bracket else "f()", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError("not of the form name(argument, key=value)")
+        named = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return [ast.literal_eval(node) for node in call.args], named
 
     def spec(self, strategy: Any) -> str:
         """The string that `resolve` turns back into `strategy`; its repr where it is not registered."""

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from .evaluation import calibrate, document_begins, encode, scored_windows, scores
 from .models.soft_ar import MANIFEST, SoftAR, pick_device
+from .models.targets import effective_rank, mean_norm
 from .sources.corpora import Corpus
 from .store import CheckpointError, vectors_from_bytes, vectors_to_bytes
 
@@ -132,9 +133,11 @@ def train(
 
     def evaluate_now(train_loss: float) -> dict[str, Any]:
         model.eval()
-        calibrate(model, rows.batch(-1))
+        calibrate(model, rows.calibration(model.objective.readout.tokens))
         nats = -scores(model, *held_out).double().mean().item()
         row = {"step": step, "train_loss": train_loss, "val_nats_per_char": nats}
+        table = model.embedding
+        row |= {"embedding_rank": effective_rank(table), "embedding_norm": mean_norm(table).item()}
         history.append({**row, "val_bits_per_char": nats / math.log(2), "seconds": round(seconds, 3)})
         model.train()
         return history[-1]
@@ -146,7 +149,8 @@ def train(
     with interruption() as stop, bar:
         while step < config.steps and not interrupted:
             begin = time.perf_counter()
-            loss = _update(model, rows.batch(step), optimizers, _share(config, step), config.precision)
+            noise = rows.generator(step, stream=1)
+            loss = _update(model, rows.batch(step), noise, optimizers, _share(config, step), config.precision)
             seconds += time.perf_counter() - begin
             if not math.isfinite(loss):
                 raise diverged(f"loss is {loss}")
@@ -195,9 +199,17 @@ class TrainingRows:
 
     def batch(self, step: int) -> Int[Tensor, "B T"]:
         """The rows of one step (B, window+1)."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step + 1) % 2**63)
-        chosen = self.begins[torch.randint(len(self.begins), (self.size,), generator=generator)]
+        chosen = self.begins[torch.randint(len(self.begins), (self.size,), generator=self.generator(step))]
         return self.ids[chosen[:, None] + self.offsets].to(self.device)
+
+    def generator(self, step: int, stream: int = 0) -> torch.Generator:
+        """The random numbers of one step; stream 0 chooses its rows, stream 1 is the objective's noise."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + step + 1 + stream * 2**40) % 2**63)
+
+    def calibration(self, tokens: int) -> Int[Tensor, "B T"]:
+        """Rows that no step trains on, as many batches of them as it takes to hold so many tokens."""
+        batches = -(-tokens // (self.size * len(self.offsets)))
+        return torch.cat([self.batch(-1 - i) for i in range(batches)])
 
 
 def make_optimizers(model: SoftAR, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -220,12 +232,17 @@ def _share(config: TrainConfig, step: int) -> float:
 
 
 def _update(
-    model: SoftAR, batch: Int[Tensor, "B T"], optimizers: list[torch.optim.Optimizer], share: float, precision: str
+    model: SoftAR,
+    batch: Int[Tensor, "B T"],
+    noise: torch.Generator,
+    optimizers: list[torch.optim.Optimizer],
+    share: float,
+    precision: str,
 ) -> float:
     """One step of every optimizer; returns the mean loss."""
     with autocast(model.device, precision):
         hidden = model.hidden_states(batch[:, :-1])
-    loss = model.objective.loss(hidden.flatten(0, 1).float(), batch.flatten(), model.table.weight)
+    loss = model.objective.loss(hidden.float(), batch, model.table.weight, noise) + model.table.penalty()
     loss.backward()
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -11,7 +11,8 @@ from softar_lab.sources.tokenizers import CharTokenizer
 torch.set_num_threads(1)  # handing such small products round costs more than it gains
 
 LETTERS = "abcdefghijk \n"  # 13 symbols
-OBJECTIVES = ("ce", "mse", "metric")
+OBJECTIVES = ("ce", "metric", "mse", "cosine", "successor(0.5)", "vmf")  # p moves gently with the hidden state
+EVERY_OBJECTIVE = (*OBJECTIVES, "anchored", "mixture(2)", "energy(4)", "flow(3)")
 TABLES = ("joint", "random", "orthonormal")
 
 
@@ -21,6 +22,9 @@ def enliven(model: SoftAR, seed: int, scale: float) -> SoftAR:
     for name, parameter in model.named_parameters():
         if not name.startswith("table"):
             parameter.data += torch.empty_like(parameter).normal_(0, scale, generator=generator)
+    for name, buffer in model.objective.readout.named_buffers():
+        if name in ("weight", "bias"):  # of an affine reading, which begins knowing nothing
+            buffer.normal_(0, 1, generator=generator)
     return model.eval()
 
 

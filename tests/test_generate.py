@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 from test_predictor import Bigram
 
-from conftest import LETTERS, OBJECTIVES, TABLES
+from conftest import EVERY_OBJECTIVE, LETTERS, OBJECTIVES, TABLES
 from softar_lab.generation import Always, EveryK, Never, collapse, feedback, generate, schedule
 from softar_lab.sources.tokenizers import CharTokenizer
 from softar_lab.store import StoreError
@@ -120,7 +120,7 @@ def test_a_collapse_of_three_lines_works_by_name(tiny, monkeypatch):
     assert "second" in collapse.names()
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", EVERY_OBJECTIVE)
 @pytest.mark.parametrize("table", TABLES)
 def test_every_schedule_feedback_and_collapse_go_together(tiny, objective, table):
     model = tiny(objective=objective, table=table, context=6)

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import OBJECTIVES, TABLES
+from conftest import EVERY_OBJECTIVE, TABLES
 from softar_lab import store
 from softar_lab.evaluation import evaluate
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.soft_ar import SoftAR
+from softar_lab.models.targets import effective_rank
 from softar_lab.sources.corpora import Corpus
 from softar_lab.sources.tokenizers import CharTokenizer
 from softar_lab.store import CheckpointError, StoreError
@@ -50,7 +51,7 @@ def small(tiny, **changes):
 # -- learning ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", EVERY_OBJECTIVE)
 def test_train_learns_a_text_that_is_certain(tiny, corpus, objective):
     """Each letter is followed by the next, so what is scored need not cost anything; at first it is log2 13 = 3.7."""
     table = "joint" if objective == "ce" else "orthonormal"
@@ -65,7 +66,7 @@ def test_train_learns_a_text_that_is_certain(tiny, corpus, objective):
 
 
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", EVERY_OBJECTIVE)
 def test_train_moves_joint_tables_only(tiny, corpus, objective, table):
     model = small(tiny, objective=objective, table=table)
     before = weights(model)
@@ -73,6 +74,33 @@ def test_train_moves_joint_tables_only(tiny, corpus, objective, table):
     moved = {name for name, tensor in weights(model).items() if not torch.equal(tensor, before[name])}
     assert ("table.weight" in moved) is (table == "joint")
     assert {name for name in before if name.startswith("body.blocks")} <= moved
+
+
+def test_history_tells_rank_and_norm_of_the_table(tiny, corpus):
+    done = train(small(tiny, objective="mse", table="joint"), corpus, SHORT, progress=False)
+    last = done.history.iloc[-1]
+    assert last["embedding_rank"] == pytest.approx(effective_rank(done.model.embedding))
+    assert last["embedding_norm"] == pytest.approx(done.model.embedding.norm(dim=-1).mean().item())
+    assert done.history["embedding_norm"].iloc[0] != last["embedding_norm"]
+
+
+def test_train_regularised_keeps_apart_what_joint_lets_collapse(tiny, corpus):
+    """Under mean squared error; the seeds' spread is far smaller than the gap."""
+    ranks = {}
+    for table in ("joint", "regularised"):
+        model = tiny(alive=False, objective="mse", table=table, n_layers=1)
+        done = train(model, corpus, TrainConfig(steps=150, batch_size=8, eval_every=150), progress=False)
+        ranks[table] = (done.history["embedding_rank"].iloc[-1], done.history["embedding_norm"].iloc[-1])
+    assert ranks["regularised"][0] > 5
+    assert ranks["joint"][1] < 0.5 * ranks["regularised"][1]
+
+
+def test_calibration_rows_hold_enough_tokens_and_are_not_trained_on(tiny, corpus):
+    rows = TrainingRows(small(tiny), corpus, SHORT, seed=0)
+    assert torch.equal(rows.calibration(1), rows.batch(-1))
+    assert rows.calibration(100).shape == (12, 9)
+    assert torch.equal(rows.generator(3, stream=1).get_state(), rows.generator(3, stream=1).get_state())
+    assert not torch.equal(rows.generator(3, stream=1).get_state(), rows.generator(3).get_state())
 
 
 def test_train_depends_on_its_seed_alone(tiny, corpus):
@@ -190,7 +218,7 @@ def test_train_saves_what_it_returns_and_returns_a_finished_run_as_it_is(tiny, c
     assert card["val_bits_per_char"] == done.val_bits_per_char
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", EVERY_OBJECTIVE)
 @pytest.mark.parametrize("stop_at", [1, 2, 6])
 def test_train_stopped_by_control_c_saves_returns_and_goes_on_exactly(tiny, corpus, tmp_path, objective, stop_at):
     shape = {"objective": objective, "table": "joint"}

@@ -29,7 +29,7 @@ def suits(model: Any, state: Any, collapse: Callable, steps: int) -> bool:
         and model.device.type == "cpu"
         and len(state.hidden) == 1
         and state.length + steps - 1 <= model.config.context
-        and model.objective.readout(model.table.weight) is not None
+        and model.objective.affine_logits(model.table.weight) is not None
     )
 
 
@@ -37,7 +37,7 @@ def write(
     model: SoftAR, state: SoftState, uniform: Float[Tensor, " T"], temperature: float | int, stop: Callable[[], bool]
 ) -> tuple[Tensor, Float[Tensor, "S d"]]:
     """Up to T symbols (fewer where `stop` says so): their ids (S,) and the hidden states (S, d) behind them."""
-    weight, bias = (tensor.numpy() for tensor in model.objective.readout(model.table.weight))
+    weight, bias = (tensor.numpy() for tensor in model.objective.affine_logits(model.table.weight))
     decoder = RowDecoder(model.input, model.body)
     rows = decoder.embed(model.embedding.numpy())  # (V, d)
     slots = state.cache.room_for(state.length + 1, len(uniform) - 1)

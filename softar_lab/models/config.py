@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from .objectives import OBJECTIVES
+import torch
+
+from .objectives import OBJECTIVES, make_objective
 from .targets import TABLES
 from .transformer import POSITIONS
 
@@ -14,6 +16,8 @@ class ModelConfig:
 
     `embedding_dim` is m, the width of the table; None: vocab_size for orthonormal rows, else d_model.
     `table` None: "joint" for the hard objective "ce", "random" for the others (a joint table collapses, K23).
+    `readout`, how the objective's vector is read as probabilities; None: the objective's default.
+    These three may carry arguments: "successor(0.5)", "barycentric(0.1)", "random(trained=True)".
     """
 
     vocab_size: int
@@ -23,14 +27,16 @@ class ModelConfig:
     d_model: int = 128
     embedding_dim: int | None = None
     objective: str = "ce"
+    readout: str | None = None
     table: str | None = None
     positions: str = "rotary"
 
     def __post_init__(self):
         if self.table is None:
-            object.__setattr__(self, "table", "joint" if self.objective == "ce" else "random")
+            object.__setattr__(self, "table", "joint" if OBJECTIVES.name_of(self.objective) == "ce" else "random")
+        table = TABLES.name_of(self.table)
         if self.embedding_dim is None:
-            object.__setattr__(self, "embedding_dim", self.vocab_size if self.table == "orthonormal" else self.d_model)
+            object.__setattr__(self, "embedding_dim", self.vocab_size if table == "orthonormal" else self.d_model)
         for name in ("vocab_size", "context", "n_layers", "n_heads", "d_model", "embedding_dim"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -40,11 +46,14 @@ class ModelConfig:
                 f"ModelConfig.d_model must be n_heads times an even number; {self.d_model} is not "
                 f"with n_heads={self.n_heads}"
             )
-        OBJECTIVES.check(self.objective)
-        TABLES.check(self.table)
+        TABLES.check(table)
+        with torch.device("meta"):  # its arguments are checked, and nothing is computed
+            objective = make_objective(self.objective, self.readout, self.d_model, self.vocab_size, self.embedding_dim)
+        if self.readout is None:
+            object.__setattr__(self, "readout", objective.readouts[0])
         if self.positions not in POSITIONS:
             raise ValueError(f"unknown positions {self.positions!r}; known: {', '.join(POSITIONS)}")
-        if self.table == "orthonormal" and self.embedding_dim < self.vocab_size:
+        if table == "orthonormal" and self.embedding_dim < self.vocab_size:
             raise ValueError(
                 f"ModelConfig.embedding_dim must be at least vocab_size ({self.vocab_size}) for orthonormal "
                 f"rows, not {self.embedding_dim}"

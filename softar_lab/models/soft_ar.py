@@ -1,7 +1,7 @@
 """SoftAR (K1, K11): a table, a transformer body and an objective; reads hard tokens or soft ones, predicts both."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from ..sources.tokenizers import CharTokenizer
 from ..store import CheckpointError, load_folder, save_folder, vectors_from_bytes, vectors_to_bytes
 from .config import ModelConfig
 from .decoding import RowDecoder
-from .objectives import OBJECTIVES
-from .targets import make_table
+from .objectives import make_objective
+from .targets import TABLES, make_table
 from .transformer import Cache, Transformer
 
 CHECKPOINT_FORMAT = "softar-lab/checkpoint"
@@ -56,10 +56,11 @@ class SoftState:
 class SoftAR(nn.Module, Predictor):
     """An autoregressive model over R^m. `seed` decides the first weights; `card` tells where they came from.
 
+    `rows`, the table's first values instead of drawn ones, are required by the table "pretrained".
     When the context is full, the next token begins a new window: the latest half of the slots is read again, once.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer: CharTokenizer | None = None, seed: int = 0):
+    def __init__(self, config: ModelConfig, tokenizer: CharTokenizer | None = None, seed: int = 0, rows=None):
         super().__init__()
         if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
             raise ValueError(
@@ -74,9 +75,16 @@ class SoftAR(nn.Module, Predictor):
             self.table = make_table(config.table, config.vocab_size, m, generator)
             self.input = nn.Linear(m, d, bias=False)
             self.body = Transformer(config.context, config.n_layers, config.n_heads, d, config.positions)
-            self.objective = OBJECTIVES.get(config.objective)(d, config.vocab_size, m)
+            self.objective = make_objective(config.objective, config.readout, d, config.vocab_size, m)
         self.input.weight.data.normal_(0, d**-0.5, generator=generator)
         self.body.initialise(generator)
+        self.objective.initialise(generator)
+        if rows is not None:
+            if rows.shape != self.embedding.shape:
+                raise ValueError(f"rows must be {tuple(self.embedding.shape)} here, not {tuple(rows.shape)}")
+            self.table.weight.data.copy_(rows)
+        elif TABLES.name_of(config.table) == "pretrained":
+            raise ValueError('the table "pretrained" needs rows: SoftAR(config, rows=pretrained_rows(folder))')
 
     @property
     def embedding(self) -> Float[Tensor, "V m"]:
@@ -91,6 +99,17 @@ class SoftAR(nn.Module, Predictor):
     def n_parameters(self, trained: bool = True) -> int:
         """How many parameters there are; only the trained ones by default."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trained)
+
+    def with_readout(self, readout: str) -> "SoftAR":
+        """A copy of this model whose vectors are read another way; `evaluation.calibrate` then fits the reading.
+
+        Raises ValueError for a readout that makes no sense for the objective.
+        """
+        other = SoftAR(replace(self.config, readout=readout), self.tokenizer, rows=self.embedding.cpu())
+        kept = {k: v for k, v in self.state_dict().items() if not k.startswith("objective.readout.")}
+        other.load_state_dict({**other.state_dict(), **kept})
+        other.card = dict(self.card)
+        return other.to(self.device).train(self.training)
 
     # -- whole texts at once: training and scoring ---------------------------------------------------------------------
 
@@ -204,7 +223,9 @@ class SoftAR(nn.Module, Predictor):
         manifest, files = load_folder(folder, MANIFEST, CHECKPOINT_FORMAT)
         try:
             tokenizer = CharTokenizer.from_dict(manifest["tokenizer"]) if manifest["tokenizer"] else None
-            model = cls(ModelConfig.from_dict(manifest["config"]), tokenizer)
+            config = ModelConfig.from_dict(manifest["config"])
+            no_rows = torch.zeros(config.vocab_size, config.embedding_dim)  # a table is loaded, not made
+            model = cls(config, tokenizer, rows=no_rows)
             model.card = dict(manifest["card"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / MANIFEST}: {error}") from None

@@ -1,0 +1,134 @@
+"""What every objective shares: a head, a loss, and a way from the head's output to a `Prediction`.
+
+    hidden (N, d) --output--> output (N, out) --vector--> soft token (N, m) --readout--> log p(w | prefix) (N, V)
+
+An objective gets the body's hidden states and the table E (V, m). How its vector is read as probabilities is a choice
+of its own (readouts.py).
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...predictor import Prediction
+from ...registry import Registry
+from .readouts import READOUTS
+
+OBJECTIVES = Registry("objective")
+names = OBJECTIVES.names
+
+
+class Objective(nn.Module):
+    """Base class. `readouts` names the readouts that make sense, the default first.
+
+    `linear`: the soft token is the head's output itself. `noise_dim`: how many normal numbers a draw takes (0: the
+    objective predicts one vector, not a distribution over vectors).
+    """
+
+    readouts: tuple[str, ...] = ("tau", "affine", "barycentric")
+    linear = False
+    noise_dim = 0
+
+    def __init__(self, d_model: int, vocab_size: int, embedding_dim: int, *, out_dim: int | None = None):
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.head = nn.Linear(d_model, out_dim or embedding_dim, bias=False)
+        nn.init.zeros_(self.head.weight)  # the first prediction is uniform, the first loss that of knowing nothing
+        self.readout = READOUTS.make(self.readouts[0], vocab_size, embedding_dim)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the first weights of those objectives that do not begin at zero."""
+
+    def output(self, hidden: Float[Tensor, "N d"]) -> Float[Tensor, "N out"]:
+        """The head's output in float32 (N, out). A product, not a call of the module, which costs as much again."""
+        return F.linear(hidden, self.head.weight).float()
+
+    def loss(
+        self,
+        hidden: Float[Tensor, "B T d"],
+        target_ids: Int[Tensor, "B T"],
+        table: Float[Tensor, "V m"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, ""]:
+        """The mean training loss over B rows of T positions; `generator` gives the noise, where there is any.
+
+        This one is for losses that see each position alone; others override it.
+        """
+        return self.losses(self.output(hidden.flatten(0, 1)), target_ids.flatten(), table, generator).mean()
+
+    def losses(
+        self, output: Float[Tensor, "N out"], target_ids: Int[Tensor, " N"], table: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, " N"]:
+        """The loss of each position (N,)."""
+        raise NotImplementedError
+
+    def vector(self, output: Float[Tensor, "N out"], table: Float[Tensor, "V m"]) -> Float[Tensor, "N m"]:
+        """The soft token (N, m), the mean of p where p is a distribution over vectors."""
+        return output
+
+    def scores(self, output: Float[Tensor, "N out"], table: Float[Tensor, "V m"]) -> Float[Tensor, "N V"]:
+        """log p(w | prefix) but for a constant a row (N, V), of objectives that define it without a fitted readout."""
+        raise NotImplementedError
+
+    def affine_scores(self, table: Float[Tensor, "V m"]) -> tuple[Float[Tensor, "out V"], Float[Tensor, " V"]] | None:
+        """(matrix, bias) where scores are output @ matrix + bias but for a constant a row; else None."""
+        return None
+
+    def draw(self, output: Float[Tensor, "N out"], noise: Float[Tensor, "S _ k"]) -> Float[Tensor, "S N m"]:
+        """S vectors from the predicted distribution; noise (S, N, k), or (S, 1, k) for the same noise in every row."""
+        raise NotImplementedError
+
+    def predict(self, hidden: Float[Tensor, "N d"], table: Float[Tensor, "V m"]) -> Prediction:
+        """The prediction: p(w | prefix) and the soft token of each of N positions."""
+        output = self.output(hidden)
+        vector = self.vector(output, table)
+
+        def sampler(n: int, generator: torch.Generator) -> Tensor:
+            return self.draw(output, normal((n, len(output), self.noise_dim), generator, output))
+
+        log_probs = self.readout.log_probs(self, output, vector, table)
+        return Prediction(log_probs, vector, sampler if self.noise_dim else None)
+
+    def affine_logits(self, table: Float[Tensor, "V m"]) -> tuple[Float[Tensor, "d V"], Float[Tensor, " V"]] | None:
+        """(weight, bias) where p(w | prefix) is softmax(hidden @ weight + bias); else None."""
+        found = self.readout.affine(self, table)
+        return None if found is None else (self.head.weight.T @ found[0], found[1])
+
+    def calibrate(
+        self, hidden: Float[Tensor, "N d"], target_ids: Int[Tensor, " N"], table: Float[Tensor, "V m"]
+    ) -> None:
+        """Fit the readout's parameters, if any, that turn a vector into probabilities (never on validation text)."""
+        output = self.output(hidden)
+        self.readout.calibrate(self, output, self.vector(output, table), target_ids, table)
+
+    def read_by(self, readout: str, vocab_size: int) -> "Objective":
+        """Take another readout, yet to be calibrated; ValueError for one that makes no sense here."""
+        name = READOUTS.name_of(readout)
+        if name not in self.readouts:
+            raise ValueError(f"cannot be read by {name!r}; its readouts: {', '.join(self.readouts)}")
+        self.readout = READOUTS.make(readout, vocab_size, self.embedding_dim)
+        return self
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Checkpoints written before readouts were modules keep the fitted tau beside the head."""
+        if prefix + "log_tau" in state_dict and not hasattr(self, "log_tau"):
+            state_dict[prefix + "readout.log_tau"] = state_dict.pop(prefix + "log_tau")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def make_objective(spec: str, readout: str | None, d_model: int, vocab_size: int, embedding_dim: int) -> Objective:
+    """The objective named by `spec`, such as "energy" or "mixture(8)", read by `readout` (None: its default).
+
+    Raises ValueError for unknown names, wrong arguments and readouts that make no sense for it.
+    """
+    objective = OBJECTIVES.make(spec, d_model, vocab_size, embedding_dim)
+    try:
+        return objective if readout is None else objective.read_by(readout, vocab_size)
+    except ValueError as error:
+        raise ValueError(f"objective {spec!r}: {error}") from None
+
+
+def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """Normal numbers, drawn where the generator is, in the type and on the device of `like`."""
+    return torch.randn(shape, generator=generator, device=generator.device).to(like)

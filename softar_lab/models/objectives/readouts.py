@@ -1,0 +1,183 @@
+"""From a vector to probabilities: how p(w | prefix) is read off what an objective predicts (K1).
+
+A readout is one class: `log_probs`, and where it has parameters `calibrate`, which fits them on training text. Any
+trained model can be given another one: `model.with_readout("barycentric")`, then `evaluation.calibrate`.
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import minimize, minimize_scalar
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...registry import Registry
+from ..barycentric import barycentric
+
+READOUTS = Registry("readout")
+
+
+class Readout(nn.Module):
+    """Base class. `tokens`: how many training tokens `calibrate` needs at least."""
+
+    tokens = 1
+
+    def __init__(self, vocab_size: int, embedding_dim: int):
+        super().__init__()
+
+    def log_probs(
+        self, objective: nn.Module, output: Tensor, vector: Float[Tensor, "N m"], table: Float[Tensor, "V m"]
+    ) -> Float[Tensor, "N V"]:
+        """log p(w | prefix) (N, V), in nats, from the head's output (N, out) and the soft token (N, m)."""
+        raise NotImplementedError
+
+    def affine(self, objective: nn.Module, table: Float[Tensor, "V m"]) -> tuple[Tensor, Tensor] | None:
+        """(matrix (out, V), bias (V,)) where p is softmax(output @ matrix + bias); else None."""
+        return None
+
+    def calibrate(
+        self, objective: nn.Module, output: Tensor, vector: Tensor, target_ids: Int[Tensor, " N"], table: Tensor
+    ) -> None:
+        """Fit the parameters, if any, on positions whose next symbol is known."""
+
+
+@READOUTS.register("softmax")
+class Softmax(Readout):
+    """The softmax that the objective itself was trained with; nothing to fit."""
+
+    def log_probs(self, objective, output, vector, table):
+        return torch.log_softmax(objective.scores(output, table), dim=-1)
+
+    def affine(self, objective, table):
+        return objective.affine_scores(table)
+
+
+@READOUTS.register("density")
+class Density(Softmax):
+    """The exact density at the table's rows: p(w) = f(e_w) / sum f(e_u). Overconfident (FACTS); nothing to fit."""
+
+
+@READOUTS.register("tau")
+class Tau(Readout):
+    """softmax(-|y - e_w|² / tau), one fitted number.
+
+    Sharp enough where the text is certain, blunt enough where it is not, so always a compromise.
+    """
+
+    def __init__(self, vocab_size: int, embedding_dim: int):
+        super().__init__(vocab_size, embedding_dim)
+        self.register_buffer("log_tau", torch.zeros(()))
+
+    def log_probs(self, objective, output, vector, table):
+        return torch.log_softmax(-squared_distance(vector, table) / self.log_tau.exp(), dim=-1)
+
+    def affine(self, objective, table):
+        return affine_distance(table, self.log_tau.exp()) if objective.linear else None
+
+    def calibrate(self, objective, output, vector, target_ids, table):
+        distance = squared_distance(vector, table)
+
+        def nats(log_tau: float) -> float:
+            return F.cross_entropy(-distance / math.exp(log_tau), target_ids).item()
+
+        self.log_tau.fill_(minimize_scalar(nats, bounds=(-7.0, 3.0), method="bounded").x)
+
+
+@READOUTS.register("affine")
+class Affine(Readout):
+    """softmax(y @ W + b): one learned affine map, a multinomial logistic regression on the vectors (L-BFGS)."""
+
+    tokens = 16_384
+    ridge = 1e-5  # on W in units of the vectors' standard deviation: a symbol never seen must not go to -infinity
+
+    def __init__(self, vocab_size: int, embedding_dim: int):
+        super().__init__(vocab_size, embedding_dim)
+        self.register_buffer("weight", torch.zeros(embedding_dim, vocab_size))
+        self.register_buffer("bias", torch.zeros(vocab_size))
+
+    def log_probs(self, objective, output, vector, table):
+        return torch.log_softmax(vector @ self.weight + self.bias, dim=-1)
+
+    def affine(self, objective, table):
+        return (self.weight, self.bias) if objective.linear else None
+
+    def calibrate(self, objective, output, vector, target_ids, table):
+        mean, scale = vector.mean(0), vector.std(0).mean().clamp_min(1e-12)
+        x, (m, vocab_size) = (vector - mean) / scale, self.weight.shape
+        hits = F.one_hot(target_ids, vocab_size).to(x)
+
+        def nats(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            both = torch.from_numpy(flat).to(x).view(m + 1, vocab_size)
+            log_probs = torch.log_softmax(x @ both[:-1] + both[-1], dim=-1)
+            error = (log_probs.exp() - hits) / len(x)  # (N, V)
+            gradient = torch.cat([x.T @ error + 2 * self.ridge * both[:-1], error.sum(0, keepdim=True)])
+            loss = -(hits * log_probs).sum() / len(x) + self.ridge * both[:-1].square().sum()
+            return loss.item(), gradient.double().cpu().numpy().ravel()
+
+        start = np.zeros((m + 1) * vocab_size)
+        found = minimize(nats, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+        both = torch.from_numpy(found).to(x).view(m + 1, vocab_size)
+        self.weight.copy_(both[:-1] / scale)
+        self.bias.copy_(both[-1] - mean @ both[:-1] / scale)
+
+
+class Smoothed(Readout):
+    """Base of readouts that give some symbols no weight at all: mixed with the symbols' frequencies (the prior)."""
+
+    def __init__(self, vocab_size: int, embedding_dim: int):
+        super().__init__(vocab_size, embedding_dim)
+        self.register_buffer("prior", torch.full((vocab_size,), 1 / vocab_size))
+
+    def calibrate(self, objective, output, vector, target_ids, table):
+        counts = torch.bincount(target_ids, minlength=len(self.prior)) + 1
+        self.prior.copy_(counts / counts.sum())
+
+
+@READOUTS.register("barycentric")
+class Barycentric(Smoothed):
+    """(1 - share) p̂ + share · prior, where p̂ are the weights that mix the rows to the point closest to y."""
+
+    def __init__(self, vocab_size: int, embedding_dim: int, share: float = 0.07):
+        super().__init__(vocab_size, embedding_dim)
+        if not 0 < share < 1:
+            raise ValueError(f"share must lie between 0 and 1, not {share}")
+        self.share = share
+
+    def log_probs(self, objective, output, vector, table):
+        return ((1 - self.share) * barycentric(vector, table) + self.share * self.prior).log()
+
+
+@READOUTS.register("votes")
+class Votes(Smoothed):
+    """How often a row is the nearest one to `draws` draws, plus one draw's worth of prior.
+
+    The noise is the same at every call and in every row, so that p is a function of the prefix alone.
+    """
+
+    def __init__(self, vocab_size: int, embedding_dim: int, draws: int = 64):
+        super().__init__(vocab_size, embedding_dim)
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, not {draws}")
+        self.draws = draws
+
+    def log_probs(self, objective, output, vector, table):
+        noise = torch.randn(self.draws, 1, objective.noise_dim, generator=torch.Generator().manual_seed(0))
+        noise, half, found = noise.to(output), table.square().sum(-1) / 2, []
+        for part in output.split(512):
+            nearest = (objective.draw(part, noise) @ table.T - half).argmax(-1)  # (S, N): |y - e|² without |y|²
+            votes = torch.zeros(len(part), len(table)).to(output)
+            found.append(votes.scatter_add_(1, nearest.T, torch.ones(nearest.T.shape).to(output)))
+        return ((torch.cat(found) + self.prior) / (self.draws + 1)).log()
+
+
+def squared_distance(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> Float[Tensor, "N V"]:
+    """|y - e_w|² of every vector to every row: (N, m), (V, m) -> (N, V), in squared embedding units."""
+    products = vectors @ table.T  # (N, V)
+    return (vectors.square().sum(-1, keepdim=True) + table.square().sum(-1) - 2 * products).clamp_min(0)
+
+
+def affine_distance(table: Float[Tensor, "V m"], tau: Tensor) -> tuple[Float[Tensor, "m V"], Float[Tensor, " V"]]:
+    """softmax(-|y - e_w|² / tau) as softmax(y @ matrix + bias): |y|² is the same for all w, the rest is affine."""
+    return table.T * (2 / tau), -table.square().sum(-1) / tau

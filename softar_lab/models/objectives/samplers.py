@@ -1,0 +1,110 @@
+"""Objectives that turn noise into vectors, without a density: `energy`, `flow`. They are read by votes."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .base import OBJECTIVES, Objective, normal
+
+
+class Sampler(Objective):
+    """Base class: a head conditioned on noise, g(h, ε) = head(h) + out(gelu(from_hidden(h) + from_noise(ε))).
+
+    The soft token is the mean of 32 draws, always from the same noise.
+    """
+
+    readouts = ("votes", "tau", "affine", "barycentric")
+
+    def __init__(self, d_model: int, vocab_size: int, embedding_dim: int, net_in: int):
+        super().__init__(d_model, vocab_size, embedding_dim)
+        width = 2 * d_model
+        self.from_hidden = nn.Linear(d_model, width)
+        self.from_noise = nn.Linear(net_in, width, bias=False)
+        self.out = nn.Linear(width, embedding_dim, bias=False)
+
+    def initialise(self, generator):
+        """Draws that are all alike would stay alike."""
+        self.from_hidden.bias.data.zero_()
+        for linear in (self.from_hidden, self.from_noise, self.out):
+            linear.weight.data.normal_(0, linear.in_features**-0.5, generator=generator)
+        self.out.weight.data.mul_(self.embedding_dim**-0.5)
+
+    def output(self, hidden):
+        """What does not depend on the noise: (N, d) -> (N, m + width)."""
+        return torch.cat([F.linear(hidden, self.head.weight), self.from_hidden(hidden)], -1).float()
+
+    def net(self, output, noise):
+        """g: (N, m + width) and (…, N, k), or (…, 1, k) -> (…, N, m)."""
+        straight, inner = output.split([self.embedding_dim, self.out.in_features], -1)
+        return straight + self.out(F.gelu(inner + self.from_noise(noise)))
+
+    def vector(self, output, table):
+        generator = torch.Generator().manual_seed(1)
+        noise = normal((32, 1, self.noise_dim), generator, output)
+        return torch.cat([self.draw(part, noise).mean(0) for part in output.split(1024)])
+
+
+@OBJECTIVES.register("energy")
+class EnergyScore(Sampler):
+    """The energy score of `samples` draws z against the row e (CALM, arXiv 2510.27688), one target a position:
+
+    2/N Σ |z_n - e|^alpha - 1/(N(N-1)) Σ_{n≠k} |z_n - z_k|^alpha. It identifies q at any m for alpha < 2; at
+    alpha = 2 the draws may as well be their mean (`mse`).
+    """
+
+    noise_dim = 16
+
+    def __init__(self, d_model: int, vocab_size: int, embedding_dim: int, samples: int = 8, alpha: float | int = 1):
+        super().__init__(d_model, vocab_size, embedding_dim, net_in=self.noise_dim)
+        if samples < 2 or not 1 <= alpha <= 2:
+            raise ValueError(f"samples must be at least 2 and alpha in [1, 2], not {samples} and {alpha}")
+        self.samples, self.alpha = samples, alpha
+
+    def draw(self, output, noise):
+        return self.net(output, noise)
+
+    def losses(self, output, target_ids, table, generator):
+        noise = normal((self.samples, len(output), self.noise_dim), generator, output)
+        return energy_score(self.draw(output, noise), F.embedding(target_ids, table), self.alpha)
+
+
+def energy_score(draws, targets, alpha):
+    """Unbiased, from draws (S, N, m) and targets (N, m) -> (N,); lower is better."""
+    draws = draws.transpose(0, 1).contiguous()  # (N, S, m)
+    size = draws.shape[1]
+    apart = torch.cdist(draws, draws, compute_mode="donot_use_mm_for_euclid_dist")  # (N, S, S)
+    away = (draws - targets[:, None]).norm(dim=-1)
+    return 2 * away.pow(alpha).mean(1) - apart.pow(alpha).sum((1, 2)) / (size * (size - 1))
+
+
+@OBJECTIVES.register("flow")
+class FlowMatching(Sampler):
+    """A small flow-matching head: a velocity field v(x_t, t, h) that carries noise to the next token's row.
+
+    Trained on straight paths x_t = (1 - t) x_0 + t e towards v = e - x_0; drawn from by `steps` Euler steps.
+    """
+
+    def __init__(self, d_model: int, vocab_size: int, embedding_dim: int, steps: int = 8):
+        super().__init__(d_model, vocab_size, embedding_dim, net_in=embedding_dim + 1)
+        if not 1 <= steps <= 10:
+            raise ValueError(f"steps must lie in 1 … 10, not {steps}")
+        self.steps, self.noise_dim = steps, embedding_dim
+
+    def velocity(self, output, points, time):
+        """v at points (…, N, m) and times (…, N, 1)."""
+        inputs = torch.cat([points * self.embedding_dim**0.5, time], -1)  # each of about unit variance
+        return self.net(output, inputs)
+
+    def draw(self, output, noise):
+        points = noise * self.embedding_dim**-0.5  # of length about 1, as the rows
+        for step in range(self.steps):
+            time = points.new_full((*points.shape[:-1], 1), step / self.steps)
+            points = points + self.velocity(output, points, time) / self.steps
+        return points
+
+    def losses(self, output, target_ids, table, generator):
+        target = F.embedding(target_ids, table)
+        begin = normal(tuple(target.shape), generator, output) * self.embedding_dim**-0.5
+        time = torch.rand(len(target), 1, generator=generator, device=generator.device).to(output)
+        velocity = self.velocity(output, begin + time * (target - begin), time)
+        return (velocity - (target - begin)).square().sum(-1)
