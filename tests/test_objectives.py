@@ -9,10 +9,12 @@ import torch
 from scipy import stats
 from scipy.special import ive, log_softmax, logsumexp, ndtr
 
-from softar_lab.models.objectives import OBJECTIVES, READOUTS, make_objective, squared_distance
+from softar_lab.generation import generate
+from softar_lab.models.objectives import OBJECTIVES, READOUTS, Objective, make_objective, squared_distance
 from softar_lab.models.objectives.densities import negative_log_c
 from softar_lab.models.objectives.samplers import energy_score
 from softar_lab.models.targets import make_table
+from softar_lab.training import TrainConfig, train
 
 B, T, D, V, M = 2, 3, 8, 5, 7
 N = B * T
@@ -439,7 +441,7 @@ def test_readouts_that_make_no_sense_are_refused_with_those_that_do(name):
         if readout in OBJECTIVES.get(name).readouts:
             assert make_objective(name, readout, D, V, M).readout is not None
         else:
-            with pytest.raises(ValueError, match=f"'{name}': cannot be read by '{readout}'; its readouts: "):
+            with pytest.raises(ValueError, match=f"'{name}' cannot be read by '{readout}'; its readouts: "):
                 make_objective(name, readout, D, V, M)
 
 
@@ -462,6 +464,21 @@ def test_readouts_that_make_no_sense_are_refused_with_those_that_do(name):
 def test_make_objective_says_what_would_be_right(spec, readout, message):
     with pytest.raises(ValueError, match=message):
         make_objective(spec, readout, D, V, M)
+
+
+def test_a_new_objective_is_one_class_and_one_registry_line(tiny, corpus, monkeypatch):
+    monkeypatch.setattr(OBJECTIVES, "_members", dict(OBJECTIVES._members))
+
+    @OBJECTIVES.register("absolute")
+    class Absolute(Objective):
+        def losses(self, output, target_ids, table, generator):
+            return (output - table[target_ids]).abs().sum(-1)
+
+    model = tiny(alive=False, objective="absolute", n_layers=1)
+    losses = train(model, corpus, TrainConfig(steps=20, eval_every=10), progress=False).history["train_loss"]
+    assert losses.iloc[-1] < losses.iloc[0]
+    assert len(generate(model, "abc", 5).text) == 5
+    assert model.with_readout("barycentric").config.readout == "barycentric"
 
 
 def test_tau_of_old_checkpoints_is_found():

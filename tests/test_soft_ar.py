@@ -280,7 +280,7 @@ def test_with_readout_changes_the_reading_and_nothing_else(tiny, readout, tmp_pa
 
 
 def test_with_readout_refuses_what_makes_no_sense(tiny):
-    with pytest.raises(ValueError, match="objective 'ce': cannot be read by 'tau'; its readouts: softmax"):
+    with pytest.raises(ValueError, match="objective 'ce' cannot be read by 'tau'; its readouts: softmax"):
         tiny().with_readout("tau")
 
 

@@ -23,7 +23,7 @@ register, names, resolve = COLLAPSES.register, COLLAPSES.names, COLLAPSES.resolv
 
 @register("softmax")
 def softmax(prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B V"]:
-    """The model's own p(w | prefix): for vector outputs the calibrated softmax of -|y - e_w|² / tau (K3)."""
+    """The model's own p(w | prefix): for vector outputs what its readout says (K3)."""
     return prediction.probs
 
 

@@ -3,20 +3,8 @@
 A new one subclasses `Objective` and is decorated with ``@OBJECTIVES.register("name")``; see base.py.
 """
 
-from . import likelihoods, regressions, densities, samplers  # isort: skip  (the order in which names are listed)
+from . import likelihoods, regressions, densities, samplers  # noqa: F401, I001  (the order in which names are listed)
 from .base import OBJECTIVES, Objective, make_objective, names
 from .readouts import READOUTS, Readout, squared_distance
 
-__all__ = [
-    "OBJECTIVES",
-    "READOUTS",
-    "Objective",
-    "Readout",
-    "densities",
-    "likelihoods",
-    "make_objective",
-    "names",
-    "regressions",
-    "samplers",
-    "squared_distance",
-]
+__all__ = ["OBJECTIVES", "READOUTS", "Objective", "Readout", "make_objective", "names", "squared_distance"]

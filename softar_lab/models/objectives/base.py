@@ -102,14 +102,6 @@ class Objective(nn.Module):
         output = self.output(hidden)
         self.readout.calibrate(self, output, self.vector(output, table), target_ids, table)
 
-    def read_by(self, readout: str, vocab_size: int) -> "Objective":
-        """Take another readout, yet to be calibrated; ValueError for one that makes no sense here."""
-        name = READOUTS.name_of(readout)
-        if name not in self.readouts:
-            raise ValueError(f"cannot be read by {name!r}; its readouts: {', '.join(self.readouts)}")
-        self.readout = READOUTS.make(readout, vocab_size, self.embedding_dim)
-        return self
-
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Checkpoints written before readouts were modules keep the fitted tau beside the head."""
         if prefix + "log_tau" in state_dict and not hasattr(self, "log_tau"):
@@ -123,10 +115,13 @@ def make_objective(spec: str, readout: str | None, d_model: int, vocab_size: int
     Raises ValueError for unknown names, wrong arguments and readouts that make no sense for it.
     """
     objective = OBJECTIVES.make(spec, d_model, vocab_size, embedding_dim)
-    try:
-        return objective if readout is None else objective.read_by(readout, vocab_size)
-    except ValueError as error:
-        raise ValueError(f"objective {spec!r}: {error}") from None
+    if readout is not None:
+        name = READOUTS.name_of(readout)
+        if name not in objective.readouts:
+            known = ", ".join(objective.readouts)
+            raise ValueError(f"objective {spec!r} cannot be read by {name!r}; its readouts: {known}")
+        objective.readout = READOUTS.make(readout, vocab_size, embedding_dim)
+    return objective
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
