@@ -207,8 +207,8 @@ class TrainingRows:
         return torch.Generator().manual_seed((self.seed * 1_000_003 + step + 1 + stream * 2**40) % 2**63)
 
     def calibration(self, tokens: int) -> Int[Tensor, "B T"]:
-        """Rows that no step trains on, as many batches of them as it takes to hold so many tokens."""
-        batches = -(-tokens // (self.size * len(self.offsets)))
+        """Other draws than the steps': as many batches as it takes to hold so many tokens, at most 64."""
+        batches = min(64, -(-tokens // (self.size * len(self.offsets))))
         return torch.cat([self.batch(-1 - i) for i in range(batches)])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from scipy.special import ive, log_softmax, logsumexp, ndtr
+from scipy.special import expit, ive, log_softmax, logsumexp
 
 from softar_lab.generation import generate
 from softar_lab.models.objectives import OBJECTIVES, READOUTS, Objective, make_objective, squared_distance
@@ -44,8 +44,8 @@ def seeded(seed=7):
     return torch.Generator().manual_seed(seed)
 
 
-def gelu(x):
-    return x * ndtr(x)
+def silu(x):
+    return x * expit(x)
 
 
 def unit(x):
@@ -55,7 +55,7 @@ def unit(x):
 def net(p, hidden, noise):
     """The noise-conditioned head: noise (…, N, k) -> (…, N, m)."""
     inner = hidden @ p["from_hidden.weight"].T + p["from_hidden.bias"] + noise @ p["from_noise.weight"].T
-    return hidden @ p["head.weight"].T + gelu(inner) @ p["out.weight"].T
+    return hidden @ p["head.weight"].T + silu(inner) @ p["out.weight"].T
 
 
 def gaussians(p, y, k, noise):

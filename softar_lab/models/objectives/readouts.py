@@ -156,7 +156,7 @@ class Votes(Smoothed):
     The noise is the same at every call and in every row, so that p is a function of the prefix alone.
     """
 
-    def __init__(self, vocab_size: int, embedding_dim: int, draws: int = 64):
+    def __init__(self, vocab_size: int, embedding_dim: int, draws: int = 32):
         super().__init__(vocab_size, embedding_dim)
         if draws < 1:
             raise ValueError(f"draws must be at least 1, not {draws}")
@@ -165,7 +165,7 @@ class Votes(Smoothed):
     def log_probs(self, objective, output, vector, table):
         noise = torch.randn(self.draws, 1, objective.noise_dim, generator=torch.Generator().manual_seed(0))
         noise, half, found = noise.to(output), table.square().sum(-1) / 2, []
-        for part in output.split(512):
+        for part in output.split(128):
             nearest = (objective.draw(part, noise) @ table.T - half).argmax(-1)  # (S, N): |y - e|² without |y|²
             votes = torch.zeros(len(part), len(table)).to(output)
             found.append(votes.scatter_add_(1, nearest.T, torch.ones(nearest.T.shape).to(output)))
