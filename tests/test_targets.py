@@ -152,6 +152,7 @@ def test_effective_rank_counts_directions_of_equal_weight(count, rng):
     assert effective_rank(0.001 * rows) == pytest.approx(expected)
     assert mean_norm(rows).item() == pytest.approx(2)
     assert effective_rank(0 * rows) == 0
+    assert math.isnan(effective_rank(rows / 0))
 
 
 @pytest.mark.parametrize("part", ["table", "head"])

@@ -5,6 +5,7 @@ A table's name may carry options: "random(trained=True)", "joint(sphere=False)",
 to vectors that mean another symbol. Trained rows are free to leave the sphere.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -53,8 +54,11 @@ def variance_covariance(table: Float[Tensor, "V m"]) -> Float[Tensor, ""]:
 def effective_rank(table: Float[Tensor, "V m"]) -> float:
     """exp(entropy of the normalised singular values), in 1 … min(V, m): 1 where all rows lie on one line; 0 for zeros.
 
-    Source: Roy and Vetterli 2007. It does not see a table that shrinks as a whole: log `mean_norm` beside it.
+    NaN for a table that holds NaN or infinity. It does not see a table that shrinks as a whole: log `mean_norm` beside
+    it. Source: Roy and Vetterli 2007.
     """
+    if not torch.isfinite(table).all():
+        return math.nan
     values = torch.linalg.svdvals(table.detach().double())
     share = values / values.sum().clamp_min(1e-300)
     return torch.special.entr(share).sum().exp().item() if values.sum() > 0 else 0.0
