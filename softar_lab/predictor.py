@@ -90,3 +90,10 @@ class Predictor(ABC):
     def next_state(self, state: Any, token_ids: Int[Tensor, " B"]) -> Any:
         """The state after one more hard token a row."""
         return self.advance(state, token_ids=token_ids)
+
+
+def check_finite(vectors: Float[Tensor, "N m"]) -> None:
+    """Raise ValueError where soft tokens hold NaN or infinity, naming the first bad row."""
+    finite = torch.isfinite(vectors).all(-1)
+    if not finite.all():
+        raise ValueError(f"soft token {int((~finite).nonzero()[0])} holds NaN or infinity")

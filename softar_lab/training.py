@@ -20,10 +20,9 @@ from tqdm.auto import tqdm
 from .evaluation import calibrate, document_begins, encode, scored_windows, scores
 from .models.soft_ar import MANIFEST, SoftAR, pick_device
 from .models.targets import effective_rank, mean_norm
+from .resuming import MOMENTS, PROGRESS, flat_state, resume_run
 from .sources.corpora import Corpus
-from .store import CheckpointError, vectors_from_bytes, vectors_to_bytes
-
-PROGRESS, MOMENTS = "training.json", "training.safetensors"
+from .store import vectors_to_bytes
 
 
 class TrainingDiverged(RuntimeError):
@@ -111,7 +110,7 @@ def train(
     recipe["corpus"]["floor_bits_per_char"] = corpus.floor_bits_per_char
     step, history = 0, []
     if out is not None and resume and (Path(out) / MANIFEST).exists():
-        step, history = _resume(model, optimizers, recipe, Path(out))
+        step, history = resume_run(model, optimizers, recipe, Path(out))
     model.card.update(recipe)
 
     def save() -> None:
@@ -122,7 +121,7 @@ def train(
             if history:
                 model.card["val_bits_per_char"] = history[-1]["val_bits_per_char"]
             state = {"step": step, "history": history}
-            moments = {f"{i}.{k}": v for i, o in enumerate(optimizers) for k, v in _flat_state(o).items()}
+            moments = {f"{i}.{k}": v for i, o in enumerate(optimizers) for k, v in flat_state(o).items()}
             model.save(out, **{PROGRESS: json.dumps(state).encode(), MOMENTS: vectors_to_bytes(moments)})
 
     def diverged(what: str) -> TrainingDiverged:
@@ -259,47 +258,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
         has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported if device.type == "cpu" else torch.cuda.is_bf16_supported
         precision = "bf16" if has_bf16() else "fp32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-# -- saving and resuming ----------------------------------------------------------------------------------------------
-
-
-def _flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's moments as named tensors."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": tensor.cpu() for i, moments in state.items() for name, tensor in moments.items()}
-
-
-def _resume(model: SoftAR, optimizers: list, recipe: dict[str, Any], out: Path) -> tuple[int, list[dict]]:
-    """Put a saved run's weights and moments in place; returns its step and history."""
-    saved, files = SoftAR.load_with_files(out, "cpu")
-    if PROGRESS not in files or MOMENTS not in files:
-        raise CheckpointError(f"{out} holds a model but no training to resume: resume=False begins anew")
-    here = {"model": model.config.to_dict(), "vocabulary": model.tokenizer.to_dict(), "start": model.card["seed"]}
-    there = {"model": saved.config.to_dict(), "vocabulary": saved.tokenizer.to_dict(), "start": saved.card["seed"]}
-    here, there = {**here, **recipe}, {**there, **{key: saved.card.get(key) for key in recipe}}
-    different = _differences(json.loads(json.dumps(here)), there)
-    if different:
-        raise CheckpointError(f"{out} holds another run ({different}): choose another folder or resume=False")
-    state = json.loads(files[PROGRESS])
-    moments, _ = vectors_from_bytes(files[MOMENTS], out / MOMENTS)
-    model.load_state_dict(saved.state_dict())
-    for number, optimizer in enumerate(optimizers):
-        nested: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in moments.items():
-            which, index, field = name.split(".", 2)
-            if int(which) == number:
-                nested.setdefault(int(index), {})[field] = tensor
-        optimizer.load_state_dict({"state": nested, "param_groups": optimizer.state_dict()["param_groups"]})
-    return state["step"], state["history"]
-
-
-def _differences(here: Any, there: Any, name: str = "") -> str:
-    """What differs between two nested settings, for a message."""
-    if isinstance(here, dict) and isinstance(there, dict):
-        parts = [_differences(here.get(k), there.get(k), f"{name}.{k}" if name else k) for k in {**there, **here}]
-        return "; ".join(part for part in parts if part)
-    return "" if here == there else f"{name}: saved {there!r:.60}, now {here!r:.60}"
 
 
 @contextmanager

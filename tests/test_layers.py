@@ -14,7 +14,7 @@ ROWS = (
     {"registry", "estimates", "evidence", "predictor", "store"},
     {"sources"},
     {"models"},
-    {"evaluation"},
+    {"evaluation", "resuming"},
     {"training"},
     {"generation"},
     {"analysis"},

@@ -7,7 +7,8 @@ from random import Random
 import pytest
 
 from softar_lab.sources.corpora import load_corpus
-from softar_lab.sources.tales import CHARACTERS, PAIRS, PLACES, ROLES, TALES, THINGS, answer, question_parts
+from softar_lab.sources.tales import TALES, answer, question_parts
+from softar_lab.sources.tales_world import CHARACTERS, PAIRS, PLACES, ROLES, THINGS
 
 N = 5_000
 

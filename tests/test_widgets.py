@@ -13,6 +13,7 @@ from test_generate import Chain
 from softar_lab import plots, widgets
 from softar_lab.analysis.geometry import PCABasis
 from softar_lab.generation import generate
+from softar_lab.models.counting import TWO_STRINGS, CountingModel
 from softar_lab.sources.corpora import Corpus
 from softar_lab.training import TrainConfig, train
 from softar_lab.widgets import GenerationPanel, TrainingMonitor
@@ -158,6 +159,16 @@ def test_a_model_without_vectors_has_a_text_and_no_path(model):
     panel.generate()
     assert panel.first.figure in panel.first._picture.children
     torch.testing.assert_close(drawn(panel.first, three=True), place(model, panel.trajectory))
+
+
+def test_tokens_longer_than_a_letter_are_written_and_drawn():
+    counts = CountingModel.fit(TWO_STRINGS)
+    panel = GenerationPanel(counts, "", steps=6)
+    assert panel.trajectory.text.startswith("<start>")
+    assert "image/png" in panel._repr_mimebundle_()
+    panel.prompt.value = "§"
+    panel.generate()
+    assert "§" in said(panel)
 
 
 def test_model_chosen_in_vain_leaves_the_picture_of_the_other(tiny, model):

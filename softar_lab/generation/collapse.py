@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..predictor import Prediction
+from ..predictor import Prediction, check_finite
 from ..registry import Registry
 
 COLLAPSES = Registry("collapse")
@@ -54,9 +54,7 @@ def nearest_distance(vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V 
 
 
 def _distances(vectors: Tensor, embedding: Tensor) -> Tensor:
-    finite = torch.isfinite(vectors).all(-1)
-    if not finite.all():
-        raise ValueError(f"soft token {int((~finite).nonzero()[0])} holds NaN or infinity")
+    check_finite(vectors)
     return torch.cdist(vectors, embedding, compute_mode="donot_use_mm_for_euclid_dist")  # (B, V)
 
 

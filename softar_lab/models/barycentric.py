@@ -6,6 +6,8 @@ from jaxtyping import Float
 from scipy.optimize import nnls
 from torch import Tensor
 
+from ..predictor import check_finite
+
 WARM_STEPS = 24  # projected-gradient steps that find most of the support
 PIVOTS = 40  # rounds of the exact method; rows it has not settled by then, if any, go to scipy
 CHUNK = 1024  # rows solved at a time
@@ -20,9 +22,7 @@ def barycentric(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> F
     p can share the best mixture pE; a ridge of 1e-12 then chooses one close to the least squared weights.
     Raises ValueError where vectors hold NaN or infinity, naming the first bad row.
     """
-    finite = torch.isfinite(vectors).all(-1)
-    if not finite.all():
-        raise ValueError(f"soft token {int((~finite).nonzero()[0])} holds NaN or infinity")
+    check_finite(vectors)
     rows = table.double()
     gram = rows @ rows.T  # (V, V)
     linear = vectors.double() @ rows.T  # (N, V)

@@ -60,7 +60,13 @@ class SoftAR(nn.Module, Predictor):
     When the context is full, the next token begins a new window: the latest half of the slots is read again, once.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer: CharTokenizer | None = None, seed: int = 0, rows=None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: CharTokenizer | None = None,
+        seed: int = 0,
+        rows: Float[Tensor, "V m"] | None = None,
+    ):
         super().__init__()
         if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
             raise ValueError(

@@ -1,5 +1,7 @@
 """Still pictures of measurements: what training, texts and predictors cost."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -23,7 +25,7 @@ def draw_history(histories: dict[str, pd.DataFrame], floor: float | None = None)
     return figure
 
 
-def draw_bits(text: str, bits: dict[str, np.ndarray]) -> Figure:
+def draw_bits(text: Sequence[str], bits: dict[str, np.ndarray]) -> Figure:
     """What each symbol of `text` costs, in bits: the first predictor as bars, the second as marks on top."""
     figure, ax = plt.subplots(figsize=(10, 2.8), layout="constrained")
     positions = np.arange(len(text))

@@ -11,107 +11,7 @@ from math import fsum  # correctly rounded in every Python, which the built-in s
 from typing import NamedTuple
 
 from softar_lab.sources.grammar import Choice, Grammar, GrammarLanguage
-
-
-class Role(NamedTuple):
-    """A gendered pair of characters with the things and places that both of them favour."""
-
-    male: str
-    female: str
-    things: tuple[str, ...]
-    places: tuple[str, ...]
-
-
-ROLES = (
-    Role("king", "queen", ("crown", "ring", "jewel"), ("castle", "palace")),
-    Role("prince", "princess", ("sword", "mirror", "ring"), ("palace", "lake")),
-    Role("duke", "duchess", ("cup", "harp", "coin"), ("castle", "bridge")),
-    Role("wizard", "witch", ("wand", "book", "potion"), ("tower", "cave")),
-    Role("monk", "nun", ("candle", "book", "bell"), ("church", "hill")),
-    Role("shepherd", "shepherdess", ("flute", "staff", "bell"), ("meadow", "hill")),
-    Role("waiter", "waitress", ("cake", "cup", "jug"), ("inn", "kitchen")),
-    Role("man", "woman", ("axe", "coat", "rope"), ("farm", "village")),
-    Role("boy", "girl", ("ball", "kite", "drum"), ("garden", "school")),
-    Role("brother", "sister", ("map", "ball", "shell"), ("barn", "river")),
-    Role("father", "mother", ("bread", "lamp", "basket"), ("kitchen", "village")),
-    Role("uncle", "aunt", ("key", "clock", "letter"), ("mill", "market")),
-    Role("grandfather", "grandmother", ("scarf", "clock", "quilt"), ("mill", "garden")),
-)
-PAIRS = tuple((role.male, role.female) for role in ROLES)
-"""(male, female) of every role: the known answers of analogies such as king - man + woman = queen."""
-
-CHARACTERS = tuple(name for pair in PAIRS for name in pair)
-THINGS = tuple(sorted({"feather", "rose", "egg", "box", "net"}.union(*(role.things for role in ROLES))))
-PLACES = {
-    **dict.fromkeys(("castle", "palace", "tower", "church", "kitchen", "village", "garden"), "in"),
-    **dict.fromkeys(("barn", "mill", "forest", "cave", "meadow"), "in"),
-    **dict.fromkeys(("hill", "bridge", "farm"), "on"),
-    **dict.fromkeys(("river", "lake", "sea"), "by"),
-    **dict.fromkeys(("market", "inn", "school"), "at"),
-}
-"""Every place and the preposition that goes with it."""
-
-_OPENINGS = (
-    "Once the ",
-    "Long ago the ",
-    "One day the ",
-    "One cold night the ",
-    "At dawn the ",
-    "In spring the ",
-)
-_DWELLINGS = ("lived ", "sat ", "sang ", "slept ", "worked ", "was all alone ")
-_MOODS = (
-    *("was glad. ", "was sad. ", "was tired. ", "smiled. ", "laughed. ", "danced. ", "looked at the moon. "),
-    *("sang {his} song. ", "told {his} tale. ", "shut {his} eyes. ", "said: oh, what a day. "),
-)
-_ASKING = (
-    0.0,
-    0.15,
-    0.4,
-    1.0,
-)  # probability of the question after so many events and moods: keeps stories < 400
-
-
-class _Character(NamedTuple):
-    role: Role
-    he: str
-    his: str
-    him: str
-
-
-_CAST = {role.male: _Character(role, "he", "his", "him") for role in ROLES}
-_CAST |= {role.female: _Character(role, "she", "her", "her") for role in ROLES}
-
-
-class Story(NamedTuple):
-    """The facts so far. Characters are counted in order of appearance."""
-
-    who: tuple[str, ...] = ()
-    at: tuple[str, ...] = ()  # where each character is
-    things: tuple[str, ...] = ()
-    held: tuple[int | str, ...] = ()  # for each thing: which character holds it, or the place where it lies
-    events: int = 0
-    moods: int = 0
-    subject: int | None = None  # who acted last, as long as "he" or "she" still means them
-
-    def told(self, **changes) -> "Story":
-        """The story one event later."""
-        return self._replace(events=self.events + 1, **changes)
-
-    def given(self, thing: str, to: int | str) -> "Story":
-        """The story after the event that leaves a thing with a character or at a place."""
-        holders = zip(self.things, self.held, strict=True)
-        return self.told(held=tuple(to if other == thing else holder for other, holder in holders))
-
-    def having(self, holder: int | str) -> tuple[str, ...]:
-        """The things that a character holds, or that lie at a place."""
-        return tuple(thing for thing, other in zip(self.things, self.held, strict=True) if other == holder)
-
-    def character(self, index: int) -> _Character:
-        return _CAST[self.who[index]]
-
-    def together(self) -> bool:
-        return self.at[0] == self.at[1]
+from softar_lab.sources.tales_world import ASKING, CHARACTERS, DWELLINGS, MOODS, OPENINGS, PLACES, THINGS, Story
 
 
 class Turn(NamedTuple):
@@ -178,7 +78,7 @@ def _pick_place(stage: str, story: Story, owner: int, form: str, **rules) -> tup
 
 
 def _opening(story: Story, _: str) -> tuple[Choice, ...]:
-    return _even(_OPENINGS, Turn("hero", story))
+    return _even(OPENINGS, Turn("hero", story))
 
 
 def _hero(story: Story, _: str) -> tuple[Choice, ...]:
@@ -186,7 +86,7 @@ def _hero(story: Story, _: str) -> tuple[Choice, ...]:
 
 
 def _dwelling(story: Story, name: str) -> tuple[Choice, ...]:
-    return _even(_DWELLINGS, Turn("home", story._replace(who=(name,))))
+    return _even(DWELLINGS, Turn("home", story._replace(who=(name,))))
 
 
 def _home(story: Story, _: str) -> tuple[Choice, ...]:
@@ -248,7 +148,7 @@ def _introduced(story: Story, thing: str) -> tuple[Choice, ...]:
 def _next(story: Story, _: str = "") -> tuple[Choice, ...]:
     told = story.events + story.moods
     mood = 0.3 if story.subject is not None and told < 3 else 0.0
-    asking = _ASKING[told] * (1 - mood) if story.events else 0.0  # something has happened first
+    asking = ASKING[told] * (1 - mood) if story.events else 0.0  # something has happened first
     acting = 1 - mood - asking if told < 3 else 0.0
     both = 0.2 * acting if story.together() else 0.0
     options = [
@@ -271,7 +171,7 @@ def _next(story: Story, _: str = "") -> tuple[Choice, ...]:
 def _mood(story: Story, _: str) -> tuple[Choice, ...]:
     his = story.character(story.subject).his
     return _even(
-        (mood.format(his=his) for mood in _MOODS),
+        (mood.format(his=his) for mood in MOODS),
         Turn("next", story._replace(subject=None, moods=story.moods + 1)),
     )
 

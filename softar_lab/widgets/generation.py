@@ -1,89 +1,19 @@
-"""Panels to play with. Each is a VBox whose controls can be set from Python too: ``panel.collapse.value = "nearest"``.
+"""GenerationPanel: write with a model and watch it think."""
 
-Long work runs in a worker thread with a Stop button; what goes wrong is said in the panel's status line. Every panel
-carries a still picture and a `__repr__` that tells its state, for readers without a kernel.
-"""
-
-import base64
-import html
-import io
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ipywidgets as w
 
-from . import plots
-from .analysis.geometry import PCABasis
-from .generation import Trajectory, collapse, feedback, generate
-from .models.soft_ar import SoftAR
-from .predictor import Predictor
-from .training import Run, TrainConfig, train
+from .. import plots
+from ..analysis.geometry import PCABasis
+from ..generation import Trajectory, collapse, feedback, generate
+from ..predictor import Predictor
+from .panel import Panel
 
 _NARROW = {"description_width": "86px"}
-
-
-class Panel(w.VBox):
-    """A VBox with a status line, one worker at a time, and a still picture for readers without a kernel."""
-
-    def __init__(self):
-        self.status = w.HTML()
-        self.problem = ""  # what the status line says went wrong
-        self._order, self._turn = threading.Lock(), threading.Lock()  # to begin work; held by whoever works
-        self._drawing = threading.RLock()  # a slider moves while a worker draws
-        self._stop = threading.Event()  # of the newest work; older work is told to stop
-        super().__init__()
-
-    def _begin(self) -> threading.Event:
-        """The stop sign of new work; what was begun before is told to stop, even where it still waits for its turn."""
-        with self._order:
-            self._stop.set()
-            self._stop = threading.Event()
-            return self._stop
-
-    def _run(self, work: Callable[[threading.Event], None], stop: threading.Event) -> None:
-        """Do `work` once older work has stopped; an error becomes the status line."""
-        with self._turn:
-            if not stop.is_set():
-                self._attempt(work, stop)
-
-    def _attempt(self, action: Callable, *arguments: Any) -> None:
-        """Call `action`; Lab hides what a callback raises, so an error becomes the status line."""
-        try:
-            action(*arguments)
-        except Exception as error:
-            self.say(str(error) or type(error).__name__, "error")
-
-    def _run_in_background(self, work: Callable[[threading.Event], None]) -> threading.Thread:
-        thread = threading.Thread(target=self._run, args=(work, self._begin()), daemon=True)
-        thread.start()
-        return thread
-
-    def stop(self, *_: Any) -> None:
-        """Tell the running work to stop; what it has done so far is shown."""
-        self._stop.set()
-
-    def say(self, text: str, kind: str = "info") -> None:
-        """Show a line of status; `kind` "error" in red."""
-        self.problem = text if kind == "error" else ""
-        colour, mark = ("#b00020", "⚠ ") if kind == "error" else ("#5a606e", "")
-        self.status.value = f'<span style="color:{colour}">{mark}{html.escape(text)}</span>'
-
-    def still(self):
-        """A matplotlib figure of what the panel shows, or None."""
-        return None
-
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        bundle = super()._repr_mimebundle_(**options)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        data["text/plain"] = repr(self)
-        figure = self.still()
-        if figure is not None:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=72)
-            data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
-        return bundle
 
 
 class _Setting(w.VBox):
@@ -271,7 +201,8 @@ class GenerationPanel(Panel):
             return None
         name, trajectory = self.first.written
         if name not in self._bases:
-            return plots.draw_bits(trajectory.text, {"surprise": (-trajectory.log_probs / math.log(2)).numpy()})
+            symbols = [trajectory.tokens[i] for i in trajectory.token_ids.tolist()]  # which may be longer than a letter
+            return plots.draw_bits(symbols, {"surprise": (-trajectory.log_probs / math.log(2)).numpy()})
         return plots.draw_path(trajectory, self._bases[name], self.models[name].embedding)
 
     def __repr__(self) -> str:
@@ -282,68 +213,3 @@ class GenerationPanel(Panel):
             wrote = f"nothing: {self.problem}" if self.problem else wrote
             parts.append(f"model={setting.model.value}, {options} wrote {wrote}")
         return f"GenerationPanel(prompt={self.prompt.value!r}: {'; '.join(parts)})" if parts else "GenerationPanel()"
-
-
-class TrainingMonitor(Panel):
-    """Train a model and watch its loss fall; Stop saves and returns. `train()` does so from Python and waits."""
-
-    def __init__(self, model: SoftAR, corpus: Any, config: TrainConfig | None = None, **options: Any):
-        super().__init__()
-        self.model, self.corpus, self.config, self.options = model, corpus, config or TrainConfig(), options
-        self.run: Run | None = None
-        self.button = w.Button(description="Train", button_style="primary", icon="play")
-        self.stop_button = w.Button(description="Stop", icon="stop")
-        self.bar = w.IntProgress(0, min=0, max=self.config.steps, layout=w.Layout(width="50%"))
-        self.figure = plots.history_figure()
-        self._losses: list[tuple[int, float]] = []
-        self._scores: list[tuple[int, float]] = []
-        self.button.on_click(lambda _: self._run_in_background(self._work))
-        self.stop_button.on_click(self.stop)
-        self.children = (w.HBox([self.button, self.stop_button, self.bar]), self.status, self.figure)
-
-    def train(self) -> Run | None:
-        """Train with the panel's recipe and wait for the end; None where it failed (the status line says why)."""
-        self._run(self._work, self._begin())
-        return self.run
-
-    def _work(self, stop: threading.Event) -> None:
-        self._losses, self._scores, self.run = [], [], None
-
-        def on_step(event: dict[str, Any]) -> bool:
-            self._show(event)
-            return stop.is_set()
-
-        self.run = train(self.model, self.corpus, self.config, progress=False, on_step=on_step, **self.options)
-        history = self.run.history
-        self._scores = list(zip(history["step"], history["val_bits_per_char"]))
-        self.bar.value = self._scores[-1][0]
-        self._draw()
-        ended = "stopped" if self.run.interrupted else "done"
-        self.say(f"{ended}: {self.run.val_bits_per_char:.3f} bits per character on the validation text")
-
-    def _show(self, event: dict[str, Any]) -> None:
-        step, steps = event["step"], event["steps"]
-        self._losses.append((step, event["train_loss"]))
-        if "val_bits_per_char" in event:
-            self._scores.append((step, event["val_bits_per_char"]))
-        if step % max(1, steps // 50) and step != steps:
-            return
-        left = event["seconds"] / step * (steps - step)
-        self.bar.value = step
-        self.say(f"step {step} of {steps}, loss {event['train_loss']:.3f}, about {left:.0f} s left")
-        self._draw()
-
-    def _draw(self) -> None:
-        with self.figure.batch_update():
-            for trace, points in zip(self.figure.data, (self._losses, self._scores), strict=True):
-                trace.x, trace.y = [x for x, _ in points], [y for _, y in points]
-
-    def still(self):
-        return plots.draw_history({"validation": self.run.history}) if self.run else None
-
-    def __repr__(self) -> str:
-        if self.run is None:
-            state = f"not trained: {self.problem}" if self.problem else "not trained yet"
-            return f"TrainingMonitor({self.corpus.name}, {self.config.steps} steps: {state})"
-        bits = f"⟨{self.run.val_bits_per_char:.3f}⟩ bits per character"
-        return f"TrainingMonitor({self.corpus.name}, {self.config.steps} steps: {bits})"

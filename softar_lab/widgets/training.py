@@ -1,0 +1,76 @@
+"""TrainingMonitor: train a model and watch its loss."""
+
+import threading
+from typing import Any
+
+import ipywidgets as w
+
+from .. import plots
+from ..models.soft_ar import SoftAR
+from ..training import Run, TrainConfig, train
+from .panel import Panel
+
+
+class TrainingMonitor(Panel):
+    """Train a model and watch its loss fall; Stop saves and returns. `train()` does so from Python and waits."""
+
+    def __init__(self, model: SoftAR, corpus: Any, config: TrainConfig | None = None, **options: Any):
+        super().__init__()
+        self.model, self.corpus, self.config, self.options = model, corpus, config or TrainConfig(), options
+        self.run: Run | None = None
+        self.button = w.Button(description="Train", button_style="primary", icon="play")
+        self.stop_button = w.Button(description="Stop", icon="stop")
+        self.bar = w.IntProgress(0, min=0, max=self.config.steps, layout=w.Layout(width="50%"))
+        self.figure = plots.history_figure()
+        self._losses: list[tuple[int, float]] = []
+        self._scores: list[tuple[int, float]] = []
+        self.button.on_click(lambda _: self._run_in_background(self._work))
+        self.stop_button.on_click(self.stop)
+        self.children = (w.HBox([self.button, self.stop_button, self.bar]), self.status, self.figure)
+
+    def train(self) -> Run | None:
+        """Train with the panel's recipe and wait for the end; None where it failed (the status line says why)."""
+        self._run(self._work, self._begin())
+        return self.run
+
+    def _work(self, stop: threading.Event) -> None:
+        self._losses, self._scores, self.run = [], [], None
+
+        def on_step(event: dict[str, Any]) -> bool:
+            self._show(event)
+            return stop.is_set()
+
+        self.run = train(self.model, self.corpus, self.config, progress=False, on_step=on_step, **self.options)
+        history = self.run.history
+        self._scores = list(zip(history["step"], history["val_bits_per_char"]))
+        self.bar.value = self._scores[-1][0]
+        self._draw()
+        ended = "stopped" if self.run.interrupted else "done"
+        self.say(f"{ended}: {self.run.val_bits_per_char:.3f} bits per character on the validation text")
+
+    def _show(self, event: dict[str, Any]) -> None:
+        step, steps = event["step"], event["steps"]
+        self._losses.append((step, event["train_loss"]))
+        if "val_bits_per_char" in event:
+            self._scores.append((step, event["val_bits_per_char"]))
+        if step % max(1, steps // 50) and step != steps:
+            return
+        left = event["seconds"] / step * (steps - step)
+        self.bar.value = step
+        self.say(f"step {step} of {steps}, loss {event['train_loss']:.3f}, about {left:.0f} s left")
+        self._draw()
+
+    def _draw(self) -> None:
+        with self.figure.batch_update():
+            for trace, points in zip(self.figure.data, (self._losses, self._scores), strict=True):
+                trace.x, trace.y = [x for x, _ in points], [y for _, y in points]
+
+    def still(self):
+        return plots.draw_history({"validation": self.run.history}) if self.run else None
+
+    def __repr__(self) -> str:
+        if self.run is None:
+            state = f"not trained: {self.problem}" if self.problem else "not trained yet"
+            return f"TrainingMonitor({self.corpus.name}, {self.config.steps} steps: {state})"
+        bits = f"⟨{self.run.val_bits_per_char:.3f}⟩ bits per character"
+        return f"TrainingMonitor({self.corpus.name}, {self.config.steps} steps: {bits})"
