@@ -27,7 +27,7 @@ def resume_run(model: SoftAR, optimizers: list, recipe: dict[str, Any], out: Pat
     here = {"model": model.config.to_dict(), "vocabulary": model.tokenizer.to_dict(), "start": model.card["seed"]}
     there = {"model": saved.config.to_dict(), "vocabulary": saved.tokenizer.to_dict(), "start": saved.card["seed"]}
     here, there = {**here, **recipe}, {**there, **{key: saved.card.get(key) for key in recipe}}
-    different = _differences(json.loads(json.dumps(here)), there)
+    different = differences(json.loads(json.dumps(here)), there)
     if different:
         raise CheckpointError(f"{out} holds another run ({different}): choose another folder or resume=False")
     state = json.loads(files[PROGRESS])
@@ -43,9 +43,9 @@ def resume_run(model: SoftAR, optimizers: list, recipe: dict[str, Any], out: Pat
     return state["step"], state["history"]
 
 
-def _differences(here: Any, there: Any, name: str = "") -> str:
+def differences(here: Any, there: Any, name: str = "") -> str:
     """What differs between two nested settings, for a message."""
     if isinstance(here, dict) and isinstance(there, dict):
-        parts = [_differences(here.get(k), there.get(k), f"{name}.{k}" if name else k) for k in {**there, **here}]
+        parts = [differences(here.get(k), there.get(k), f"{name}.{k}" if name else k) for k in {**there, **here}]
         return "; ".join(part for part in parts if part)
     return "" if here == there else f"{name}: saved {there!r:.60}, now {here!r:.60}"

@@ -21,6 +21,7 @@ from .evaluation import calibrate, document_begins, encode, scored_windows, scor
 from .models.soft_ar import MANIFEST, SoftAR, pick_device
 from .models.targets import effective_rank, mean_norm
 from .resuming import MOMENTS, PROGRESS, flat_state, resume_run
+from .soft_inputs import REFIT, SOFT_INPUTS, soft_rows
 from .sources.corpora import Corpus
 from .store import vectors_to_bytes
 
@@ -35,6 +36,7 @@ class TrainConfig:
 
     `window`: characters a training row holds (None: the model's context). `precision`: "auto" is bf16 where the
     processor has it, else "fp32". `save_every` and `eval_every` count steps; 0: only at the end.
+    `soft_inputs`: None, hard tokens only, or a member of soft_inputs.py such as "scheduled(0.5)".
     """
 
     steps: int = 400
@@ -45,6 +47,7 @@ class TrainConfig:
     weight_decay: float | int = 0.0
     warmup: float | int = 0.05
     precision: str = "auto"
+    soft_inputs: str | None = None
     eval_every: int = 100
     save_every: int = 100
 
@@ -62,6 +65,8 @@ class TrainConfig:
             raise ValueError("TrainConfig.weight_decay must be at least 0, warmup a share of the steps in [0, 1)")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"TrainConfig.precision must be auto, bf16 or fp32, not {self.precision!r}")
+        if self.soft_inputs is not None:
+            SOFT_INPUTS.make(self.soft_inputs)
 
 
 @dataclass
@@ -148,8 +153,9 @@ def train(
     with interruption() as stop, bar:
         while step < config.steps and not interrupted:
             begin = time.perf_counter()
-            noise = rows.generator(step, stream=1)
-            loss = _update(model, rows.batch(step), noise, optimizers, _share(config, step), config.precision)
+            if config.soft_inputs and step % REFIT == 0:
+                calibrate(model, rows.calibration(model.objective.readout.tokens))
+            loss = update(model, rows, step, optimizers, config)
             seconds += time.perf_counter() - begin
             if not math.isfinite(loss):
                 raise diverged(f"loss is {loss}")
@@ -202,8 +208,11 @@ class TrainingRows:
         return self.ids[chosen[:, None] + self.offsets].to(self.device)
 
     def generator(self, step: int, stream: int = 0) -> torch.Generator:
-        """The random numbers of one step; stream 0 chooses its rows, stream 1 is the objective's noise."""
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + step + 1 + stream * 2**40) % 2**63)
+        """The random numbers of one step; stream 0 chooses its rows, 1 is the objective's noise, 2 the soft inputs'.
+
+        Of a seed, torch's generator for the CPU takes the lower 32 bits alone.
+        """
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + step + 1 + stream * 2**30) % 2**32)
 
     def calibration(self, tokens: int) -> Int[Tensor, "B T"]:
         """Other draws than the steps': as many batches as it takes to hold so many tokens, at most 64."""
@@ -230,19 +239,20 @@ def _share(config: TrainConfig, step: int) -> float:
     return min((step + 1) / rise, (config.steps - step) / max(1, config.steps - rise))
 
 
-def _update(
-    model: SoftAR,
-    batch: Int[Tensor, "B T"],
-    noise: torch.Generator,
-    optimizers: list[torch.optim.Optimizer],
-    share: float,
-    precision: str,
+def update(
+    model: SoftAR, rows: TrainingRows, step: int, optimizers: list[torch.optim.Optimizer], config: TrainConfig
 ) -> float:
-    """One step of every optimizer; returns the mean loss."""
-    with autocast(model.device, precision):
-        hidden = model.hidden_states(batch[:, :-1])
+    """Step `step` of every optimizer; returns the mean loss."""
+    batch, noise = rows.batch(step), rows.generator(step, stream=1)
+    with autocast(model.device, config.precision):
+        read = {"token_ids": batch[:, :-1]}
+        if config.soft_inputs:
+            how, soft = SOFT_INPUTS.make(config.soft_inputs), rows.generator(step, stream=2)
+            read = {"vectors": soft_rows(model, batch[:, :-1], how, step / config.steps, soft)}
+        hidden = model.hidden_states(**read)
     loss = model.objective.loss(hidden.float(), batch, model.table.weight, noise) + model.table.penalty()
     loss.backward()
+    share = _share(config, step)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group.setdefault("full_lr", group["lr"])

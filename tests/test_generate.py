@@ -11,6 +11,8 @@ from test_predictor import Bigram
 
 from conftest import EVERY_OBJECTIVE, LETTERS, OBJECTIVES, TABLES
 from softar_lab.generation import Always, EveryK, Never, collapse, feedback, generate, schedule
+from softar_lab.generation.thought import Thought
+from softar_lab.predictor import Prediction
 from softar_lab.sources.tokenizers import CharTokenizer
 from softar_lab.store import StoreError
 
@@ -75,7 +77,11 @@ def test_inputs_recorded_are_what_was_fed_and_predictions_follow_from_them(tiny,
     torch.testing.assert_close(trajectory.distance, nearest, **EXACT)
     hard = {"never": [], "every(3)": [2, 5, 8]}.get(when, range(9))
     assert trajectory.collapsed.nonzero().flatten().tolist() == list(hard)
-    soft = vectors if what == "raw" else log_probs.exp() @ model.embedding
+    thought = Thought(
+        torch.arange(9), Prediction(log_probs, vectors), log_probs, trajectory.token_ids, model.embedding, (1,) * 9
+    )
+    soft = {"raw": vectors, "mixture": log_probs.exp() @ model.embedding}.get(what)
+    soft = feedback.resolve(what)(thought) if soft is None else soft  # seed and step decide its noise
     rows = model.embedding[trajectory.token_ids]
     expected = torch.where(trajectory.collapsed[:, None], rows, soft)
     torch.testing.assert_close(trajectory.inputs, expected, **EXACT)

@@ -14,7 +14,7 @@ ROWS = (
     {"registry", "estimates", "evidence", "predictor", "store"},
     {"sources"},
     {"models"},
-    {"evaluation", "resuming"},
+    {"evaluation", "resuming", "soft_inputs"},
     {"training"},
     {"generation"},
     {"analysis"},

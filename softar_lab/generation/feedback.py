@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..registry import Registry
+from ..soft_inputs import posterior_gumbel
 from .thought import Thought
 
 FEEDBACKS = Registry("feedback")
@@ -33,3 +35,24 @@ class Raw:
 
     def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
         return thought.prediction.vector
+
+
+@register("gumbel")
+@dataclass(frozen=True)
+class GumbelSoft:
+    """softmax((log p + g) / temperature) E, the Gumbel noise g drawn given that the symbol shown wins.
+
+    A soft token that leans towards what was said. For symbols drawn from p (collapse "softmax" at temperature 1) it is
+    plain Gumbel noise; towards temperature 0 it becomes the symbol's own row.
+    """
+
+    temperature: float | int = 1.0
+
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise ValueError(f"gumbel(temperature) needs a temperature above 0, not {self.temperature!r}")
+
+    def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
+        log_probs = thought.prediction.log_probs
+        perturbed = posterior_gumbel(log_probs, thought.token_ids, thought.uniform(log_probs.shape[-1]))
+        return mixture(torch.softmax(perturbed / self.temperature, dim=-1), thought.embedding)

@@ -95,6 +95,7 @@ class _Record:
 
     def __init__(self, model: Predictor, prompts: list[str], steps: int, seeds: list[int], temperature: float | int):
         self.model, self.prompts, self.steps, self.temperature = model, prompts, steps, temperature
+        self.seeds = tuple(seeds)
         self.device = getattr(model, "device", torch.device("cpu"))
         self.embedding: Tensor | None = getattr(model, "embedding", None)
         self.prompt_ids = [model.tokenizer.encode(text) for text in prompts]
@@ -151,7 +152,7 @@ class _Record:
             if ordinary:
                 collapsed = everyone
             else:
-                thought = Thought(steps[t], prediction, probs, token_ids, self.embedding)
+                thought = Thought(steps[t], prediction, probs, token_ids, self.embedding, self.seeds)
                 collapsed = schedule(thought)
             if t < leading:
                 in_prompt = self.forced[t] >= 0
