@@ -11,7 +11,7 @@ from scipy.special import expit, ive, log_softmax, logsumexp
 
 from softar_lab.generation import generate
 from softar_lab.models.objectives import OBJECTIVES, READOUTS, Objective, make_objective, squared_distance
-from softar_lab.models.objectives.densities import negative_log_c
+from softar_lab.models.objectives.densities import angles, negative_log_c
 from softar_lab.models.objectives.samplers import energy_score
 from softar_lab.models.targets import make_table
 from softar_lab.training import TrainConfig, train
@@ -318,7 +318,7 @@ def test_affine_logits_are_the_probabilities_where_there_are_any(name, readout):
 def test_sample_vectors_are_of_objectives_that_hold_a_distribution(name):
     objective, hidden, _, table = make(name)
     prediction = objective.predict(hidden[0], table)
-    if name not in ("mixture", "energy", "flow"):
+    if name not in ("vmf", "mixture", "energy", "flow"):
         with pytest.raises(TypeError, match="one vector a step"):
             prediction.sample_vectors(3, seeded())
         return
@@ -340,6 +340,85 @@ def test_mixture_draws_have_its_mean_and_spread():
     torch.testing.assert_close(draws.var(0), spread.detach(), rtol=0.1, atol=0)
 
 
+def vmf_draws(m, kappa, n=20_000):
+    """n draws around one random direction: the draws (n, m) and that direction (m,), in float64."""
+    axis = unit(np.random.default_rng(m).normal(size=m))
+    output = torch.from_numpy(kappa * axis).float()[None]
+    noise = torch.randn(n, 1, m + 1, generator=seeded(m))
+    return make_objective("vmf", None, D, V, m).draw(output, noise, torch.eye(m))[:, 0].double().numpy(), axis
+
+
+@pytest.mark.parametrize("spec", ["vmf", "vmf(published=True)"])
+def test_vmf_draws_are_as_long_as_the_rows_on_average(spec):
+    objective, hidden, _, table = make(spec, table="joint(sphere=False)")
+    draws = objective.predict(hidden[0], 3 * table).sample_vectors(4, seeded())
+    torch.testing.assert_close(draws.norm(dim=-1), (3 * table).norm(dim=-1).mean().expand(4, T))
+
+
+@pytest.mark.parametrize(
+    ("m", "kappa"),
+    [(2, 0.5), (2, 10), (2, 1e4), (3, 0.01), (3, 5), (16, 20), (64, 300), (64, 1e4), (256, 10), (256, 1e4)],
+)
+def test_vmf_draws_have_the_exact_mean(m, kappa):
+    """Along the axis within 5 standard errors, across it by chi² at 1e-6: odds of a false alarm < 2e-5 in all."""
+    draws, axis = vmf_draws(m, kappa)
+    length = ive(m / 2, kappa) / ive(m / 2 - 1, kappa)
+    mean, variance = draws.mean(0), 1 - length**2 - (m - 1) * length / kappa
+    assert abs(mean @ axis - length) < 5 * math.sqrt(variance / len(draws))
+    across = mean - (mean @ axis) * axis
+    assert stats.chi2(m - 1).sf(len(draws) * across @ across * kappa / length) > 1e-6
+
+
+@pytest.mark.parametrize(("m", "kappa"), [(3, 5), (16, 20), (64, 300)])
+def test_vmf_draws_have_the_distribution_of_scipys(m, kappa):
+    """KS at 1e-6 each: cosines against the density summed finely, a slanting coordinate against scipy's draws."""
+    draws, axis = vmf_draws(m, kappa)
+    angle = np.linspace(0, math.pi, 100_001)[1:]
+    density = np.exp(kappa * (np.cos(angle) - 1)) * np.sin(angle) ** (m - 2)
+    below = 1 - density.cumsum() / density.sum()
+    assert stats.kstest(draws @ axis, lambda w: np.interp(np.arccos(w), angle, below)).pvalue > 1e-6
+    slant = unit(axis + unit(np.eye(m)[0] - axis[0] * axis))
+    peers = stats.vonmises_fisher(axis, kappa).rvs(len(draws), random_state=0)
+    assert stats.ks_2samp(draws @ slant, peers @ slant).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("m", [2, 3, 64, 256])
+@pytest.mark.parametrize("kappa", [0, 0.5, 10, 1e4])
+def test_vmf_angles_are_exact_quantiles(m, kappa):
+    """No chance here: quantiles of the angle against its density summed finely."""
+    uniform, fine = np.linspace(0, 1, 1001), (np.arange(400_000) + 0.5) * math.pi / 400_000
+    density = np.exp(kappa * (np.cos(fine) - 1) + (m - 2) * np.log(np.sin(fine)))
+    found = angles(torch.tensor([[kappa]]).double(), m, torch.from_numpy(uniform)[None])[0].numpy()
+    assert ((found >= 0) & (found <= math.pi)).all()
+    below = (density.cumsum() - density / 2) / density.sum()
+    np.testing.assert_allclose(np.interp(found, fine, below), uniform, atol=5e-4)
+
+
+@pytest.mark.parametrize("m", [2, 3, M])
+def test_vmf_draws_are_uniform_where_there_is_no_concentration(m):
+    """KS of each coordinate, a stretched beta variable, at 1e-6: odds of a false alarm < 2e-5 in all."""
+    draws, _ = vmf_draws(m, 0)
+    uniform = stats.beta((m - 1) / 2, (m - 1) / 2, loc=-1, scale=2)
+    assert min(stats.kstest(draws[:, i], uniform.cdf).pvalue for i in range(m)) > 1e-6
+
+
+def test_vmf_draws_on_a_line_are_its_two_points():
+    """20,000 draws; the share of one point within 5 standard errors (odds of a false alarm < 1e-6)."""
+    draws, axis = vmf_draws(1, 0.7)
+    share = expit(2 * 0.7)
+    assert set(draws.ravel()) == {-1, 1}
+    assert abs((draws @ axis > 0).mean() - share) < 5 * math.sqrt(share * (1 - share) / len(draws))
+
+
+@pytest.mark.parametrize("rows", [1, N])
+def test_vmf_draws_of_a_batch_are_those_of_its_rows(rows):
+    objective, hidden, _, table = make("vmf")
+    output = objective.output(hidden.flatten(0, 1)).detach() * torch.tensor([[0], [1], [30], [1e4], [1], [1]])
+    noise = torch.randn(4, rows, M + 1, generator=seeded())
+    alone = [objective.draw(output[n : n + 1], noise[:, n % rows][:, None], table) for n in range(N)]
+    torch.testing.assert_close(objective.draw(output, noise, table), torch.cat(alone, 1))
+
+
 def test_flow_draws_follow_its_velocity_in_euler_steps():
     objective, hidden, target_ids, table = make("flow(3)")
     p, h, *_ = given(objective, hidden, target_ids, table)
@@ -348,7 +427,7 @@ def test_flow_draws_follow_its_velocity_in_euler_steps():
     for step in range(3):
         time = np.full((2, N, 1), step / 3)
         points = points + net(p, h.reshape(N, D), np.concatenate([points * math.sqrt(M), time], -1)) / 3
-    found = objective.draw(objective.output(hidden.flatten(0, 1)), noise)
+    found = objective.draw(objective.output(hidden.flatten(0, 1)), noise, table)
     np.testing.assert_allclose(found.detach(), points, atol=2e-5)
 
 
@@ -416,12 +495,13 @@ def test_barycentric_reading_of_a_mixture_is_its_weights(share):
     torch.testing.assert_close(found, (1 - share) * weights + share * objective.readout.prior, atol=2e-6, rtol=0)
 
 
-def test_votes_count_the_nearest_rows_of_draws():
-    objective, hidden, _, rows = make("energy", readout="votes(9)")
-    h = hidden.flatten(0, 1)
-    noise = torch.randn(9, 1, 16, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("name", ["mixture", "energy", "flow"])
+def test_votes_count_the_nearest_rows_of_draws(name):
+    objective, hidden, _, rows = make(name, table="joint(sphere=False)", readout="votes(9)")
+    h, rows = hidden.flatten(0, 1), 3 * rows
+    noise = torch.randn(9, 1, objective.noise_dim, generator=torch.Generator().manual_seed(0))
     counts = torch.zeros(N, V)
-    for draw in objective.draw(objective.output(h), noise):  # (N, m)
+    for draw in objective.draw(objective.output(h), noise, rows):  # (N, m)
         for n, vector in enumerate(draw):
             counts[n, (vector - rows).norm(dim=-1).argmin()] += 1
     torch.testing.assert_close(objective.predict(h, rows).probs, (counts + objective.readout.prior) / 10)

@@ -75,7 +75,9 @@ class Objective(nn.Module):
         """(matrix, bias) where scores are output @ matrix + bias but for a constant a row; else None."""
         return None
 
-    def draw(self, output: Float[Tensor, "N out"], noise: Float[Tensor, "S _ k"]) -> Float[Tensor, "S N m"]:
+    def draw(
+        self, output: Float[Tensor, "N out"], noise: Float[Tensor, "S _ k"], table: Float[Tensor, "V m"]
+    ) -> Float[Tensor, "S N m"]:
         """S vectors from the predicted distribution; noise (S, N, k), or (S, 1, k) for the same noise in every row."""
         raise NotImplementedError
 
@@ -85,7 +87,7 @@ class Objective(nn.Module):
         vector = self.vector(output, table)
 
         def sampler(n: int, generator: torch.Generator) -> Tensor:
-            return self.draw(output, normal((n, len(output), self.noise_dim), generator, output))
+            return self.draw(output, normal((n, len(output), self.noise_dim), generator, output), table)
 
         log_probs = self.readout.log_probs(self, output, vector, table)
         return Prediction(log_probs, vector, sampler if self.noise_dim else None)

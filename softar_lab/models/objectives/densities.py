@@ -19,7 +19,7 @@ class VonMisesFisher(Objective):
     needs none and, but for a constant, errs by less than 0.35 nat up to kappa = 5m, 0.9 up to 20m. `published`: the
     order one too low, as in the paper's code (2.4 and 4.3 nats), and its two regularisers: 0.02 kappa is added, and
     z · ê weighs 0.1 in place of 1.
-    The soft token is the mean of the density, z A(kappa) / kappa, at the rows' mean length.
+    The soft token is the mean of the density, z A(kappa) / kappa, at the rows' mean length, and so long is every draw.
     """
 
     readouts = ("density", "tau", "affine", "barycentric")
@@ -27,6 +27,7 @@ class VonMisesFisher(Objective):
     def __init__(self, d_model: int, vocab_size: int, embedding_dim: int, published: bool = False):
         super().__init__(d_model, vocab_size, embedding_dim)
         self.published, self.order = published, embedding_dim / 2 - published
+        self.noise_dim = embedding_dim + 1
 
     def losses(self, output, target_ids, table, generator):
         dot = (output * F.normalize(F.embedding(target_ids, table), dim=-1)).sum(-1)
@@ -44,11 +45,39 @@ class VonMisesFisher(Objective):
     def affine_scores(self, table):
         return F.normalize(table, dim=-1).T, table.new_zeros(len(table))
 
+    def draw(self, output, noise, table):
+        uniform = torch.special.ndtr(noise[..., 0].double()).expand(-1, len(output))  # (S, N): the first number
+        if self.embedding_dim == 1:  # a sphere of two points
+            return torch.where(uniform[..., None] < torch.sigmoid(2 * output), 1.0, -1.0).to(output) * mean_norm(table)
+        kappa, axis = output.double().norm(dim=-1, keepdim=True), F.normalize(output, dim=-1)
+        angle = angles(kappa, self.embedding_dim, uniform.T.contiguous()).T[..., None].to(output)  # (S, N, 1)
+        across = noise[..., 1:] - (noise[..., 1:] * axis).sum(-1, keepdim=True) * axis  # (S, N, m), at right angles
+        points = angle.cos() * axis + angle.sin() * F.normalize(across, dim=-1)
+        return F.normalize(points, dim=-1) * mean_norm(table)  # at z = 0 there is no axis, and `across` is uniform
+
 
 def negative_log_c(z, order):
     """-log C_m(|z|) of vectors (N, m) -> (N,), but for a constant; `order` is m/2."""
     root = ((order + 1) ** 2 + z.square().sum(-1)).sqrt()
     return root - (order - 1) * (order - 1 + root).log()
+
+
+def angles(kappa, m, uniform, cells=512):
+    """Angles to the mean direction, of density exp(kappa cos) sin^(m-2): kappa (N, 1), quantiles (N, S) -> (N, S).
+
+    The density is summed over cells up to 12 standard deviations around its mode, and taken as even within a cell.
+    """
+    kappa = kappa.clamp_min(1e-9)
+    mode = 2 * kappa / (m - 2 + ((m - 2) ** 2 + 4 * kappa**2).sqrt())  # the cosine of it
+    width = 12 / (kappa * (mode + 1 / mode)).sqrt()
+    low, high = (mode.acos() - width).clamp_min(0), (mode.acos() + width).clamp_max(math.pi)
+    size = (high - low) / cells
+    middle = low + size * (torch.arange(cells).to(kappa) + 0.5)  # (N, cells)
+    mass = torch.softmax(kappa * middle.cos() + (m - 2) * middle.sin().log(), dim=-1)
+    below = mass.cumsum(-1) - mass
+    cell = torch.searchsorted(below, uniform, right=True) - 1  # (N, S)
+    share = (uniform - below.gather(1, cell)) / mass.gather(1, cell).clamp_min(1e-300)
+    return low + size * (cell + share.clamp(0, 1))
 
 
 @OBJECTIVES.register("mixture")
@@ -101,7 +130,7 @@ class GaussianMixture(Objective):
         log_weights, means, _ = self.parts(output)
         return (log_weights.exp()[..., None] * means).sum(1)
 
-    def draw(self, output, noise):
+    def draw(self, output, noise, table):
         log_weights, means, variance = self.parts(output)
         uniform = torch.special.ndtr(noise[..., :1])  # (S, N, 1): the first number chooses the component
         chosen = (uniform > log_weights.exp().cumsum(-1)).sum(-1).clamp_max(self.components - 1)  # (S, N)

@@ -41,7 +41,7 @@ class Sampler(Objective):
     def vector(self, output, table):
         generator = torch.Generator().manual_seed(1)
         noise = normal((16, 1, self.noise_dim), generator, output)
-        return torch.cat([self.draw(part, noise).mean(0) for part in output.split(128)])
+        return torch.cat([self.draw(part, noise, table).mean(0) for part in output.split(128)])
 
 
 @OBJECTIVES.register("energy")
@@ -60,12 +60,12 @@ class EnergyScore(Sampler):
             raise ValueError(f"samples must be at least 2 and alpha in [1, 2], not {samples} and {alpha}")
         self.samples, self.alpha = samples, alpha
 
-    def draw(self, output, noise):
+    def draw(self, output, noise, table):
         return self.net(output, noise)
 
     def losses(self, output, target_ids, table, generator):
         noise = normal((self.samples, len(output), self.noise_dim), generator, output)
-        return energy_score(self.draw(output, noise), F.embedding(target_ids, table), self.alpha)
+        return energy_score(self.draw(output, noise, table), F.embedding(target_ids, table), self.alpha)
 
 
 def energy_score(draws, targets, alpha):
@@ -96,7 +96,7 @@ class FlowMatching(Sampler):
         inputs = torch.cat([points * self.embedding_dim**0.5, time], -1)  # each of about unit variance
         return self.net(output, inputs)
 
-    def draw(self, output, noise):
+    def draw(self, output, noise, table):
         points = noise * self.embedding_dim**-0.5  # of length about 1, as the rows
         for step in range(self.steps):
             time = points.new_full((*points.shape[:-1], 1), step / self.steps)
