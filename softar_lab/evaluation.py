@@ -75,11 +75,26 @@ def scored_windows(
 
 @torch.inference_mode()
 def scores(model: Predictor, ids: Int[Tensor, " N"], pieces: list[Piece]) -> Float[Tensor, " S"]:
-    """log p of every scored token, in the order of the text, 64 windows at a time.
+    """log p of every scored token, in the order of the text."""
+    return torch.cat([model.log_probs(batch).cpu()[scored] for batch, scored in _batches(model, ids, pieces)])
+
+
+@torch.inference_mode()
+def distributions(
+    model: Predictor, ids: Int[Tensor, " N"], pieces: list[Piece]
+) -> tuple[Float[Tensor, "S V"], Int[Tensor, " S"]]:
+    """log p of every symbol wherever a token is scored (S, V), and the tokens themselves (S,), in text order."""
+    found = [(model.next_log_probs(batch).cpu()[at], batch.cpu()[at]) for batch, at in _batches(model, ids, pieces)]
+    log_probs, targets = zip(*found, strict=True)
+    return torch.cat(log_probs), torch.cat(targets)
+
+
+def _batches(model: Predictor, ids: Tensor, pieces: list[Piece]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Windows as padded rows (B, T) with a mask (B, T) of what is scored, 64 at a time.
 
     A model without a limit gets them one by one: it may refuse the padding that rows of unequal length need.
     """
-    found, size = [], 64 if context_of(model) else 1
+    size = 64 if context_of(model) else 1
     for first in range(0, len(pieces), size):
         group = pieces[first : first + size]
         batch = torch.zeros(len(group), max(end - begin for begin, end, _ in group), dtype=torch.long)
@@ -87,8 +102,7 @@ def scores(model: Predictor, ids: Int[Tensor, " N"], pieces: list[Piece]) -> Flo
         for row, (begin, end, skip) in enumerate(group):
             batch[row, : end - begin] = ids[begin:end]
             scored[row, skip : end - begin] = True
-        found.append(model.log_probs(batch.to(device_of(model))).cpu()[scored])
-    return torch.cat(found)
+        yield batch.to(device_of(model)), scored
 
 
 def char_log_probs(model: Predictor, text: str, separator: str | None = None) -> Float[Tensor, " S"]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from softar_lab.evaluation import evaluate
+from softar_lab.models.objectives import OBJECTIVES
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 PEER = "Hugging Face GPT-2"
@@ -118,6 +119,26 @@ def test_attention_shows_every_length(script, capsys):
     script("attention").main(["--quick"])
     passes = [row[0] for row in rows_of(capsys.readouterr().out)]
     assert passes == [f"{length}, {name}" for length in (65, 257, 401) for name in ("forward", "backward", "both")]
+
+
+def test_objectives_take_turns_beside_the_hard_one(script, tmp_path, capsys):
+    objectives, kept = script("objectives"), tmp_path / "kept.json"
+    objectives.main(["--quick", "--corpus", "topics", "--json", str(kept)])
+    rows = {row[0]: row[1:] for row in rows_of(capsys.readouterr().out)}
+    soft = [f"{name}, {how}" for name in ("ce", "mse") for how in ("scheduled", "posterior-gumbel")]
+    assert list(rows) == [*OBJECTIVES.names(), *soft]
+    assert rows["ce"][1:3] == ["1.00", "1.00 – 1.00"]
+    assert rows["ce"][4] == "1.00"
+    assert all(1.2 < float(rows[name][4]) < 1.5 for name in soft), "one more pass forward"
+    assert [len(result["seconds"]) for result in json.loads(kept.read_text())["results"]] == [2] * len(rows)
+
+
+def test_objectives_compare_within_a_round(script):
+    """The machine is ten times as slow in the second round: no ratio shows it."""
+    times = {"ce": [1.0, 10.0, 1.0], "mse": [2.0, 20.0, 3.0]}
+    results = [{"contestant": name, "multiply_adds": 10**6, "seconds": each} for name, each in times.items()]
+    _, mse = rows_of(script("objectives").table(results))
+    assert mse == ["mse", "3000.0", "2.00", "2.00 – 2.50", "1", "1.00"]
 
 
 def test_store_compares_every_content_and_contestant(script, tmp_path, capsys):

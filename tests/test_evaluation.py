@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import OBJECTIVES
-from softar_lab.evaluation import char_log_probs, context_of, evaluate, windows
+from softar_lab.evaluation import char_log_probs, context_of, distributions, evaluate, scored_windows, scores, windows
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.predictor import Prediction, Predictor
@@ -94,6 +94,23 @@ def test_evaluate_is_the_mean_of_what_the_predictor_says_token_by_token(tiny, ob
     assert evaluate(model, text, separator) == pytest.approx(-found.double().mean().item(), abs=1e-9)
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("separator", [None, "\n"])
+def test_distributions_hold_the_scores_and_are_those_of_each_window_read_alone(tiny, objective, separator):
+    """More windows than one batch holds, of unequal length, so that rows are padded: padding is in no prefix."""
+    model = tiny(objective=objective, context=6)
+    text = "abc\ndefgh\nkkkkkkkkkkkkkkkk\n\nab\ncd" * 20
+    ids, pieces = scored_windows(model, text, separator, "given")
+    assert len(pieces) > 64
+    assert len({end - begin for begin, end, _ in pieces}) > 1
+    log_probs, targets = distributions(model, ids, pieces)
+    assert torch.equal(targets, ids if separator else ids[1:])
+    assert torch.equal(log_probs.gather(1, targets[:, None])[:, 0], scores(model, ids, pieces))
+    torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(len(targets)))
+    alone = torch.cat([model.next_log_probs(ids[None, begin:end])[0, skip:] for begin, end, skip in pieces])
+    torch.testing.assert_close(log_probs, alone.detach(), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("separator", [None, "\n"])
 def test_evaluate_of_nothing_says_so(tiny, separator):
     with pytest.raises(ValueError, match="text is empty"):
@@ -158,6 +175,8 @@ def test_a_true_language_scores_documents_of_any_lengths_without_padding():
     found = char_log_probs(Alternating(), TEXT, "~")
     torch.testing.assert_close(-found, torch.tensor(NATS, dtype=torch.float64))
     assert evaluate(Alternating(), TEXT, "~") == pytest.approx(math.fsum(NATS) / len(NATS), rel=1e-12)
+    log_probs, targets = distributions(Alternating(), *scored_windows(Alternating(), TEXT, "~", "given"))
+    torch.testing.assert_close(-log_probs.gather(1, targets[:, None])[:, 0], torch.tensor(NATS, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("separator", [None, "~"])

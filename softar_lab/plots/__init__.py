@@ -4,6 +4,7 @@ Drawing never computes: pictures get coordinates, trajectories and histories tha
 """
 
 from .charts import draw_bits, draw_calibration, draw_excess, draw_grid, draw_history
+from .comparisons import draw_among, draw_lines, draw_ranking
 from .interactive import TRAIL, history_figure, path_figure, update_now, update_path
 from .languages import draw_simplex, draw_trie
 from .look import ACCENT, COLORMAP, GREY, axis_label, visible
@@ -17,13 +18,16 @@ __all__ = [
     "TRAIL",
     "axis_label",
     "candidates_html",
+    "draw_among",
     "draw_bits",
     "draw_calibration",
     "draw_excess",
     "draw_grid",
     "draw_history",
+    "draw_lines",
     "draw_path",
     "draw_paths",
+    "draw_ranking",
     "draw_simplex",
     "draw_trie",
     "history_figure",

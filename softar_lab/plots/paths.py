@@ -38,7 +38,7 @@ def draw_path(
         ax.annotate("", end, begin, arrowprops=arrow)
     edges = np.where(trajectory.collapsed[part].numpy(), "black", "white")
     ax.scatter(*points.T, c=colours, s=46, edgecolors=edges, linewidths=1.0, zorder=3)
-    _draw_symbols(ax, rows, trajectory.tokens, set(trajectory.token_ids[part].tolist()))
+    draw_symbols(ax, rows, trajectory.tokens, set(trajectory.token_ids[part].tolist()))
     ax.set(xlabel=axis_label(basis, 0), ylabel=axis_label(basis, 1))
     ax.set_title(title or _title(trajectory, part), fontsize=9, family="monospace", parse_math=False)  # $ is a symbol
     if own:
@@ -46,7 +46,7 @@ def draw_path(
     return figure
 
 
-def _draw_symbols(ax: plt.Axes, rows: np.ndarray, tokens: Sequence[str], shown: set[int]) -> None:
+def draw_symbols(ax: plt.Axes, rows: np.ndarray, tokens: Sequence[str], shown: set[int]) -> None:
     """Every symbol at its row; the ones the path shows in black."""
     halo = [withStroke(linewidth=3, foreground="white")]
     for i, (x, y) in enumerate(rows):

@@ -1,0 +1,80 @@
+"""Still pictures of many runs side by side: curves, rankings, and where predictions lie among the symbols."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..analysis.geometry import PCABasis
+from .look import ACCENT, GREY, axis_label
+from .paths import draw_symbols
+
+MARKS = "osD^vPX*"
+
+
+def draw_among(basis: PCABasis, embedding, tokens: Sequence[str], **groups) -> Figure:
+    """Vectors (N, m) among the symbols, in the plane of `basis`: each group's name and marks, the first as rings."""
+    figure, ax = plt.subplots(figsize=(6, 5), layout="constrained")
+    for i, (name, vectors) in enumerate(groups.items()):
+        style = {"s": 150, "facecolors": "none", "edgecolors": "black"} if i == 0 else {"s": 22, "color": f"C{i}"}
+        ax.scatter(*basis.transform(vectors)[:, :2].numpy().T, label=name.replace("_", " "), zorder=3, **style)
+    draw_symbols(ax, basis.transform(embedding)[:, :2].numpy(), tokens, set(range(len(tokens))))
+    ax.set(xlabel=axis_label(basis, 0), ylabel=axis_label(basis, 1))
+    ax.legend()
+    plt.close(figure)
+    return figure
+
+
+def draw_lines(frame: pd.DataFrame, ylabel: str, *, log: str = "", mark: tuple[float, str] | None = None) -> Figure:
+    """A line a column against the index, which names the x axis. `log`: "x", "y" or "xy"; `mark`: an x and its name.
+
+    Columns of one name are drawn in one colour, as runs that differ in their seed alone.
+    """
+    figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(frame.columns))}
+    for i, name in enumerate(frame.columns):
+        label = name if name not in frame.columns[:i] else None
+        ax.plot(frame.index, frame.iloc[:, i], color=colours[name], marker="o", ms=3, lw=1.4, label=label)
+    if mark is not None:
+        ax.axvline(mark[0], color=GREY, ls="--", lw=1)
+        ax.annotate(mark[1], (mark[0], 1), xycoords=("data", "axes fraction"), xytext=(4, -4), va="top", color=GREY,
+                    textcoords="offset points", fontsize=9)  # fmt: skip
+    ax.set(xlabel=frame.index.name, ylabel=ylabel)
+    if "x" in log:
+        ax.set_xscale("log")
+        ax.set_xticks(frame.index, [f"{x:g}" for x in frame.index])
+        ax.set_xticks([], minor=True)
+    if "y" in log:
+        ax.set_yscale("log")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def draw_ranking(frame: pd.DataFrame, xlabel: str, reference: float | None = None) -> Figure:
+    """Means and intervals of `comparison.summary`: a panel a table, a row an objective, a mark a readout.
+
+    `reference`: a dashed line. The best objective, over all tables and readouts, stands on top.
+    """
+    order = frame.groupby("objective")["mean"].min().sort_values(ascending=False).index
+    tables, readouts = list(dict.fromkeys(frame["table"])), sorted(set(frame["readout"]))
+    figure, axes = plt.subplots(1, len(tables), figsize=(10, 0.9 + 0.38 * len(order)), sharex=True, sharey=True,
+                                layout="constrained", squeeze=False)  # fmt: skip
+    for ax, table in zip(axes[0], tables, strict=True):
+        for i, readout in enumerate(readouts):
+            part = frame[(frame["table"] == table) & (frame["readout"] == readout)]
+            at = order.get_indexer(part["objective"]) + 0.12 * (i - len(readouts) / 2 + 0.5)
+            ends = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
+            ax.errorbar(part["mean"], at, xerr=ends, fmt=MARKS[i % len(MARKS)], color=f"C{i}", ms=5, lw=1.2,
+                        label=readout)  # fmt: skip
+        if reference is not None:
+            ax.axvline(reference, color=ACCENT, ls="--", lw=1)
+        ax.set(title=table, xscale="log", yticks=range(len(order)), yticklabels=order)
+        ax.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
+        ax.xaxis.set_minor_formatter(plt.NullFormatter())
+    figure.supxlabel(xlabel, fontsize=11)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    plt.close(figure)
+    return figure
