@@ -319,3 +319,40 @@ def test_calibration_draws_each_curve_beside_the_diagonal():
     np.testing.assert_array_equal(line.get_xydata(), curve[["confidence", "accuracy"]])
     small, large = ax.collections[0].get_sizes()
     assert small < large
+
+
+def test_among_draws_rings_and_dots_in_the_plane_of_the_symbols(model):
+    basis = PCABasis.fit(model.embedding)
+    here = model.embedding[:3]
+    figure = plots.draw_among(basis, model.embedding, model.tokenizer.tokens, true_mean=here, draws=here / 2)
+    rings, dots = figure.axes[0].collections[:2]
+    np.testing.assert_allclose(rings.get_offsets(), basis.transform(here)[:, :2], atol=1e-6)
+    np.testing.assert_allclose(dots.get_offsets(), basis.transform(here / 2)[:, :2], atol=1e-6)
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["true mean", "draws"]
+
+
+@pytest.mark.parametrize("log", ["", "x", "y", "xy"])
+def test_lines_of_one_name_share_a_colour_and_a_place_in_the_legend(log):
+    index = pd.Index([1, 2, 8], name="m")
+    frame = pd.DataFrame([[1.0, 2.0, 3.0]] * 3, index=index, columns=["joint", "joint", "random"])
+    (ax,) = plots.draw_lines(frame, "rank", log=log, mark=(2, "here")).axes
+    first, second, other, mark = ax.get_lines()
+    assert first.get_color() == second.get_color() != other.get_color()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["joint", "random"]
+    assert mark.get_xdata() == [2, 2]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("m", "rank")
+    assert (ax.get_xscale() == "log", ax.get_yscale() == "log") == ("x" in log, "y" in log)
+
+
+def test_ranking_has_a_panel_a_table_and_the_best_objective_on_top():
+    rows = [
+        ("mse", "random", "tau", 3.0, 2.9, 3.1),
+        ("mse", "random", "affine", 2.0, 1.9, 2.1),
+        ("ce", "random", "softmax", 1.5, 1.4, 1.6),
+        ("ce", "joint", "softmax", 1.2, 1.1, 1.3),
+    ]
+    frame = pd.DataFrame(rows, columns=["objective", "table", "readout", "mean", "low", "high"])
+    figure = plots.draw_ranking(frame, "bits", reference=1.2)
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["random", "joint"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["mse", "ce"]  # from below
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["affine", "softmax", "tau"]

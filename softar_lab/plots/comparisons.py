@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from ..analysis.geometry import PCABasis
 from .look import ACCENT, GREY, axis_label
@@ -27,7 +28,9 @@ def draw_among(basis: PCABasis, embedding, tokens: Sequence[str], **groups) -> F
     return figure
 
 
-def draw_lines(frame: pd.DataFrame, ylabel: str, *, log: str = "", mark: tuple[float, str] | None = None) -> Figure:
+def draw_lines(
+    frame: pd.DataFrame, ylabel: str, *, log: str = "", mark: tuple[float | int, str] | None = None
+) -> Figure:
     """A line a column against the index, which names the x axis. `log`: "x", "y" or "xy"; `mark`: an x and its name.
 
     Columns of one name are drawn in one colour, as runs that differ in their seed alone.
@@ -44,7 +47,7 @@ def draw_lines(frame: pd.DataFrame, ylabel: str, *, log: str = "", mark: tuple[f
     ax.set(xlabel=frame.index.name, ylabel=ylabel)
     if "x" in log:
         ax.set_xscale("log")
-        ax.set_xticks(frame.index, [f"{x:g}" for x in frame.index])
+        ax.set_xticks(frame.index, [f"{x:g}" for x in frame.index], rotation=60, fontsize=9)
         ax.set_xticks([], minor=True)
     if "y" in log:
         ax.set_yscale("log")
@@ -72,6 +75,7 @@ def draw_ranking(frame: pd.DataFrame, xlabel: str, reference: float | None = Non
         if reference is not None:
             ax.axvline(reference, color=ACCENT, ls="--", lw=1)
         ax.set(title=table, xscale="log", yticks=range(len(order)), yticklabels=order)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         ax.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
         ax.xaxis.set_minor_formatter(plt.NullFormatter())
     figure.supxlabel(xlabel, fontsize=11)

@@ -165,7 +165,7 @@ class Votes(Smoothed):
     def log_probs(self, objective, output, vector, table):
         noise = torch.randn(self.draws, 1, objective.noise_dim, generator=torch.Generator().manual_seed(0))
         noise, half, found = noise.to(output), table.square().sum(-1) / 2, []
-        for part in output.split(128):
+        for part in output.split(max(1, 4096 // self.draws)):  # as many at once as the cache holds
             nearest = (objective.draw(part, noise, table) @ table.T - half).argmax(-1)  # (S, N): |y - e|² without |y|²
             votes = torch.zeros(len(part), len(table)).to(output)
             found.append(votes.scatter_add_(1, nearest.T, torch.ones(nearest.T.shape).to(output)))
