@@ -352,7 +352,8 @@ def test_ranking_has_a_panel_a_table_and_the_best_objective_on_top():
         ("ce", "joint", "softmax", 1.2, 1.1, 1.3),
     ]
     frame = pd.DataFrame(rows, columns=["objective", "table", "readout", "mean", "low", "high"])
-    figure = plots.draw_ranking(frame, "bits", reference=1.2)
+    figure = plots.draw_ranking(frame, "bits", reference=1.2, limit=2.5)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["3 →"]
     assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["random", "joint"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["mse", "ce"]  # from below
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["affine", "softmax", "tau"]

@@ -56,10 +56,13 @@ def draw_lines(
     return figure
 
 
-def draw_ranking(frame: pd.DataFrame, xlabel: str, reference: float | None = None) -> Figure:
+def draw_ranking(
+    frame: pd.DataFrame, xlabel: str, *, reference: float | None = None, limit: float | int | None = None
+) -> Figure:
     """Means and intervals of `comparison.summary`: a panel a table, a row an objective, a mark a readout.
 
-    `reference`: a dashed line. The best objective, over all tables and readouts, stands on top.
+    `reference`: a dashed line; `limit`: means beyond it are written at the right edge. The best objective, over all
+    tables and readouts, stands on top.
     """
     order = frame.groupby("objective")["mean"].min().sort_values(ascending=False).index
     tables, readouts = list(dict.fromkeys(frame["table"])), sorted(set(frame["readout"]))
@@ -72,6 +75,11 @@ def draw_ranking(frame: pd.DataFrame, xlabel: str, reference: float | None = Non
             ends = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
             ax.errorbar(part["mean"], at, xerr=ends, fmt=MARKS[i % len(MARKS)], color=f"C{i}", ms=5, lw=1.2,
                         label=readout)  # fmt: skip
+            for y, mean in zip(at, part["mean"], strict=True):
+                if limit is not None and mean > limit:
+                    ax.annotate(f"{mean:.0f} →", (limit, y), ha="right", va="center", color=f"C{i}", fontsize=9)
+        if limit is not None:
+            ax.set_xlim(0.9 * frame["mean"].min(), limit)
         if reference is not None:
             ax.axvline(reference, color=ACCENT, ls="--", lw=1)
         ax.set(title=table, xscale="log", yticks=range(len(order)), yticklabels=order)
