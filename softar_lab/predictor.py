@@ -1,7 +1,7 @@
 """The one interface of every model in the lab (K14): counts, true generators, hard and soft transformers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ class Prediction:
 
     log_probs: Float[Tensor, "B V"]
     vector: Float[Tensor, "B m"] | None = None
-    sampler: Callable[[int, torch.Generator], Tensor] | None = None
+    sampler: Callable[[int, torch.Generator | Sequence[torch.Generator]], Tensor] | None = None
     probs: Float[Tensor, "B V"] | None = None  # p(w | prefix); every row sums to 1; from log_probs where not given
 
     def __post_init__(self):
@@ -32,9 +32,10 @@ class Prediction:
         """Entropy of each row of `probs` (B,), in nats."""
         return torch.special.entr(self.probs).sum(-1)
 
-    def sample_vectors(self, n: int, generator: torch.Generator) -> Float[Tensor, "n B m"]:
+    def sample_vectors(self, n: int, generator: torch.Generator | Sequence[torch.Generator]) -> Float[Tensor, "n B m"]:
         """Draw n soft tokens a prefix, (n, B, m), from objectives that hold a distribution over vectors.
 
+        One generator for all prefixes, or one each: then a prefix's draws do not depend on its neighbours.
         Raises TypeError where the model predicts a single vector.
         """
         if self.sampler is None:

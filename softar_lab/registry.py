@@ -82,12 +82,21 @@ class Registry:
         return [ast.literal_eval(node) for node in call.args], named
 
     def spec(self, strategy: Any) -> str:
-        """The string that `resolve` turns back into `strategy`; its repr where it is not registered."""
+        """The string that `resolve` turns back into `strategy`, last fields left out where they are the default.
+
+        A value that no string can say stands there as <its class>; a strategy that is not registered as its repr.
+        """
         for name, member in self._members.items():
             if member is strategy:
                 return name
             if isinstance(member, type) and type(strategy) is member:
                 fields = dataclasses.fields(strategy) if dataclasses.is_dataclass(strategy) else ()
-                values = ", ".join(repr(getattr(strategy, field.name)) for field in fields)
-                return f"{name}({values})" if values else name
+                values = [(getattr(strategy, field.name), field.default) for field in fields]
+                while values and values[-1][0] == values[-1][1]:
+                    values.pop()
+                return f"{name}({', '.join(_literal(value) for value, _ in values)})" if values else name
         return getattr(strategy, "__name__", repr(strategy))
+
+
+def _literal(value: Any) -> str:
+    return repr(value) if isinstance(value, str | int | float | tuple | None) else f"<{type(value).__name__}>"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from softar_lab.models import barycentric as module
-from softar_lab.models.barycentric import barycentric, project_to_simplex
+from softar_lab.models.barycentric import barycentric, hull_distance, project_to_simplex
 from softar_lab.models.targets import make_table
 
 
@@ -70,6 +70,15 @@ def test_an_exact_mixture_gives_its_weights_back(vocab_size, width, table):
     weights = torch.rand(30, vocab_size, generator=generator).double() ** 8
     weights /= weights.sum(-1, keepdim=True)
     torch.testing.assert_close(barycentric(weights @ rows, rows), weights, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("vocab_size", "width"), [(65, 64), (65, 32), (5, 1)])
+def test_distance_from_the_hull_is_that_of_nnls_and_zero_inside(vocab_size, width):
+    vectors, table, weights = problem(vocab_size, width, 0.5, 3)
+    expected = square(by_nnls(vectors, table), vectors, table) ** 0.5
+    np.testing.assert_allclose(hull_distance(vectors, table), expected, atol=1e-5)
+    assert (hull_distance(weights @ table, table) < 1e-5).all()
+    assert hull_distance(torch.zeros(0, width), table).shape == (0,)
 
 
 def test_a_row_itself_gives_one_hot_weights():

@@ -1,10 +1,14 @@
 """What goes back in."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from test_predictor import Bigram
 
-from softar_lab.generation import feedback
+from softar_lab.generation import feedback, generate
+from softar_lab.generation.session import Session
 from softar_lab.generation.thought import Thought
 from softar_lab.predictor import Prediction
 
@@ -36,9 +40,21 @@ def test_raw_is_the_vector_untouched():
 
 
 @pytest.mark.parametrize("name", feedback.names())
-def test_every_feedback_gives_one_vector_a_row(name):
+def test_every_feedback_gives_one_vector_a_row(name, tiny):
+    model = tiny(letters="abcde", embedding_dim=3)
     given = thought(torch.zeros(2, 5).log_softmax(-1), torch.ones(2, 3))
+    given = replace(given, state=model.start(2), session=Session(model, 2))
     assert feedback.resolve(name)(given).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", feedback.names())
+def test_every_feedback_of_certainty_is_the_row_itself(name):
+    """All but `hidden`, which listens to no probability."""
+    certain = Thought(
+        torch.arange(5), Prediction(torch.eye(5).log(), EMBEDDING), torch.eye(5), torch.arange(5), EMBEDDING
+    )
+    if name != "hidden":
+        torch.testing.assert_close(feedback.resolve(name)(certain), EMBEDDING)
 
 
 def test_unknown_feedback_lists_the_known():
@@ -69,3 +85,82 @@ def test_gumbel_noise_depends_on_seed_and_step_and_not_on_the_neighbours():
 def test_gumbel_refuses_a_temperature_of_zero():
     with pytest.raises(ValueError, match="above 0"):
         feedback.resolve("gumbel(0)")
+
+
+# -- norm-restored, sampled, hidden -----------------------------------------------------------------------------------
+
+
+def random_thought(n=6):
+    log_probs = (2 * torch.randn(n, 5, generator=torch.Generator().manual_seed(3))).log_softmax(-1)
+    return Thought(torch.arange(n), Prediction(log_probs), log_probs.exp(), torch.arange(n) % 5, EMBEDDING)
+
+
+def test_norm_restored_is_the_mixture_as_long_as_its_rows_in_the_mean():
+    given = random_thought()
+    p, rows = given.prediction.log_probs.double().exp().numpy(), EMBEDDING.double().numpy()
+    mixed, length = p @ rows, p @ np.linalg.norm(rows, axis=1)
+    found = feedback.resolve("norm-restored")(given)
+    np.testing.assert_allclose(found, mixed / np.linalg.norm(mixed, axis=1)[:, None] * length[:, None], rtol=1e-5)
+    torch.testing.assert_close(found.norm(dim=-1), torch.from_numpy(length).float())
+
+
+def test_norm_restored_leaves_a_mixture_of_no_length_alone():
+    table = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    given = Thought(torch.zeros(1).long(), Prediction(torch.zeros(1, 2).log_softmax(-1)), None, None, table)
+    assert torch.equal(feedback.resolve("norm-restored")(given), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("beta", [0, 0.5, 1, 4.0])
+def test_sampled_is_mixture_of_inputs_by_hand(beta):
+    given = random_thought()
+    p, rows = given.prediction.log_probs.double().exp().numpy(), EMBEDDING.double().numpy()
+    H = -(p * np.log(p)).sum(1, keepdims=True) / np.log(5)
+    w = (H * p + (beta + 1 - H) * np.eye(5)[given.token_ids]) / (beta + 1)
+    np.testing.assert_allclose(w.sum(1), 1)
+    np.testing.assert_allclose(feedback.resolve(f"sampled({beta})")(given), w @ rows, atol=1e-6)
+
+
+def test_sampled_in_its_limits():
+    """A large beta is the symbol's row; of a uniform p at beta 0 nothing but the mixture is left; V = 1 is certain."""
+    given = random_thought()
+    torch.testing.assert_close(feedback.resolve("sampled(1e9)")(given), EMBEDDING[given.token_ids])
+    even = replace(given, prediction=Prediction(torch.zeros(6, 5).log_softmax(-1)))
+    torch.testing.assert_close(feedback.resolve("sampled(0)")(even), EMBEDDING.mean(0).expand(6, 3))
+    only = Thought(torch.zeros(1).long(), Prediction(torch.zeros(1, 1)), None, torch.zeros(1).long(), EMBEDDING[:1])
+    assert torch.equal(feedback.resolve("sampled")(only), EMBEDDING[:1])
+
+
+@pytest.mark.parametrize(
+    "spec", ["sampled(-1)", "sampled(float)", "sampled('a')", "sampled(1e999)", "norm-restored(1)"]
+)
+def test_a_wrong_argument_is_a_value_error(spec):
+    with pytest.raises(ValueError, match=r"sampled|norm-restored"):
+        feedback.resolve(spec)
+
+
+@pytest.mark.parametrize("width", [4, 16, 20])
+def test_hidden_is_the_vector_read_most_like_the_hidden_state(tiny, width):
+    """Least squares in float64 (the shortest solution where there are many); exact where m reaches the body's width."""
+    model = tiny(embedding_dim=width)
+    state = model.read(model.start(3), torch.tensor([[1, 2], [3, 4], [5, 6]]))
+    given = Thought(torch.zeros(3).long(), model.predict(state), None, None, model.embedding)
+    found = feedback.resolve("hidden")(replace(given, state=state, session=Session(model, 3)))
+    weight = model.input.weight.detach().double().numpy()  # (d, m)
+    expected = np.linalg.lstsq(weight, state.hidden.double().numpy().T)[0].T
+    size = np.abs(expected).max()
+    np.testing.assert_allclose(found.detach() / size, expected / size, atol=1e-4)
+    if width >= 16:
+        torch.testing.assert_close(model.input(found), state.hidden, atol=1e-3, rtol=1e-3)
+
+
+def test_hidden_undoes_the_input_once_a_session(tiny, monkeypatch):
+    asked, pinv = [], torch.linalg.pinv
+    monkeypatch.setattr(torch.linalg, "pinv", lambda weight: asked.append(1) or pinv(weight))
+    generate(tiny(), "ab", 6, schedule="never", feedback="hidden")
+    assert asked == [1]
+
+
+def test_hidden_needs_a_model_with_one_linear_map():
+    given = replace(random_thought(1), state=torch.zeros(1).long(), session=Session(Bigram(), 1))
+    with pytest.raises(ValueError, match="only a SoftAR"):
+        feedback.resolve("hidden")(given)

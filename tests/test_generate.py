@@ -1,7 +1,8 @@
 """The one loop, held against doing it by hand, without cache and one prompt at a time."""
 
 import math
-from itertools import product
+from itertools import cycle, product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from test_predictor import Bigram
 
 from conftest import EVERY_OBJECTIVE, LETTERS, OBJECTIVES, TABLES
 from softar_lab.generation import Always, EveryK, Never, collapse, feedback, generate, schedule
+from softar_lab.generation.session import Session
 from softar_lab.generation.thought import Thought
 from softar_lab.predictor import Prediction
+from softar_lab.sources.languages import Markov
 from softar_lab.sources.tokenizers import CharTokenizer
 from softar_lab.store import StoreError
 
@@ -29,8 +32,12 @@ class Chain(Bigram):
 
 def predicted_without_cache(model, inputs):
     """Predictions after 0, 1, … T slots (T, m), from one pass without cache."""
-    hidden = model.hidden_states(vectors=inputs[None])[0]
-    return model.objective.predict(hidden, model.table.weight)
+    return model.objective.predict(hidden_without_cache(model, inputs), model.table.weight)
+
+
+def hidden_without_cache(model, inputs):
+    """The body's output after 0, 1, … T slots, (T + 1, d)."""
+    return model.hidden_states(vectors=inputs[None])[0].detach()
 
 
 # -- what is written --------------------------------------------------------------------------------------------------
@@ -77,8 +84,16 @@ def test_inputs_recorded_are_what_was_fed_and_predictions_follow_from_them(tiny,
     torch.testing.assert_close(trajectory.distance, nearest, **EXACT)
     hard = {"never": [], "every(3)": [2, 5, 8]}.get(when, range(9))
     assert trajectory.collapsed.nonzero().flatten().tolist() == list(hard)
+    state = SimpleNamespace(hidden=hidden_without_cache(model, torch.cat([prompt, trajectory.inputs[:-1]]))[3:])
     thought = Thought(
-        torch.arange(9), Prediction(log_probs, vectors), log_probs, trajectory.token_ids, model.embedding, (1,) * 9
+        torch.arange(9),
+        Prediction(log_probs, vectors),
+        log_probs,
+        trajectory.token_ids,
+        model.embedding,
+        (1,) * 9,
+        state=state,
+        session=Session(model, 9),
     )
     soft = {"raw": vectors, "mixture": log_probs.exp() @ model.embedding}.get(what)
     soft = feedback.resolve(what)(thought) if soft is None else soft  # seed and step decide its noise
@@ -107,7 +122,7 @@ def test_instances_and_names_mean_the_same(tiny):
     model = tiny(objective="mse")
     for name, instance in (("always", Always()), ("never", Never()), ("every(3)", EveryK(3))):
         one = generate(model, "ab", 7, schedule=name, feedback="raw", collapse="nearest")
-        other = generate(model, "ab", 7, schedule=instance, feedback=feedback.Raw(), collapse=collapse.nearest_row)
+        other = generate(model, "ab", 7, schedule=instance, feedback=feedback.Raw(), collapse=collapse.Nearest())
         assert one.text == other.text
         assert one.settings == other.settings
 
@@ -126,16 +141,48 @@ def test_a_collapse_of_three_lines_works_by_name(tiny, monkeypatch):
     assert "second" in collapse.names()
 
 
+def test_a_collapse_may_look_at_the_thought(tiny):
+    seen = []
+
+    def curious(prediction, embedding, thought):
+        seen.append((thought.step.tolist(), thought.seeds, thought.token_ids, len(thought.session.shown)))
+        assert torch.equal(model.predict(thought.state).log_probs, prediction.log_probs)
+        return prediction.probs
+
+    model = tiny()
+    for when in ("always", "every(2)"):
+        found = generate(model, ["abc", "a"], 2, collapse=curious, schedule=when, seed=[3, 4])
+        plain = generate(model, ["abc", "a"], 2, schedule=when, seed=[3, 4])
+        assert [one.text for one in found] == [one.text for one in plain]
+        assert seen == [([t - 2, t], (3, 4), None, t + 1) for t in range(4)]
+        seen.clear()
+
+
+def goes(model, how, when, what, prompts=("ab", ""), steps=9):
+    """One way to generate, or the refusal of a collapse that draws from what is no distribution."""
+    if how == "vote" and not model.objective.noise_dim:
+        with pytest.raises(ValueError, match="a distribution over vectors"):
+            generate(model, "ab", 3, collapse=how)
+        return
+    for trajectory in generate(model, list(prompts), steps, collapse=how, schedule=when, feedback=what, seed=2):
+        assert len(trajectory.text) == steps, (how, when, what)
+        assert all(torch.isfinite(getattr(trajectory, name)).all() for name in ARRAYS), (how, when, what)
+
+
 @pytest.mark.parametrize(
     ("objective", "table"), [*((o, "random") for o in EVERY_OBJECTIVE), ("mse", "joint"), ("ce", "orthonormal")]
 )
-def test_every_schedule_feedback_and_collapse_go_together(tiny, objective, table):
+def test_every_schedule_feedback_and_collapse_suits_every_objective(tiny, objective, table):
     model = tiny(objective=objective, table=table, context=6)
+    for when, how, what in zip(schedule.names(), cycle(collapse.names()), cycle(feedback.names()), strict=False):
+        goes(model, how, when, what)
+    goes(model, "vote", "never", "raw")
+
+
+def test_every_schedule_feedback_and_collapse_go_together(tiny):
+    model = tiny(objective="energy(4)", context=6)
     for how, when, what in product(collapse.names(), schedule.names(), feedback.names()):
-        written = generate(model, ["ab", ""], 9, collapse=how, schedule=when, feedback=what, seed=2)
-        for trajectory in written:
-            assert len(trajectory.text) == 9, (how, when, what)
-            assert all(torch.isfinite(getattr(trajectory, name)).all() for name in ARRAYS)
+        goes(model, how, when, what, [""], 3)
 
 
 # -- seeds and batches ------------------------------------------------------------------------------------------------
@@ -182,6 +229,30 @@ def test_a_batch_is_its_prompts_one_by_one_far_beyond_the_context(tiny, monkeypa
     batch_against_one_by_one(model, 60, 1e-7, schedule=when, feedback=what, temperature=0.8)
 
 
+MEMBERS = [
+    *({"collapse": how} for how in [*collapse.names(), "nearest('cosine')", "nearest('dot')", "vote(50, least=2)"]),
+    *(
+        {"schedule": when}
+        for when in [*schedule.names(), "entropy(1.2, until=1.0)", "distance(1.6)", "off-hull(1.6)", "oracle(0.3, 0.1)"]
+    ),
+    *({"schedule": "random(0.3)", "feedback": what} for what in feedback.names()),
+]
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=str)
+def test_a_batch_by_every_member_is_its_prompts_one_by_one(tiny, member):
+    model = tiny(objective="energy(4)", context=24, scale=0.15, embedding_dim=8)
+    batch_against_one_by_one(model, 9, 1e-4, **member)
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=str)
+def test_the_same_seed_gives_the_same_text_by_every_member(tiny, member):
+    model = tiny(objective="energy(4)")
+    one, same = (generate(model, "ab", 15, seed=5, **member) for _ in range(2))
+    assert one.text == same.text
+    assert all(torch.equal(getattr(one, name), getattr(same, name)) for name in (*ARRAYS, "collapsed"))
+
+
 def test_one_seed_for_all_prompts_is_that_seed_for_each(tiny):
     model = tiny()
     together = generate(model, ["ab", "ab"], 9, seed=3)
@@ -220,6 +291,83 @@ def test_generate_leaves_model_and_global_state_alone(tiny):
     model.log_probs(torch.zeros(1, 3).long()).sum().backward()  # training can go on
 
 
+# -- schedules that look at more than the step ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "above", "until"),
+    [("entropy", 2.15, None), ("entropy", 2.3, 2.1), ("distance", 1.1, None), ("distance", 1.25, 1.0)],
+)
+def test_hard_steps_are_those_of_the_measure_recorded(tiny, name, above, until):
+    model, seen = tiny(objective="mse", scale=0.15, embedding_dim=8), set()
+    for trajectory in generate(model, PROMPTS, 40, schedule=f"{name}({above}, {until})", seed=range(5)):
+        hard = False
+        for measure, found in zip(getattr(trajectory, name).tolist(), trajectory.collapsed.tolist(), strict=True):
+            held = until is not None and hard and measure >= until
+            seen.add((measure > above, held))
+            hard = measure > above or held
+            assert found == hard
+    assert len(seen) == (2 if until is None else 4)
+
+
+def test_random_draws_alike_whatever_is_written(tiny):
+    hard = [
+        generate(tiny(objective="mse"), "ab", 40, seed=3, schedule="random", **choice).collapsed.tolist()
+        for choice in ({}, {"temperature": 0}, {"feedback": "gumbel"}, {"collapse": "nearest"})
+    ]
+    assert all(one == hard[0] for one in hard)
+    assert 5 < sum(hard[0]) < 35
+
+
+RARE = torch.rand(11, 11, generator=torch.Generator().manual_seed(0)).double() ** 4
+
+
+def truth_of_letters():
+    """A chain over the letters alone (the model's blank and line break it does not know); k after k is impossible."""
+    table = RARE.clone()
+    table[10, 10] = 0
+    return Markov((table / table.sum(1, keepdim=True)).numpy(), "abcdefghijk")
+
+
+@pytest.mark.parametrize(("above", "until"), [(1.0, None), (1.0, 0.7)])
+def test_oracle_is_hard_where_a_loop_by_hand_says(tiny, above, until):
+    """Unequal prompts in one batch; kkkkkkkk and one with a blank lose the truth before the first step."""
+    model, truth, seen = tiny(objective="mse", context=60, scale=0.1), truth_of_letters(), set()
+    schedules = schedule.Oracle(above, until, truth)
+    for trajectory in generate(model, [*PROMPTS, "cd"], 40, schedule=schedules, seed=range(6)):
+        prompt = model.tokenizer.encode(trajectory.prompt)
+        inputs = torch.cat([model.embedding[prompt], trajectory.inputs[:-1]])
+        said = predicted_without_cache(model, inputs).log_probs[len(prompt) :].detach().double().exp().numpy()
+        text, state, hard, lost = trajectory.prompt + trajectory.text, truth.start(), False, False
+        for t, symbol in enumerate(text):
+            if not lost:
+                p = truth.probs(state)[0].numpy()  # of a … k, which the model counts from 2
+            if t >= len(prompt):
+                q = said[t - len(prompt), 2:]
+                kl = math.inf if lost else sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+                held = until is not None and hard and kl >= until
+                seen.add((lost, kl > above, held))
+                hard = kl > above or held
+                assert trajectory.collapsed[t - len(prompt)] == hard, (trajectory.prompt, t)
+            i = "abcdefghijk".find(symbol)
+            lost = lost or i < 0 or p[i] == 0
+            if not lost:
+                state = truth.advance(state, token_ids=torch.tensor([i]))
+    assert seen >= {(True, True, False), (False, True, False), (False, False, False)} or until
+    assert until is None or {(False, False, True), (False, False, False)} <= seen
+
+
+def test_oracle_without_a_truth_compares_the_model_with_itself_on_hard_tokens(tiny):
+    model = tiny(objective="mse", scale=0.15)
+    own, given = (generate(model, PROMPTS, 20, schedule=schedule.Oracle(0.2, truth=t), seed=1) for t in (None, model))
+    for one, other in zip(own, given, strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+        assert not one.collapsed[0]  # nothing soft was read yet
+    assert 0 < torch.cat([one.collapsed for one in own]).float().mean() < 1
+    assert own[0].settings["schedule"] == "oracle(0.2)"
+    assert given[0].settings["schedule"] == "oracle(0.2, None, <SoftAR>)"
+
+
 # -- predictors without vectors ---------------------------------------------------------------------------------------
 
 
@@ -232,7 +380,13 @@ def test_a_predictor_without_vectors_generates(rng):
     assert written.log_probs.exp().min() >= 0.1 - 1e-6
 
 
-@pytest.mark.parametrize("choice", [{"collapse": "nearest"}, {"schedule": "never"}, {"schedule": "every(2)"}])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *({"collapse": how} for how in collapse.names()[1:]),
+        *({"schedule": when} for when in ("never", "every(2)", "random", "entropy", "distance", "off-hull", "oracle")),
+    ],
+)
 def test_a_predictor_without_vectors_refuses_soft_tokens(choice):
     with pytest.raises(ValueError, match="vectors"):
         generate(Chain(), "a", 5, **choice)

@@ -328,6 +328,15 @@ def test_sample_vectors_are_of_objectives_that_hold_a_distribution(name):
     assert not torch.equal(draws, prediction.sample_vectors(4, seeded(2)))
 
 
+@pytest.mark.parametrize("name", ["vmf", "mixture", "energy", "flow"])
+def test_with_a_generator_each_a_prefix_draws_as_it_does_alone(name):
+    objective, hidden, _, table = make(name)
+    together = objective.predict(hidden[0], table).sample_vectors(6, [seeded(i) for i in range(T)])
+    for i in range(T):
+        alone = objective.predict(hidden[0, i : i + 1], table).sample_vectors(6, seeded(i))
+        torch.testing.assert_close(together[:, i : i + 1], alone, atol=1e-5, rtol=1e-5)
+
+
 def test_mixture_draws_have_its_mean_and_spread():
     """20,000 draws a position; means within 6 standard errors, variances within 10 % (odds of a false alarm < 1e-6)."""
     objective, hidden, _, table = make("mixture")

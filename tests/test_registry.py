@@ -66,6 +66,22 @@ def test_spec_and_resolve_are_inverse(strategy):
     assert SHAPES.resolve(SHAPES.spec(strategy)) == strategy
 
 
+@pytest.mark.parametrize(
+    ("strategy", "spec"),
+    [
+        (Circle(), "circle"),
+        (Circle(2.5), "circle(2.5)"),
+        (Box(), "box"),
+        (Box(3), "box(3)"),
+        (Box(1, "blue"), "box(1, 'blue')"),
+        (Box(Circle(), "blue"), "box(<Circle>, 'blue')"),
+        (point, "point"),
+    ],
+)
+def test_spec_leaves_out_defaults_at_the_end(strategy, spec):
+    assert SHAPES.spec(strategy) == spec
+
+
 def test_spec_of_what_is_not_registered_is_its_name():
     assert SHAPES.spec(len) == "len"
 

@@ -6,7 +6,13 @@ chooses. A new one is a function with a decorator (see CONTRIBUTING.md):
     @collapse.register("second")
     def second(prediction, embedding):
         ...
+
+One that draws, or looks further than the prediction, takes the step's `thought` as a third argument of that name.
 """
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,11 +20,25 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..models.barycentric import barycentric
 from ..predictor import Prediction, check_finite
 from ..registry import Registry
+from .thought import Thought
 
 COLLAPSES = Registry("collapse")
 register, names, resolve = COLLAPSES.register, COLLAPSES.names, COLLAPSES.resolve
+
+
+def takes_thought(collapse: Callable) -> bool:
+    """Whether a collapse has a parameter `thought`."""
+    return "thought" in inspect.signature(collapse).parameters
+
+
+def soft_tokens(who: str, prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B m"]:
+    """The predicted vectors (B, m). Raises ValueError, naming who needs them, for a model without."""
+    if prediction.vector is None or embedding is None:
+        raise ValueError(f"{who} needs a model that predicts vectors")
+    return prediction.vector
 
 
 @register("softmax")
@@ -28,14 +48,62 @@ def softmax(prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "
 
 
 @register("nearest")
-def nearest_row(prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B V"]:
+@dataclass(frozen=True)
+class Nearest:
     """All weight on the row closest to the soft token (K3); temperature has no say here.
 
+    `metric`: "l2" distance; "cosine", which does not see lengths; "dot" product, which prefers long rows. Ties go to
+    the smallest id. Raises ValueError for a model without vectors.
+    """
+
+    metric: str = "l2"
+
+    def __post_init__(self):
+        if self.metric not in _CLOSEST:
+            raise ValueError(f"unknown metric {self.metric!r}; known: {', '.join(_CLOSEST)}")
+
+    def __call__(self, prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B V"]:
+        vectors = soft_tokens('collapse "nearest"', prediction, embedding)
+        return F.one_hot(_CLOSEST[self.metric](vectors, embedding), len(embedding)).to(vectors)
+
+
+@register("barycentric")
+def mixture_weights(prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B V"]:
+    """The weights of the mixture of rows closest to the soft token (K3): p itself where the vector is pE.
+
+    Nothing is fitted and nothing is smoothed: most weights are 0, and where one row has all of them it is the nearest.
     Raises ValueError for a model without vectors.
     """
-    if prediction.vector is None or embedding is None:
-        raise ValueError('collapse "nearest" needs a model that predicts vectors')
-    return F.one_hot(nearest(prediction.vector, embedding), len(embedding)).to(prediction.vector.dtype)
+    return barycentric(soft_tokens('collapse "barycentric"', prediction, embedding), embedding)
+
+
+@register("vote")
+@dataclass(frozen=True)
+class Vote:
+    """Draw soft tokens; a symbol whose row is the nearest to c of them weighs C(c, least) (CALM, arXiv 2510.27688).
+
+    That is p ** least, temperature 1 / least without a density, the better the more `draws`; at `least` 1 a symbol is
+    one draw's nearest row. Where no symbol is seen `least` times, its largest count takes the place of `least`.
+    The draws of a row are decided by its seed and step. Raises ValueError for a model that predicts one vector.
+    """
+
+    draws: int = 200
+    least: int = 1
+
+    def __post_init__(self):
+        if not 1 <= self.least <= self.draws:
+            raise ValueError(f"vote(draws, least) needs 1 <= least <= draws, not {self.draws!r} and {self.least!r}")
+
+    def __call__(self, prediction: Prediction, embedding: Tensor | None, thought: Thought) -> Float[Tensor, "B V"]:
+        if prediction.sampler is None or embedding is None:
+            raise ValueError('collapse "vote" needs a model that predicts a distribution over vectors')
+        vectors = prediction.sample_vectors(self.draws, thought.generators("collapse"))  # (S, B, m)
+        rows = nearest(vectors.flatten(0, 1), embedding).view(vectors.shape[:2]).T  # (B, S)
+        votes = torch.zeros(len(rows), len(embedding), dtype=torch.float64, device=rows.device)
+        votes.scatter_add_(1, rows, torch.ones_like(rows, dtype=torch.float64))
+        least = votes.amax(-1, keepdim=True).clamp_max(self.least)  # (B, 1)
+        log_ways = (votes + 1).lgamma() - (votes - least + 1).lgamma()  # -inf below `least`, where lgamma has its poles
+        return torch.softmax(log_ways, dim=-1).to(vectors)
 
 
 def nearest(vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V m"]) -> Int[Tensor, " B"]:
@@ -56,6 +124,18 @@ def nearest_distance(vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V 
 def _distances(vectors: Tensor, embedding: Tensor) -> Tensor:
     check_finite(vectors)
     return torch.cdist(vectors, embedding, compute_mode="donot_use_mm_for_euclid_dist")  # (B, V)
+
+
+def _largest(vectors: Tensor, embedding: Tensor) -> Tensor:
+    check_finite(vectors)
+    return (vectors @ embedding.T).argmax(-1)
+
+
+_CLOSEST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l2": nearest,
+    "cosine": lambda vectors, embedding: _largest(vectors, F.normalize(embedding, dim=-1)),
+    "dot": _largest,
+}
 
 
 def pick(probs: Float[Tensor, "B V"], temperature: float | int, uniform: Tensor) -> Int[Tensor, " B"]:

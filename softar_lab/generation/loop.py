@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,6 +18,7 @@ from . import collapse as collapses
 from . import feedback as feedbacks
 from . import row as single
 from . import schedule as schedules
+from .session import Session
 from .thought import Thought
 from .trajectory import Trajectory
 
@@ -138,21 +140,28 @@ class _Record:
         self, state: Any, collapse: Callable, schedule: Callable, feedback: Callable, stop: Callable[[], bool]
     ) -> None:
         """The steps after the part of the prompts that all rows share in length."""
-        model = self.model
+        model, session = self.model, Session(self.model, len(self.prompts))
         steps = (torch.arange(self.begin, self.begin + self.total)[:, None] - self.lengths).to(self.device)
         leading = int(self.lengths.max()) - self.begin  # positions at which some row is still in its prompt
-        ordinary = isinstance(schedule, schedules.Always)  # then a step needs no thought
-        everyone = torch.ones(len(self.prompts), dtype=torch.bool, device=self.device)
+        ordinary, curious = isinstance(schedule, schedules.Always), collapses.takes_thought(collapse)
+        plain = ordinary and not curious  # then a step needs no thought
+        collapsed = torch.full((len(self.prompts),), ordinary, device=self.device)
+        if not plain:
+            session.shown += torch.stack([ids[: self.begin] for ids in self.prompt_ids], 1).to(self.device)
         for t in range(self.total):
             if stop():
                 break
             prediction = model.predict(state)
-            probs = collapse(prediction, self.embedding)
+            if not plain:
+                was_hard = collapsed & (steps[t] > 0)
+                thought = Thought(
+                    steps[t], prediction, None, None, self.embedding, self.seeds, was_hard, state, session
+                )
+            seen = {"thought": thought} if curious else {}
+            probs = collapse(prediction, self.embedding, **seen)
             token_ids = collapses.pick(probs, self.temperature, self.uniform[t])
-            if ordinary:
-                collapsed = everyone
-            else:
-                thought = Thought(steps[t], prediction, probs, token_ids, self.embedding, self.seeds)
+            if not ordinary:
+                thought = replace(thought, collapsed_probs=probs, token_ids=token_ids)
                 collapsed = schedule(thought)
             if t < leading:
                 in_prompt = self.forced[t] >= 0
@@ -165,6 +174,8 @@ class _Record:
                     raise ValueError('this model reads no vectors: only schedule "always" suits it')
                 inputs = torch.where(collapsed[:, None], self.embedding[token_ids], feedback(thought))
             self._keep(prediction, token_ids, collapsed, inputs)
+            if not plain:
+                session.shown.append(token_ids)
             if t + 1 < self.total:
                 state = model.advance(state, token_ids=token_ids) if hard else model.advance(state, vectors=inputs)
 

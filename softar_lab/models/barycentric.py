@@ -31,8 +31,17 @@ def barycentric(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> F
     # Weights sum to 1, so adding a constant to every product of rows changes nothing but the conditioning.
     size = gram.diagonal().mean().clamp_min(1e-30)
     gram = gram + size + 1e-12 * size * torch.eye(len(gram)).to(gram)
-    parts = [_pivot(gram, part, _accelerated(gram, part) > 1e-3) for part in linear.split(CHUNK)]
+    parts = [_pivot(gram, part, _accelerated(gram, part) > 1e-3) for part in linear.split(CHUNK) if len(part)]
     return torch.cat(parts).to(vectors.dtype) if parts else vectors.new_zeros(0, len(table))
+
+
+def hull_distance(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> Float[Tensor, " N"]:
+    """How far each vector lies from the closest mixture of the rows, |pE - y| (N,), in embedding units.
+
+    Raises ValueError where vectors hold NaN or infinity, naming the first bad row.
+    """
+    rows, points = table.double(), vectors.double()
+    return (barycentric(points, rows) @ rows - points).norm(dim=-1).to(vectors.dtype)
 
 
 def project_to_simplex(points: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:

@@ -6,6 +6,8 @@ An objective gets the body's hidden states and the table E (V, m). How its vecto
 of its own (readouts.py).
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -86,7 +88,7 @@ class Objective(nn.Module):
         output = self.output(hidden)
         vector = self.vector(output, table)
 
-        def sampler(n: int, generator: torch.Generator) -> Tensor:
+        def sampler(n: int, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
             return self.draw(output, normal((n, len(output), self.noise_dim), generator, output), table)
 
         log_probs = self.readout.log_probs(self, output, vector, table)
@@ -126,6 +128,13 @@ def make_objective(spec: str, readout: str | None, d_model: int, vocab_size: int
     return objective
 
 
-def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    """Normal numbers, drawn where the generator is, in the type and on the device of `like`."""
+def normal(
+    shape: tuple[int, ...], generator: torch.Generator | Sequence[torch.Generator], like: Tensor
+) -> Float[Tensor, "..."]:
+    """Normal numbers, drawn where the generator is, in the type and on the device of `like`.
+
+    Of several generators each draws one entry of the second axis.
+    """
+    if isinstance(generator, Sequence):
+        return torch.stack([normal((shape[0], *shape[2:]), one, like) for one in generator], 1)
     return torch.randn(shape, generator=generator, device=generator.device).to(like)
