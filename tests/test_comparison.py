@@ -1,6 +1,5 @@
 """The fair table: its figures against models trained and judged by hand, its folder of cells, its statistics."""
 
-import json
 import math
 import os
 import signal
@@ -17,11 +16,8 @@ from softar_lab.analysis.comparison import (
     FIGURES,
     Budget,
     fair_table,
-    load_results,
     multiply_adds,
-    recipe,
     run_cell,
-    save_results,
     summary,
 )
 from softar_lab.evaluation import calibrate, char_log_probs, evaluate
@@ -311,52 +307,3 @@ def test_summary_against_another_takes_its_best_readout():
 def test_summary_against_what_was_not_run_says_so(against):
     with pytest.raises(ValueError, match=f"no run of {against[0]} on {against[1]} to compare with"):
         summary(runs(ce=[1.0]), against=against)
-
-
-# -- results on disk --------------------------------------------------------------------------------------------------
-
-
-def test_results_come_back_as_they_were_saved(both, corpus, tmp_path):
-    path = tmp_path / "new" / "results.csv"
-    save_results(both.sample(frac=1, random_state=0), [recipe(corpus, TINY)], path)
-    frame, recipes = load_results(path)
-    assert recipes == [recipe(corpus, TINY)]
-    assert recipes[0]["train"]["steps"] == 3
-    order = ["corpus", "objective", "table", "readout", "seed"]
-    expected = both.sort_values(order, ignore_index=True)[frame.columns]
-    pd.testing.assert_frame_equal(frame, expected, check_dtype=False, check_exact=False, rtol=1e-5)
-    assert list(frame.columns[:5]) == order
-    first = path.read_bytes()
-    save_results(frame, recipes, path)
-    assert path.read_bytes() == first
-
-
-def damaged(path, how):
-    """One of the two files, spoilt."""
-    match how:
-        case "no table":
-            path.unlink()
-        case "no recipes":
-            path.with_suffix(".json").unlink()
-        case "a line less":
-            path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-        case "cut short":
-            path.write_bytes(path.read_bytes()[:-9])
-        case "another figure":
-            path.write_text(path.read_text().replace("0", "1", 1))
-        case "no JSON":
-            path.with_suffix(".json").write_text("{")
-        case "other JSON":
-            path.with_suffix(".json").write_text(json.dumps([{"corpus": "c"}]))
-
-
-@pytest.mark.parametrize(
-    "how", ["no table", "no recipes", "a line less", "cut short", "another figure", "no JSON", "other JSON"]
-)
-def test_results_that_are_missing_or_damaged_are_refused(tmp_path, how):
-    path = tmp_path / "results.csv"
-    save_results(runs(ce=[1.0, 2.0]).assign(problem=""), [{"corpus": "c"}], path)
-    assert len(load_results(path)[0]) == 2
-    damaged(path, how)
-    with pytest.raises(StoreError, match=r"results\.csv"):
-        load_results(path)

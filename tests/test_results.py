@@ -1,15 +1,20 @@
-"""The tables in data/results are what their recipes say, and hold together."""
+"""Tables of results: on disk; and those in data/results are what their recipes say, and hold together."""
 
 import json
 import math
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import scipy.stats
 
-from softar_lab.analysis.comparison import Budget, load_results, recipe
+from softar_lab.analysis.comparison import Budget, recipe
+from softar_lab.analysis.results import cell_path, interval, kept, load_results, save_results
 from softar_lab.models.objectives import OBJECTIVES
 from softar_lab.sources.corpora import load_corpus
+from softar_lab.store import StoreError
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -57,3 +62,76 @@ def test_readouts_of_a_cell_share_its_training(found):
     cells = found[0].groupby(["corpus", "objective", "table", "seed"])
     for name in ("multiply_adds_per_step", "parameters", "embedding_rank", "seconds_per_step"):
         assert cells[name].nunique().eq(1).all()
+
+
+# -- what holds for every table ---------------------------------------------------------------------------------------
+
+FRAME = pd.DataFrame({"figure": [2.0, 1 / 3], "name": ["b", "a"], "problem": ["", "no figure"]})
+
+
+def test_interval_is_that_of_scipy():
+    values = np.array([1.0, 2.0, 4.0])
+    low, high = scipy.stats.t.interval(0.95, 2, values.mean(), scipy.stats.sem(values))
+    assert interval(values) == pytest.approx({"mean": 7 / 3, "low": low, "high": high, "seeds": 3})
+    assert math.isnan(interval(values[:1])["low"])
+
+
+def test_results_come_back_as_they_were_saved(tmp_path):
+    path = tmp_path / "new" / "results.csv"
+    save_results(FRAME, [{"steps": 3}], path, ["name"])
+    frame, recipes = load_results(path)
+    assert recipes == [{"steps": 3}]
+    pd.testing.assert_frame_equal(
+        frame, FRAME.iloc[::-1].reset_index(drop=True)[["name", "figure", "problem"]], rtol=1e-5
+    )
+    first = path.read_bytes()
+    save_results(frame, recipes, path, ["name"])
+    assert path.read_bytes() == first
+
+
+def test_a_kept_cell_is_not_run_again(tmp_path):
+    path = cell_path(tmp_path / "new", "a name", "every(4)", 0)
+    assert path.name == "a-name_every-4_0.json"
+    assert kept(path, {"steps": 3}, lambda: [{"figure": 1.5}]) == [{"figure": 1.5}]
+    assert kept(path, {"steps": 3}, list) == [{"figure": 1.5}]
+    with pytest.raises(StoreError, match="made by another recipe.*steps: saved 3, now 4"):
+        kept(path, {"steps": 4}, list)
+    path.write_text("{")
+    with pytest.raises(StoreError, match="no finished cell"):
+        kept(path, {"steps": 3}, list)
+
+
+def test_without_a_folder_nothing_is_kept():
+    assert cell_path(None, "a") is None
+    assert kept(None, {}, lambda: [{"figure": 1.5}]) == [{"figure": 1.5}]
+
+
+def damaged(path, how):
+    """One of the two files, spoilt."""
+    match how:
+        case "no table":
+            path.unlink()
+        case "no recipes":
+            path.with_suffix(".json").unlink()
+        case "a line less":
+            path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+        case "cut short":
+            path.write_bytes(path.read_bytes()[:-9])
+        case "another figure":
+            path.write_text(path.read_text().replace("0", "1", 1))
+        case "no JSON":
+            path.with_suffix(".json").write_text("{")
+        case "other JSON":
+            path.with_suffix(".json").write_text(json.dumps([{"corpus": "c"}]))
+
+
+@pytest.mark.parametrize(
+    "how", ["no table", "no recipes", "a line less", "cut short", "another figure", "no JSON", "other JSON"]
+)
+def test_results_that_are_missing_or_damaged_are_refused(tmp_path, how):
+    path = tmp_path / "results.csv"
+    save_results(FRAME, [{"corpus": "c"}], path, ["name"])
+    assert len(load_results(path)[0]) == 2
+    damaged(path, how)
+    with pytest.raises(StoreError, match=r"results\.csv"):
+        load_results(path)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from softar_lab import TrainConfig, load_corpus, load_language
-from softar_lab.analysis.comparison import Budget, fair_table, recipe, save_results
+from softar_lab.analysis.comparison import RUN, Budget, fair_table, recipe
+from softar_lab.analysis.results import save_results
 from softar_lab.models.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +48,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(BUDGETS)}")
     frames = [measure(name) for name in names or BUDGETS]
     if not names:
-        save_results(pd.concat(frames), [recipe(load_corpus(name), BUDGETS[name]) for name in BUDGETS], RESULTS)
+        save_results(pd.concat(frames), [recipe(load_corpus(name), BUDGETS[name]) for name in BUDGETS], RESULTS, RUN)
         print(f"written: {RESULTS}")
 
 

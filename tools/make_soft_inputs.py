@@ -6,18 +6,18 @@ kept in runs/soft_inputs; when all are there, data/results/soft_inputs.csv and .
 """
 
 import argparse
-import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import pandas as pd
 from make_results import BUDGETS, ROOT
 
 from softar_lab import CharTokenizer, SoftAR, generate, load_corpus, train
-from softar_lab.analysis.comparison import multiply_adds, save_results
+from softar_lab.analysis.comparison import multiply_adds, recipe
 from softar_lab.analysis.metrics import distinct_n, judge
-from softar_lab.store import read_bytes, write_atomic
+from softar_lab.analysis.results import save_results
 from softar_lab.training import TrainingRows
 
 CELLS, RESULTS = ROOT / "runs" / "soft_inputs", ROOT / "data" / "results" / "soft_inputs.csv"
@@ -28,20 +28,20 @@ WRITE = {"hard": ("always", "mixture"), "mixture": ("never", "mixture"), "gumbel
 PROMPTS, LENGTH = 32, 240
 
 
-def run(objective: str, soft: str | None, seed: int) -> dict:
+def run(objective: str, soft: str | None, seed: int) -> list[dict]:
     """One model: its bits on validation text, and what it writes in each way."""
     corpus, budget = load_corpus("tales"), BUDGETS["tales"]
     tokenizer = CharTokenizer.fit(corpus.train)
     shape = budget.config(tokenizer.vocab_size, objective, "orthonormal")
     model = SoftAR(replace(shape, readout=OBJECTIVES[objective]), tokenizer, seed)
-    plain, recipe = budget.train, replace(budget.train, soft_inputs=soft)
+    plain, config = budget.train, replace(budget.train, soft_inputs=soft)
     rows = TrainingRows(model, corpus, plain, seed)
-    price = multiply_adds(model, rows, recipe) / multiply_adds(model, rows, plain)
-    recipe = replace(recipe, steps=round(plain.steps / price))
+    price = multiply_adds(model, rows, config) / multiply_adds(model, rows, plain)
+    config = replace(config, steps=round(plain.steps / price))
     end = corpus.val.index("\n", budget.chars) + 1
-    done = train(model, replace(corpus, val=corpus.val[:end]), recipe, seed=seed, progress=False)
+    done = train(model, replace(corpus, val=corpus.val[:end]), config, seed=seed, progress=False)
     found = {"corpus": "tales", "objective": objective, "table": "orthonormal", "readout": OBJECTIVES[objective]}
-    found |= {"inputs": soft or "hard tokens", "seed": seed, "steps": recipe.steps, "bits": done.val_bits_per_char}
+    found |= {"inputs": soft or "hard tokens", "seed": seed, "steps": config.steps, "bits": done.val_bits_per_char}
     reader, words = SoftAR.load(ROOT / "data" / "checkpoints" / "tales-hard"), set(re.findall(r"\w+", corpus.train))
     for name, (schedule, feedback) in WRITE.items():
         texts = generate(
@@ -52,27 +52,19 @@ def run(objective: str, soft: str | None, seed: int) -> dict:
         found[f"{name}_distinct_4"] = distinct_n(written, 4)
         shown = re.findall(r"\w+", written)
         found[f"{name}_words"] = sum(word in words for word in shown) / max(1, len(shown))
-    return {**found, "problem": ""}
-
-
-def cell(objective: str, soft: str | None, seed: int) -> dict:
-    """`run`, once."""
-    path = CELLS / f"{objective}_{(soft or 'hard').partition('(')[0]}_{seed}.json"
-    if not path.exists():
-        CELLS.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(run(objective, soft, seed)).encode())
-        print(path.stem, flush=True)
-    return json.loads(read_bytes(path))
+    return [{**found, "problem": ""}]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
     seeds = parser.parse_args().seeds
-    found = [cell(*key) for key in product(OBJECTIVES, SOFT, seeds or range(SEEDS))]
+    told, rows = {**recipe(load_corpus("tales"), BUDGETS["tales"]), "prompts": PROMPTS, "length": LENGTH}, []
+    for cell in product(OBJECTIVES, SOFT, seeds or range(SEEDS)):
+        rows += kept(cell_path(CELLS, *cell), told, partial(run, *cell))
+        print(*cell, flush=True)
     if not seeds:
-        recipe = {"corpus": "tales", "sha256": load_corpus("tales").sha256, "prompts": PROMPTS, "length": LENGTH}
-        save_results(pd.DataFrame(found), [{**recipe, **json.loads(json.dumps(asdict(BUDGETS["tales"])))}], RESULTS)
+        save_results(pd.DataFrame(rows), [told], RESULTS, ["objective", "inputs", "seed"])
         print(f"written: {RESULTS}")
 
 

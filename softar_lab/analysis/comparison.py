@@ -4,23 +4,19 @@ A *cell* is one training run: corpus × objective × table × seed. It gives one
 and is kept as a file as soon as it is done, so that an interrupted table goes on where it was.
 """
 
-import hashlib
 import json
 import math
-import re
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
-from io import BytesIO
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int
-from scipy.stats import t as student
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,15 +28,14 @@ from ..models.objectives import make_objective
 from ..models.soft_ar import SoftAR, pick_device
 from ..models.targets import TABLES
 from ..predictor import Predictor
-from ..resuming import differences
 from ..sources.corpora import Corpus
 from ..sources.tokenizers import CharTokenizer
-from ..store import StoreError, read_bytes, write_atomic
 from ..training import TrainConfig, TrainingDiverged, TrainingRows, make_optimizers, train, update
 from .metrics import brier_lm, calibration
+from .results import cell_path, interval, kept
 
-CELL = ["corpus", "objective", "table", "seed"]
 WAY = ["corpus", "objective", "table", "readout"]
+RUN = [*WAY, "seed"]  # what tells one row from all others
 TRAINED = ["seconds_per_step", "embedding_rank", "embedding_norm"]
 FIGURES = ["bits", "excess", "top1", "brier_1", "brier_2", "brier_3", "brier_4", "brier_lm", "ece"]
 
@@ -105,15 +100,8 @@ def fair_table(
     told, rows = recipe(corpus, budget), []
     cells = list(product(objectives, targets, seeds))
     for objective, table, seed in tqdm(cells, disable=not progress, unit="cell", desc=f"fair table {corpus.name}"):
-        kept = Path(out, _file_name(corpus.name, objective, table, seed)) if out is not None else None
-        if kept is not None and kept.exists():
-            rows += _kept_rows(kept, told)
-            continue
-        found = run_cell(objective, table, corpus, seed, budget, truth)
-        if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(kept, json.dumps({"recipe": told, "rows": found}).encode())
-        rows += found
+        path = cell_path(out, corpus.name, objective, table, seed)
+        rows += kept(path, told, partial(run_cell, objective, table, corpus, seed, budget, truth))
     return pd.DataFrame(rows)
 
 
@@ -183,9 +171,6 @@ def multiply_adds(model: SoftAR, rows: TrainingRows, config: TrainConfig) -> int
     return counter.get_total_flops() // 2
 
 
-# -- what stands at the end of it -------------------------------------------------------------------------------------
-
-
 def summary(frame: pd.DataFrame, value: str = "bits", against: tuple[str, str] | None = None) -> pd.DataFrame:
     """Mean over seeds and its 95 % t interval: a row a corpus, objective, table and readout, the best first.
 
@@ -203,65 +188,13 @@ def summary(frame: pd.DataFrame, value: str = "bits", against: tuple[str, str] |
         frame = frame.join(base, on=["corpus", "seed"]).dropna(subset=["base"])
         frame = frame.assign(**{value: frame[value] - frame["base"]})
     rows = [
-        {**dict(zip(WAY, key, strict=True)), **_interval(group[value].to_numpy())} for key, group in frame.groupby(WAY)
+        {**dict(zip(WAY, key, strict=True)), **interval(group[value].to_numpy())} for key, group in frame.groupby(WAY)
     ]
     found = pd.DataFrame(rows, columns=[*WAY, "mean", "low", "high", "seeds"])
     return found.sort_values(["corpus", "mean"], ascending=[True, not up], ignore_index=True)
 
 
-def _interval(values: np.ndarray) -> dict[str, float]:
-    n, mean = len(values), values.mean()
-    half = student.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
-    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": n}
-
-
-def save_results(frame: pd.DataFrame, recipes: Sequence[dict[str, Any]], path: str | Path) -> None:
-    """Write the tidy table to `path` (.csv), its recipes and its hash beside it (.json)."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    order = [*WAY, "seed"]
-    columns = order + [name for name in frame if name not in order]
-    text = frame[columns].sort_values(order).to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    about = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "recipes": list(recipes)}
-    write_atomic(path, text.encode())
-    write_atomic(path.with_suffix(".json"), (json.dumps(about, indent=1) + "\n").encode())
-
-
-def load_results(path: str | Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """The table and recipes that `save_results` wrote. Raises StoreError where a file is missing or damaged."""
-    path = Path(path)
-    try:
-        data = read_bytes(path).replace(b"\r\n", b"\n")  # which git may write on Windows
-        about = json.loads(read_bytes(path.with_suffix(".json")))
-        whole, recipes = hashlib.sha256(data).hexdigest() == about["sha256"], about["recipes"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: no table of results ({error})") from None
-    if not whole:
-        raise StoreError(f"{path}: damaged, or not the table its .json was written for")
-    frame = pd.read_csv(BytesIO(data), dtype={"problem": str})
-    return frame.assign(problem=frame["problem"].fillna("")), recipes
-
-
 # -- parts ------------------------------------------------------------------------------------------------------------
-
-
-def _kept_rows(path: Path, told: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a cell kept earlier, if it is of this recipe."""
-    try:
-        kept = json.loads(read_bytes(path))
-        rows, there = kept["rows"], kept["recipe"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is no finished cell ({error}): delete it to run the cell again") from None
-    if different := differences(told, there):
-        raise StoreError(f"{path} was made by another recipe ({different}): choose another folder")
-    return rows
-
-
-def _file_name(corpus: str, objective: str, table: str, seed: int) -> str:
-    return (
-        "_".join(re.sub(r"[^A-Za-z0-9.=-]+", "-", part).strip("-") for part in (corpus, objective, table))
-        + f"_{seed}.json"
-    )
 
 
 def _first_documents(corpus: Corpus, chars: int) -> str:
