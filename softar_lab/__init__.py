@@ -2,6 +2,7 @@
 
 from .evaluation import evaluate
 from .evidence import claim, measured, scaled, setup, table
+from .fitting import train_mixing
 from .generation import Always, EveryK, Never, Trajectory, generate
 from .models.config import ModelConfig
 from .models.soft_ar import SoftAR
@@ -41,4 +42,5 @@ __all__ = [
     "setup",
     "table",
     "train",
+    "train_mixing",
 ]

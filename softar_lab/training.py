@@ -108,6 +108,7 @@ def train(
     if model.tokenizer is None:
         raise ValueError("the model has no tokenizer: SoftAR(config, tokenizer=CharTokenizer.fit(corpus.train))")
     model.to(pick_device(device))
+    model.mixing = None  # fitted on the body as it was
     rows = TrainingRows(model, corpus, config, seed)
     held_out = scored_windows(model, corpus.val, corpus.separator, "validation")
     optimizers = make_optimizers(model, config)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from softar_lab.models.config import ModelConfig
+from softar_lab.models.mixing import MixingCollapse
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.sources.corpora import Corpus
 from softar_lab.sources.tokenizers import CharTokenizer
@@ -32,13 +33,16 @@ def enliven(model: SoftAR, seed: int, scale: float) -> SoftAR:
 def tiny():
     """A factory of small models: tiny(objective="mse", context=8, …); alive=False leaves them as they begin.
 
+    `mixing`: the window of a mixing layer, as alive as the rest.
     At scale 0.3 they are wild: moving an input by 1 moves a prediction by up to 270. At 0.15 they are tame.
     """
 
-    def make(alive=True, seed=0, letters=LETTERS, scale=0.3, **changes) -> SoftAR:
+    def make(alive=True, seed=0, letters=LETTERS, scale=0.3, mixing=None, **changes) -> SoftAR:
         tokenizer = CharTokenizer.fit(letters)
         shape = {"vocab_size": tokenizer.vocab_size, "context": 12, "n_layers": 2, "n_heads": 2, "d_model": 16}
         model = SoftAR(ModelConfig(**{**shape, **changes}), tokenizer, seed)
+        if mixing:
+            model.mixing = MixingCollapse(model.config, mixing, seed).requires_grad_(False)
         return enliven(model, seed, scale) if alive else model
 
     return make

@@ -173,14 +173,14 @@ def goes(model, how, when, what, prompts=("ab", ""), steps=9):
     ("objective", "table"), [*((o, "random") for o in EVERY_OBJECTIVE), ("mse", "joint"), ("ce", "orthonormal")]
 )
 def test_every_schedule_feedback_and_collapse_suits_every_objective(tiny, objective, table):
-    model = tiny(objective=objective, table=table, context=6)
+    model = tiny(objective=objective, table=table, context=6, mixing=3)
     for when, how, what in zip(schedule.names(), cycle(collapse.names()), cycle(feedback.names()), strict=False):
         goes(model, how, when, what)
     goes(model, "vote", "never", "raw")
 
 
 def test_every_schedule_feedback_and_collapse_go_together(tiny):
-    model = tiny(objective="energy(4)", context=6)
+    model = tiny(objective="energy(4)", context=6, mixing=3)
     for how, when, what in product(collapse.names(), schedule.names(), feedback.names()):
         goes(model, how, when, what, [""], 3)
 
@@ -241,13 +241,13 @@ MEMBERS = [
 
 @pytest.mark.parametrize("member", MEMBERS, ids=str)
 def test_a_batch_by_every_member_is_its_prompts_one_by_one(tiny, member):
-    model = tiny(objective="energy(4)", context=24, scale=0.15, embedding_dim=8)
+    model = tiny(objective="energy(4)", context=24, scale=0.15, embedding_dim=8, mixing=3)
     batch_against_one_by_one(model, 9, 1e-4, **member)
 
 
 @pytest.mark.parametrize("member", MEMBERS, ids=str)
 def test_the_same_seed_gives_the_same_text_by_every_member(tiny, member):
-    model = tiny(objective="energy(4)")
+    model = tiny(objective="energy(4)", mixing=3)
     one, same = (generate(model, "ab", 15, seed=5, **member) for _ in range(2))
     assert one.text == same.text
     assert all(torch.equal(getattr(one, name), getattr(same, name)) for name in (*ARRAYS, "collapsed"))

@@ -16,6 +16,7 @@ ROWS = (
     {"models"},
     {"evaluation", "resuming", "soft_inputs"},
     {"training"},
+    {"fitting"},
     {"generation"},
     {"analysis"},
     {"plots"},

@@ -11,6 +11,7 @@ One that draws, or looks further than the prediction, takes the step's `thought`
 """
 
 import inspect
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.barycentric import barycentric
+from ..models.mixing import last_hidden, mixing_layer
+from ..models.soft_ar import SoftState
 from ..predictor import Prediction, check_finite
 from ..registry import Registry
 from .thought import Thought
@@ -104,6 +107,36 @@ class Vote:
         least = votes.amax(-1, keepdim=True).clamp_max(self.least)  # (B, 1)
         log_ways = (votes + 1).lgamma() - (votes - least + 1).lgamma()  # -inf below `least`, where lgamma has its poles
         return torch.softmax(log_ways, dim=-1).to(vectors)
+
+
+@register("mixing")
+def mixing(prediction: Prediction, embedding: Tensor | None, thought: Thought) -> Float[Tensor, "B V"]:
+    """What the model's mixing layer reads off the last hidden states of the window (K4); hard and soft tokens alike.
+
+    Raises ValueError for a model without a fitted layer: `softar_lab.train_mixing(model, corpus)` fits one.
+    """
+    soft_tokens('collapse "mixing"', prediction, embedding)
+    layer = mixing_layer(thought.session and thought.session.model, 'collapse "mixing"')
+    return layer.log_probs(_remembered_hidden(thought, layer.window), embedding)[:, -1].exp()
+
+
+def _remembered_hidden(thought: Thought, window: int) -> Float[Tensor, "B n d"]:
+    """`last_hidden` of the thought's state, gathered step by step while each state holds the one before and a slot."""
+    state, memory = thought.state, thought.session.memory
+    before, hidden = memory.get("mixing", (None, None))
+    if state is not before:
+        if before is not None and _follows(state, before):
+            hidden = torch.cat([hidden, state.hidden[:, None]], 1)[:, -window:]
+        else:  # the first step, or a window that was renewed or rewritten
+            hidden = last_hidden(thought.session.model, state, window)
+        memory["mixing"] = state, hidden
+    return hidden
+
+
+def _follows(state: SoftState, before: SoftState) -> bool:
+    """Whether `state` is `before` and one more slot."""
+    longer = (state.length - before.length, len(state.inputs) - len(before.inputs)) == (1, 1)
+    return longer and all(map(operator.is_, state.inputs, before.inputs))
 
 
 def nearest(vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V m"]) -> Int[Tensor, " B"]:

@@ -1,6 +1,7 @@
 """What the steps of one call of generate() share: the model, what has been shown so far, and who reads along."""
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,11 +14,15 @@ from ..predictor import Predictor
 
 
 class Session:
-    """One call of generate() with `model` in B rows. `shown`: the symbols so far, prompts included, (B,) a position."""
+    """One call of generate() with `model` in B rows. `shown`: the symbols so far, prompts included, (B,) a position.
+
+    `memory`: what a strategy keeps from step to step, under its own name.
+    """
 
     def __init__(self, model: Predictor, batch_size: int):
         self.model, self.batch_size = model, batch_size
         self.shown: list[Int[Tensor, " B"]] = []
+        self.memory: dict[str, Any] = {}
         self._readers: dict[Predictor, Reader] = {}
 
     def read_by(self, predictor: Predictor) -> "Reader":

@@ -1,6 +1,7 @@
 """SoftAR (K1, K11): a table, a transformer body and an objective; reads hard tokens or soft ones, predicts both."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..sources.tokenizers import CharTokenizer
 from ..store import CheckpointError, load_folder, save_folder, vectors_from_bytes, vectors_to_bytes
 from .config import ModelConfig
 from .decoding import RowDecoder
+from .mixing import MixingCollapse
 from .objectives import make_objective
 from .targets import TABLES, make_table
 from .transformer import Cache, Transformer
@@ -75,6 +77,7 @@ class SoftAR(nn.Module, Predictor):
             )
         self.config, self.tokenizer, self.vocab_size = config, tokenizer, config.vocab_size
         self.card: dict[str, Any] = {"seed": seed}
+        self.mixing: MixingCollapse | None = None  # of collapse "mixing"; fitted by train_mixing
         generator = torch.Generator().manual_seed(seed)
         m, d = config.embedding_dim, config.d_model
         with torch.random.fork_rng(devices=[]):  # torch's own first values are drawn and thrown away
@@ -112,6 +115,7 @@ class SoftAR(nn.Module, Predictor):
         Raises ValueError for a readout that makes no sense for the objective.
         """
         other = SoftAR(replace(self.config, readout=readout), self.tokenizer, rows=self.embedding.cpu())
+        other.mixing = deepcopy(self.mixing)
         kept = {k: v for k, v in self.state_dict().items() if not k.startswith("objective.readout.")}
         other.load_state_dict({**other.state_dict(), **kept})
         other.card = dict(self.card)
@@ -209,12 +213,14 @@ class SoftAR(nn.Module, Predictor):
 
     def _manifest(self) -> dict[str, Any]:
         tokenizer = self.tokenizer.to_dict() if self.tokenizer else None
+        fitted = {"mixing": {"window": self.mixing.window}} if self.mixing else {}
         return {
             "format": CHECKPOINT_FORMAT,
             "version": 1,
             "config": self.config.to_dict(),
             "tokenizer": tokenizer,
             "card": self.card,
+            **fitted,
         }
 
     @classmethod
@@ -233,6 +239,8 @@ class SoftAR(nn.Module, Predictor):
             no_rows = torch.zeros(config.vocab_size, config.embedding_dim)  # a table is loaded, not made
             model = cls(config, tokenizer, rows=no_rows)
             model.card = dict(manifest["card"])
+            if "mixing" in manifest:
+                model.mixing = MixingCollapse(config, **manifest["mixing"]).requires_grad_(False)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
         if WEIGHTS not in files:

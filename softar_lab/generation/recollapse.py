@@ -1,0 +1,167 @@
+"""What would the same path say under another collapse (K3)? A stored trajectory read again, its soft tokens as before.
+
+The body reads the slots that were fed once more, in one pass a window, so that every collapse finds what it found in
+generation: predictions, draws, states and what was shown before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..models.mixing import mixing_layer
+from ..models.soft_ar import SoftAR, SoftState
+from ..models.transformer import Cache
+from ..predictor import Prediction
+from . import collapse as collapses
+from .loop import few_threads
+from .session import Session
+from .thought import Thought
+from .trajectory import Trajectory
+
+
+def recollapse(
+    model: SoftAR,
+    trajectory: Trajectory,
+    collapse: Any,
+    temperature: float | int | None = None,
+    seed: int | None = None,
+) -> Trajectory:
+    """The trajectory with the symbols that `collapse` reads off its path: other `token_ids`, `text` and `log_probs`.
+
+    Where no symbol was fed back or looked at by the feedback (schedule "never" with "mixture", "raw", …), it is what
+    generate() writes with that collapse; elsewhere the slots still hold the first text's symbols. `temperature` None is
+    that of the trajectory; `seed` None is the one in its settings, else 0, as in generate().
+
+    Raises ValueError for an unknown collapse, a path that this model did not make, a negative temperature.
+    """
+    how = collapses.resolve(collapse)
+    temperature = trajectory.settings.get("temperature", 1.0) if temperature is None else temperature
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature!r}")
+    seed = trajectory.settings.get("seed", 0) if seed is None else seed
+    _check(model, trajectory)
+    steps = len(trajectory)
+    uniform = torch.rand(steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(model.device)
+    with torch.inference_mode(), few_threads(1):
+        prompt_ids = model.tokenizer.encode(trajectory.prompt).to(model.device)
+        slots = torch.cat([model.embedding[prompt_ids], trajectory.inputs[:-1].to(model.device)])[None]  # (1, N, m)
+        windows, first = read_again(model, slots), len(prompt_ids)
+        hidden = torch.cat([window.hidden[0, window.first :] for window in windows])[first:]  # (T, d)
+        prediction = model.objective.predict(hidden, model.embedding)
+        _check_path(prediction.vector, trajectory.vectors.to(model.device))
+        if how is collapses.mixing:
+            layer = mixing_layer(model, 'collapse "mixing"')
+            said = [layer.log_probs(window.hidden, model.embedding)[0, window.first :] for window in windows]
+            token_ids = collapses.pick(torch.cat(said)[first:].exp(), temperature, uniform)
+        elif isinstance(how, collapses.Vote) or not collapses.takes_thought(how):  # each step by itself: all at once
+            thought = Thought(torch.arange(steps), prediction, None, None, model.embedding, (seed,) * steps)
+            seen = {"thought": thought} if collapses.takes_thought(how) else {}
+            token_ids = collapses.pick(how(prediction, model.embedding, **seen), temperature, uniform)
+        else:
+            states = [state for window in windows for state in window.states()][first:]
+            token_ids = _step_by_step(
+                model, how, trajectory, prompt_ids, states, prediction, temperature, uniform, seed
+            )
+        log_probs = prediction.log_probs.gather(1, token_ids[:, None]).squeeze(1)
+    settings = {**trajectory.settings, "collapse": collapses.COLLAPSES.spec(how), "temperature": temperature}
+    read = {"token_ids": token_ids.cpu().clone(), "log_probs": log_probs.cpu().clone(), "settings": settings}
+    return replace(trajectory, text=model.tokenizer.decode(token_ids), **read)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the body made of the slots of one window, `parts` (1, 1, m) each: entry t of `hidden` follows t of them.
+
+    The entries before `first` belong to the window before.
+    """
+
+    hidden: Float[Tensor, "1 slots d"]
+    first: int
+    parts: tuple[Tensor, ...]
+    cache: Cache
+
+    def states(self) -> list[SoftState]:
+        """The state after each entry, any of which may be read on from."""
+        lengths = range(self.first, self.hidden.shape[1])
+        return [SoftState(self.cache, n, self.hidden[:, n], self.parts[:n]) for n in lengths]
+
+
+def read_again(model: SoftAR, slots: Float[Tensor, "1 N m"]) -> list[Window]:
+    """The windows that N slots fill when they are read one by one, each in one pass.
+
+    Beyond the context a window begins anew with the latest half of the slots, as `SoftAR.read` has it.
+    """
+    total, context = slots.shape[1], model.config.context
+    keep = max(1, context // 2)
+    parts, windows, begin, done = slots.split(1, 1), [], 0, 0
+    while done <= total:
+        end = min(begin + context, total)
+        cache = model.body.new_cache(1).room_for(0, end - begin + 1)
+        start = model.body.start.expand(1, 1, -1)
+        hidden = model.body(torch.cat([start, model.input(slots[:, begin:end])], 1), cache)  # (1, end-begin+1, d)
+        windows.append(Window(hidden, done - begin, parts[begin:end], cache))
+        begin, done = begin + context + 1 - keep, end + 1
+    return windows
+
+
+def _step_by_step(
+    model: SoftAR,
+    collapse: Callable,
+    trajectory: Trajectory,
+    prompt_ids: Tensor,
+    states: list[SoftState],
+    prediction: Prediction,
+    temperature: float | int,
+    uniform: Tensor,
+    seed: int,
+) -> Tensor:
+    """For a collapse that takes the thought: asked as in generation, so that it may remember and look at the text."""
+    session, embedding = Session(model, 1), model.embedding
+    session.shown += list(prompt_ids[:, None])
+    hard = trajectory.collapsed.to(model.device)
+    for t, state in enumerate(states):
+        step = torch.tensor([t], device=model.device)
+        one = _row(model, prediction, state, t)
+        was_hard = hard[t - 1 : t] if t else torch.zeros_like(hard[:1])
+        thought = Thought(step, one, None, None, embedding, (seed,), was_hard, state, session)
+        probs = collapse(one, embedding, thought=thought)
+        session.shown.append(collapses.pick(probs, temperature, uniform[t : t + 1]))
+    return torch.cat(session.shown[len(prompt_ids) :])
+
+
+def _row(model: SoftAR, prediction: Prediction, state: SoftState, t: int) -> Prediction:
+    """The prediction of one step, whose draws are made when asked for."""
+
+    def sampler(n, generator):
+        return model.predict(state).sample_vectors(n, generator)
+
+    return Prediction(
+        prediction.log_probs[t : t + 1],
+        prediction.vector[t : t + 1],
+        sampler if prediction.sampler else None,
+        prediction.probs[t : t + 1],
+    )
+
+
+def _check(model: SoftAR, trajectory: Trajectory) -> None:
+    if not isinstance(model, SoftAR):
+        raise ValueError(f"recollapse reads the soft tokens of a SoftAR, not of {model!r:.80}")
+    if not len(trajectory):
+        raise ValueError("the trajectory has no step to be read again")
+    tokens = None if model.tokenizer is None else tuple(model.tokenizer.tokens)
+    if tokens != trajectory.tokens or trajectory.inputs.shape[1] != model.config.embedding_dim:
+        raise ValueError("the trajectory is of another model: its symbols or the width of its soft tokens differ")
+
+
+def _check_path(found: Tensor, stored: Tensor) -> None:
+    """ValueError at the first soft token that the model would not have predicted; rounding is far below a hundredth."""
+    apart = (found - stored).norm(dim=-1) / (1 + stored.norm(dim=-1))
+    if (apart > 0.01).any():
+        t = int((apart > 0.01).nonzero()[0])
+        raise ValueError(
+            f"the path is not this model's: at step {t} it predicts another soft token ({apart[t]:.2g} away)"
+        )

@@ -1,0 +1,154 @@
+"""A path read again says what generation would have said: exact for every collapse where no symbol is fed back."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from softar_lab.generation import Trajectory, collapse, generate
+from softar_lab.generation.recollapse import read_again, recollapse
+
+EXACT = {"atol": 1e-4, "rtol": 0}
+SPECS = [*collapse.names(), "nearest('cosine')", "nearest('dot')", "vote(20, 2)"]
+
+
+def same(found, expected):
+    for field in fields(Trajectory):
+        one, other = getattr(found, field.name), getattr(expected, field.name)
+        if isinstance(other, torch.Tensor) and other.is_floating_point():
+            torch.testing.assert_close(one, other, **EXACT)
+        elif field.name != "top_ids":  # equally good candidates may change places
+            assert one == other if not isinstance(other, torch.Tensor) else torch.equal(one, other), field.name
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_recollapse_of_a_soft_path_is_generation_with_the_other_collapse(tiny, spec, temperature):
+    """Far beyond the context; draws agree unless rounding moves a boundary past one, which 80 of them do not see."""
+    model = tiny(objective="energy(4)", context=14, scale=0.15, mixing=3)
+    how = {"schedule": "never", "feedback": "raw", "temperature": temperature, "seed": 5}
+    first = generate(model, "abc", 40, collapse="nearest", **how)
+    expected = generate(model, "abc", 40, collapse=spec, **how)
+    same(recollapse(model, first, spec, seed=5), expected)
+
+
+@pytest.mark.parametrize("objective", ["ce", "mse", "metric"])
+@pytest.mark.parametrize("what", ["mixture", "raw", "norm-restored", "hidden"])
+def test_recollapse_is_exact_for_every_feedback_that_does_not_look_at_the_symbol(tiny, objective, what):
+    model = tiny(objective=objective, scale=0.15)
+    how = {"schedule": "never", "feedback": what, "seed": 2}
+    first = generate(model, "", 30, collapse="nearest", **how)
+    same(recollapse(model, first, "softmax", seed=2), generate(model, "", 30, **how))
+    assert recollapse(model, first, "softmax", seed=2).text != first.text
+
+
+@pytest.mark.parametrize("schedule", ["always", "every(3)"])
+@pytest.mark.parametrize("spec", ["softmax", "mixing"])
+def test_recollapse_by_the_same_collapse_gives_the_text_back_whatever_was_fed(tiny, schedule, spec):
+    model = tiny(objective="mse", scale=0.15, mixing=3)
+    first = generate(model, "ab", 30, collapse=spec, schedule=schedule, temperature=0.7, seed=4)
+    same(recollapse(model, first, spec, seed=4), first)
+
+
+def test_recollapse_leaves_the_path_and_changes_what_is_said(tiny):
+    model = tiny(objective="mse")
+    first = generate(model, "ab", 9, schedule="every(2)", temperature=0.5)
+    found = recollapse(model, first, "nearest", temperature=0)
+    for name in ("vectors", "inputs", "entropy", "distance", "collapsed", "top_ids", "top_probs"):
+        assert torch.equal(getattr(found, name), getattr(first, name))
+    assert torch.equal(found.token_ids, collapse.nearest(first.vectors, model.embedding))
+    assert found.text == model.tokenizer.decode(found.token_ids)
+    expected = {"collapse": "nearest", "temperature": 0, "schedule": "every(2)"}
+    assert expected.items() <= found.settings.items()
+    assert first.settings["collapse"] == "softmax"
+    assert not found.log_probs.is_inference()
+
+
+def test_recollapse_takes_temperature_and_seed_of_the_settings(tiny):
+    model = tiny(objective="mse")
+    first = generate(model, "ab", 25, temperature=0.5, schedule="never")
+    assert recollapse(model, first, "softmax").text == first.text  # generate()'s seed is 0
+    seeded = replace(first, settings={**first.settings, "seed": 9})
+    assert recollapse(model, seeded, "softmax").text == recollapse(model, first, "softmax", seed=9).text != first.text
+
+
+def test_recollapse_of_a_stored_path(tiny, tmp_path):
+    model = tiny(objective="mse")
+    first = generate(model, "ab", 9, schedule="never")
+    first.save(tmp_path / "path")
+    found = recollapse(model, Trajectory.load(tmp_path / "path"), "barycentric")
+    same(found, recollapse(model, first, "barycentric"))
+
+
+def test_recollapse_asks_step_by_step_what_all_at_once_would_say(tiny):
+    """The ways by which draws and the mixing layer are read at once, against the way of every other collapse."""
+    model = tiny(objective="energy(4)", context=14, scale=0.15, mixing=3)
+    first = generate(model, "abc", 40, schedule="never", feedback="raw")
+    for how in (collapse.Vote(20, 2), collapse.mixing):
+
+        def other(prediction, embedding, thought):
+            return how(prediction, embedding, thought)  # noqa: B023, called within the loop
+
+        assert recollapse(model, first, other).text == recollapse(model, first, how).text
+
+
+def test_recollapse_shows_a_collapse_the_text_so_far(tiny):
+    """One that looks at what was shown and remembers: each symbol follows the one shown before."""
+    model = tiny(objective="mse")
+
+    def next_letter(prediction, embedding, thought):
+        before = thought.session.shown[-1] + thought.session.memory.setdefault("by", 1)
+        torch.testing.assert_close(model.predict(thought.state).vector, prediction.vector, **EXACT)
+        return torch.nn.functional.one_hot(before % len(embedding), len(embedding)).float()
+
+    first = generate(model, "ab", 9, schedule="never")
+    found = recollapse(model, first, next_letter)
+    assert found.text == generate(model, "ab", 9, schedule="never", collapse=next_letter).text
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 8])
+@pytest.mark.parametrize("length", [0, 1, 8, 9, 30])
+def test_read_again_gives_the_states_of_reading_one_by_one(tiny, context, length):
+    model = tiny(context=context, objective="mse")
+    slots = torch.randn(1, length, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        windows, state = read_again(model, slots), model.start()
+        states = [one for window in windows for one in window.states()]
+        assert len(states) == length + 1
+        for t, found in enumerate(states):
+            assert found.length == state.length
+            torch.testing.assert_close(found.hidden, state.hidden, **EXACT)
+            new = torch.full((1, 16), 0.1)  # each may be advanced, whatever the others did
+            torch.testing.assert_close(
+                model.advance(found, vectors=new).hidden, model.advance(state, vectors=new).hidden, **EXACT
+            )
+            state = model.advance(state, vectors=slots[:, t]) if t < length else state
+
+
+def test_recollapse_refuses_what_is_not_its_own(tiny):
+    model = tiny(objective="mse")
+    first = generate(model, "ab", 9, schedule="never")
+    with pytest.raises(ValueError, match="not this model's: at step 0"):
+        recollapse(tiny(objective="mse", seed=1), first, "nearest")
+    with pytest.raises(ValueError, match="of another model"):
+        recollapse(tiny(objective="mse", embedding_dim=8), first, "nearest")
+    with pytest.raises(ValueError, match="of another model"):
+        recollapse(tiny(objective="mse", letters="abc"), first, "nearest")
+    arrays = {f.name: getattr(first, f.name) for f in fields(first) if isinstance(getattr(first, f.name), torch.Tensor)}
+    with pytest.raises(ValueError, match="no step"):
+        recollapse(model, replace(first, text="", **{name: array[:0] for name, array in arrays.items()}), "nearest")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"collapse": "fold"}, "unknown collapse 'fold'"),
+        ({"temperature": -1.0}, "temperature must be .* not -1.0"),
+        ({"collapse": "vote"}, "a distribution over vectors"),
+        ({"collapse": "mixing"}, "train_mixing"),
+    ],
+)
+def test_recollapse_says_what_is_wrong(tiny, wrong, message):
+    model = tiny(objective="mse")
+    with pytest.raises(ValueError, match=message):
+        recollapse(model, generate(model, "ab", 3), **{"collapse": "nearest", **wrong})
