@@ -27,6 +27,7 @@ from ..models.barycentric import hull_distance
 from ..predictor import Predictor
 
 _CLOSE = 1e-3  # how far a log-probability may be from the recorded one: float32 in batches of another size
+_ROUNDING = 1e-5  # of a row's mean length: what a float32 mixture may lie off the hull
 
 
 # -- the path once more, with everything a trajectory does not keep ---------------------------------------------------
@@ -232,12 +233,12 @@ def detectors(
     )
     inputs = torch.cat([one.inputs for one in trajectories])
     off_hull = torch.zeros(len(inputs))
-    off_hull[soft] = hull_distance(inputs[soft], embedding)
+    off_hull[soft] = _off_hull(inputs[soft], embedding)
     first = torch.cat([torch.arange(len(one)) == 0 for one in trajectories])  # after a prompt, whose symbols are rows
     columns = {
         "entropy": torch.cat([one.entropy for one in trajectories]),
         "distance": torch.cat([one.distance for one in trajectories]),
-        "off_hull": hull_distance(vectors, embedding),
+        "off_hull": _off_hull(vectors, embedding),
         "norm": vectors.norm(dim=-1),
         "input_distance": nearest_distance(inputs, embedding).roll(1).masked_fill(first, 0),
         "input_off_hull": off_hull.roll(1).masked_fill(first, 0),
@@ -250,6 +251,12 @@ def detectors(
         columns["mahalanobis"] = torch.from_numpy(squares).clamp_min(0).sqrt()
     index = _Batch(trajectories, model).index
     return pd.DataFrame({name: values.numpy() for name, values in columns.items()}, index=index)
+
+
+def _off_hull(vectors: Float[Tensor, "N m"], embedding: Float[Tensor, "V m"]) -> Float[Tensor, " N"]:
+    """The distance to the hull, 0 where it is no more than rounding, which depends on how sharp a mixture is."""
+    found = hull_distance(vectors, embedding)
+    return found.masked_fill(found < _ROUNDING * embedding.norm(dim=-1).mean(), 0)
 
 
 def _run(collapsed: Bool[Tensor, " T"]) -> Int[Tensor, " T"]:
@@ -268,9 +275,8 @@ def auroc(
     is lost are left out. `problem` says why auroc is NaN: only one class is there.
     """
     counted = drift[~drift["lost"]]
-    drifts, rows = (counted["kl"] > above).to_numpy(), counted.index.get_level_values("trajectory").to_numpy()
-    names = drift.index.get_level_values("trajectory").unique().to_numpy()
-    rows = names.searchsorted(rows)
+    drifts, names = (counted["kl"] > above).to_numpy(), drift.index.get_level_values("trajectory").unique()
+    rows = names.get_indexer(counted.index.get_level_values("trajectory"))
     draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     table = {}
     for name, scores in detectors.loc[counted.index].items():
@@ -282,8 +288,7 @@ def auroc(
     found = pd.DataFrame.from_dict(table, orient="index").rename_axis("detector")
     share = drifts.mean() if len(drifts) else math.nan
     kinds = {0.0: f"no step drifts above {above}", 1.0: f"every step drifts above {above}"}
-    problem = kinds.get(share, "" if len(drifts) else "truth is lost at every step")
-    return found.assign(share=share, problem=problem)
+    return found.assign(share=share, problem=kinds.get(share, "" if len(drifts) else "truth is lost at every step"))
 
 
 def _auroc(drifts: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:

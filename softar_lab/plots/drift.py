@@ -10,6 +10,8 @@ from ..evidence import COLOURS
 from .comparisons import MARKS
 from .look import ACCENT, GREY
 
+DASHES = ("-", "--", ":")  # the first, second and third time round the colours
+
 
 def draw_drift(curves: Mapping[str, pd.DataFrame], limit: float | int | None = None) -> Figure:
     """Drift in nats, a line a setting with its band: frames of `coherence.drift_curve`. `limit`: a dashed line.
@@ -18,9 +20,8 @@ def draw_drift(curves: Mapping[str, pd.DataFrame], limit: float | int | None = N
     """
     figure, ax = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
     for i, (name, curve) in enumerate(curves.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        curve = curve.where(curve < float("inf"))
-        ax.plot(curve.index, curve["median"], color=colour, lw=1.6, label=name)
+        colour, curve = COLOURS[i % len(COLOURS)], curve.where(curve < float("inf"))
+        ax.plot(curve.index, curve["median"], color=colour, ls=DASHES[i // len(COLOURS) % 3], lw=1.6, label=name)
         ax.fill_between(curve.index, curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
     _limit(ax, limit)
     ax.set_yscale("symlog", linthresh=0.01)
@@ -36,7 +37,8 @@ def draw_survival(curves: Mapping[str, pd.DataFrame]) -> Figure:
     figure, ax = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
     for i, (name, curve) in enumerate(curves.items()):
         colour = COLOURS[i % len(COLOURS)]
-        ax.step(curve.index, curve["share"], where="post", color=colour, lw=1.8, label=name)
+        style = {"color": colour, "ls": DASHES[i // len(COLOURS) % 3], "lw": 1.8}
+        ax.step(curve.index, curve["share"], where="post", label=name, **style)
         ax.fill_between(curve.index, curve["low"], curve["high"], step="post", color=colour, alpha=0.12, lw=0)
     ax.set(xlabel="steps", ylabel="share still coherent", ylim=(0, 1.02))
     ax.set_xlim(left=0)
