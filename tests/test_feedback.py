@@ -49,11 +49,11 @@ def test_every_feedback_gives_one_vector_a_row(name, tiny):
 
 @pytest.mark.parametrize("name", feedback.names())
 def test_every_feedback_of_certainty_is_the_row_itself(name):
-    """All but `hidden`, which listens to no probability."""
+    """All but `hidden`, `mean`, `other` and `pause`, which do not listen to the row's own probabilities."""
     certain = Thought(
         torch.arange(5), Prediction(torch.eye(5).log(), EMBEDDING), torch.eye(5), torch.arange(5), EMBEDDING
     )
-    if name != "hidden":
+    if name not in ("hidden", "mean", "other", "pause"):
         torch.testing.assert_close(feedback.resolve(name)(certain), EMBEDDING)
 
 
@@ -164,3 +164,56 @@ def test_hidden_needs_a_model_with_one_linear_map():
     given = replace(random_thought(1), state=torch.zeros(1).long(), session=Session(Bigram(), 1))
     with pytest.raises(ValueError, match="only a SoftAR"):
         feedback.resolve("hidden")(given)
+
+
+# -- the controls -----------------------------------------------------------------------------------------------------
+
+
+def test_shown_is_the_row_of_the_symbol_whatever_was_predicted():
+    given = replace(random_thought(), token_ids=torch.tensor([4, 4, 0, 1, 2, 3]))
+    assert torch.equal(feedback.resolve("shown")(given), EMBEDDING[[4, 4, 0, 1, 2, 3]])
+
+
+@pytest.mark.parametrize("when", ["never", "every(3)"])
+def test_shown_in_place_of_soft_tokens_writes_what_always_writes(tiny, when):
+    model = tiny(objective="mse", scale=0.15)
+    found, hard = (generate(model, "ab", 20, schedule=s, feedback="shown", seed=3) for s in (when, "always"))
+    assert found.text == hard.text
+    torch.testing.assert_close(found.inputs, hard.inputs)
+
+
+def test_mean_is_the_mean_row_for_everyone():
+    assert torch.equal(feedback.resolve("mean")(random_thought()), EMBEDDING.mean(0).expand(6, 3))
+
+
+def test_other_is_the_mixture_of_the_row_before():
+    given = random_thought()
+    mixed = feedback.resolve("mixture")(given)
+    assert torch.equal(feedback.resolve("other")(given), mixed[[5, 0, 1, 2, 3, 4]])
+
+
+def test_other_needs_another_row(tiny):
+    with pytest.raises(ValueError, match="at least 2 prompts"):
+        generate(tiny(), "ab", 3, schedule="never", feedback="other")
+
+
+def test_nearest_is_the_row_closest_to_the_vector():
+    vectors = torch.randn(6, 3, generator=torch.Generator().manual_seed(5))
+    given = replace(random_thought(), prediction=Prediction(torch.zeros(6, 5).log_softmax(-1), vectors))
+    closest = [min(range(5), key=lambda i: np.linalg.norm(EMBEDDING[i] - y)) for y in vectors]
+    assert torch.equal(feedback.resolve("nearest")(given), EMBEDDING[closest])
+    with pytest.raises(ValueError, match='feedback "nearest" needs a model that predicts vectors'):
+        feedback.resolve("nearest")(random_thought())
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 3), (5, 5)])
+def test_pause_is_as_long_as_rows_and_has_nothing_of_them_where_there_is_room(shape):
+    table = torch.randn(shape, generator=torch.Generator().manual_seed(6))
+    given = replace(random_thought(), embedding=table)
+    found = feedback.resolve("pause")(given)
+    assert torch.equal(found, found[:1].expand_as(found))
+    torch.testing.assert_close(found.norm(dim=-1), table.norm(dim=-1).mean().expand(6))
+    if shape[0] < shape[1]:
+        torch.testing.assert_close(table @ found[0], torch.zeros(5), atol=1e-5, rtol=0)
+    assert torch.equal(found, feedback.resolve("pause")(given))
+    assert not torch.allclose(found, feedback.resolve("pause(1)")(given), atol=1e-2)

@@ -357,3 +357,43 @@ def test_ranking_has_a_panel_a_table_and_the_best_objective_on_top():
     assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["random", "joint"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["mse", "ce"]  # from below
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["affine", "softmax", "tau"]
+
+
+# how far soft paths stray
+
+
+def test_drift_draws_each_curve_with_its_band_up_to_where_it_is_lost():
+    steps = pd.Index([0, 1, 2], name="step")
+    curve = pd.DataFrame({"median": [0, 0.5, math.inf], "low": [0, 0.1, 1.0], "high": [0, 1.0, math.inf]}, index=steps)
+    figure = plots.draw_drift({"never": curve, "always": curve * 0}, limit=0.1)
+    never, _, limit = figure.axes[0].lines
+    np.testing.assert_array_equal(never.get_ydata(), [0, 0.5, math.nan])
+    np.testing.assert_array_equal(limit.get_ydata(), [0.1, 0.1])
+    assert written(figure) == ["0.1"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["never", "always"]
+    assert figure.axes[0].collections[0].get_paths()[0].vertices[:, 1].max() == 1
+    png(figure)
+
+
+def test_survival_draws_steps_down_and_draws_without_an_interval():
+    steps = pd.Index([0, 1, 2], name="steps")
+    curve = pd.DataFrame({"share": [1, 0.5, 0], "low": [math.nan, 0.2, math.nan], "high": [math.nan, 0.8, math.nan]},
+                         index=steps)  # fmt: skip
+    figure = plots.draw_survival({"never": curve})
+    (line,) = figure.axes[0].lines
+    assert line.get_drawstyle() == "steps-post"
+    np.testing.assert_array_equal(line.get_xydata(), [[0, 1], [1, 0.5], [2, 0]])
+    png(figure)
+
+
+def test_frontier_draws_a_line_a_family_by_share_and_the_oracle_in_black():
+    frame = pd.DataFrame(
+        [("oracle", 0.9, 0.1), ("oracle", 0.1, 2.0), ("entropy", 0.5, 0.4)], columns=["family", "share", "excess"]
+    )
+    figure = plots.draw_frontier(frame, floor=0.05)
+    entropy, oracle, floor = figure.axes[0].lines
+    assert (oracle.get_label(), oracle.get_color()) == ("oracle", "black")
+    np.testing.assert_array_equal(oracle.get_xydata(), [[0.1, 2.0], [0.9, 0.1]])
+    np.testing.assert_array_equal(entropy.get_xydata(), [[0.5, 0.4]])
+    np.testing.assert_array_equal(floor.get_ydata(), [0.05, 0.05])
+    png(figure)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..registry import Registry
 from ..soft_inputs import posterior_gumbel
+from .collapse import nearest, soft_tokens
 from .thought import Thought
 
 FEEDBACKS = Registry("feedback")
@@ -106,3 +107,78 @@ class Hidden:
     def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
         inverse = thought.session.inverse  # (d, m)
         return thought.state.hidden @ inverse
+
+
+# -- controls: what a soft token must be better than ------------------------------------------------------------------
+
+
+@register("shown")
+@dataclass(frozen=True)
+class Shown:
+    """The row of the symbol shown: hard tokens wherever a schedule would leave a soft one.
+
+    The same-rule hard control: with the same rule and the same temperatures, what is left of a gain is the rule's.
+    """
+
+    def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
+        return thought.embedding[thought.token_ids]
+
+
+@register("mean")
+@dataclass(frozen=True)
+class Mean:
+    """The mean of all rows, whatever was predicted: a mixture's place among the rows without anything it says."""
+
+    def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
+        return thought.embedding.mean(0).expand(len(thought.token_ids), -1)
+
+
+@register("other")
+@dataclass(frozen=True)
+class Other:
+    """The mixture pE of the row before in the batch (the first takes the last's): a soft token of another text.
+
+    As long, as sharp and as likely as the own one, but not about this text. Only here does a row depend on its
+    neighbours, so give prompts or seeds that differ. Raises ValueError for a batch of one.
+    """
+
+    def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
+        probs = thought.prediction.probs
+        if len(probs) < 2:
+            raise ValueError('feedback "other" takes the soft tokens of another row: give at least 2 prompts')
+        return mixture(probs.roll(1, dims=0), thought.embedding)
+
+
+@register("nearest")
+@dataclass(frozen=True)
+class Nearest:
+    """The row closest to the predicted vector: what the soft token says with all that lies between the rows taken off.
+
+    Raises ValueError for a model without vectors.
+    """
+
+    def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
+        vectors = soft_tokens('feedback "nearest"', thought.prediction, thought.embedding)
+        return thought.embedding[nearest(vectors, thought.embedding)]
+
+
+@register("pause")
+@dataclass(frozen=True)
+class Pause:
+    """One fixed vector that stands for no symbol, as long as the rows in the mean: one more slot to think in, no more.
+
+    Its direction is drawn by `seed`; what the rows span is taken off it, unless they span everything. No model here
+    has been trained to pause, so this is the untrained relative of a pause token (arXiv 2310.02226).
+    """
+
+    seed: int = 0
+
+    def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
+        table = thought.embedding
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randn(table.shape[1], generator=generator, dtype=torch.float64).to(table.device)
+        rows = table.double()
+        free = drawn - torch.linalg.pinv(rows) @ (rows @ drawn)  # the part of it that no row has
+        direction = free if free.norm() > 1e-6 * drawn.norm() else drawn
+        paused = direction / direction.norm() * rows.norm(dim=-1).mean()
+        return paused.to(table).expand(len(thought.token_ids), -1)

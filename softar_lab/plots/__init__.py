@@ -5,6 +5,7 @@ Drawing never computes: pictures get coordinates, trajectories and histories tha
 
 from .charts import draw_bits, draw_calibration, draw_excess, draw_grid, draw_history
 from .comparisons import draw_among, draw_lines, draw_ranking
+from .drift import draw_drift, draw_frontier, draw_survival
 from .interactive import TRAIL, history_figure, path_figure, update_now, update_path
 from .languages import draw_simplex, draw_trie
 from .look import ACCENT, COLORMAP, GREY, axis_label, visible
@@ -21,7 +22,9 @@ __all__ = [
     "draw_among",
     "draw_bits",
     "draw_calibration",
+    "draw_drift",
     "draw_excess",
+    "draw_frontier",
     "draw_grid",
     "draw_history",
     "draw_lines",
@@ -29,6 +32,7 @@ __all__ = [
     "draw_paths",
     "draw_ranking",
     "draw_simplex",
+    "draw_survival",
     "draw_trie",
     "history_figure",
     "path_figure",

@@ -1,0 +1,79 @@
+"""Marginals by enumeration and by powers; a model that is right by construction forecasts them exactly."""
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+import torch
+
+from softar_lab.analysis.forecast import forecast_error, marginals, transitions
+from softar_lab.predictor import Prediction, Predictor
+from softar_lab.sources.languages import Markov
+
+P = np.array([[0.1, 0.6, 0.3], [0.5, 0.5, 0.0], [0.2, 0.0, 0.8]])
+
+
+class Linear(Predictor):
+    """What a perfectly trained model of a first-order chain would be: the last input's weights times P."""
+
+    vocab_size = 3
+
+    def __init__(self, table, table_of_probs=P, tokens=None):
+        self.tokenizer = Markov(P).tokenizer if tokens is None else tokens
+        self.embedding, self.P = table, torch.tensor(table_of_probs).float()
+
+    def start(self, batch_size=1):
+        return torch.zeros(batch_size, 3)
+
+    def predict(self, state):
+        probs = (state @ self.P).clamp_min(1e-30)
+        return Prediction((probs / probs.sum(-1, keepdim=True).clamp_min(1e-9)).log(), probs @ self.embedding)
+
+    def advance(self, state, token_ids=None, vectors=None):
+        vectors = self.embedding[token_ids] if vectors is None else vectors
+        return vectors @ torch.linalg.pinv(self.embedding)
+
+
+def test_marginals_are_sums_over_all_paths():
+    found = marginals(torch.tensor(P), torch.tensor([[0.2, 0.3, 0.5], [1.0, 0, 0]], dtype=torch.float64), 3)
+    for row, q in zip(found, ([0.2, 0.3, 0.5], [1, 0, 0])):
+        for k in (1, 2, 3):
+            law = np.zeros(3)
+            for path in product(range(3), repeat=k + 1):
+                law[path[-1]] += q[path[0]] * np.prod([P[a, b] for a, b in pairwise(path)])
+            np.testing.assert_allclose(row[k - 1], law)
+
+
+def test_transitions_are_those_of_the_chain_and_zeros_where_it_never_is():
+    np.testing.assert_allclose(transitions(Markov(P)), P)
+    transient = np.array([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.3, 0.3, 0.4]])
+    np.testing.assert_allclose(transitions(Markov(transient))[2], 0)
+    for wrong in (Markov.random(3, order=2), Linear(torch.eye(3))):
+        with pytest.raises(ValueError, match="order 1, not"):
+            transitions(wrong)
+
+
+@pytest.mark.parametrize("feedback", ["raw", "mixture"])
+def test_forecast_error_of_a_perfect_chain_is_none(feedback):
+    table = torch.linalg.qr(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))[0].T.contiguous()
+    found = forecast_error(Linear(table), Markov(P), ["a", "abc", "ab"], 8, feedback)
+    assert found.index.names == ["prompt", "k"]
+    assert len(found) == 24
+    np.testing.assert_allclose(found["error"], 0, atol=1e-5)
+    gaps = [np.linalg.norm(Markov(P).stationary - np.linalg.matrix_power(P, k)[2]) for k in (1, 2, 8)]
+    sizes = [np.linalg.norm(np.linalg.matrix_power(P, k)[2]) for k in (1, 2, 8)]
+    np.testing.assert_allclose(found.loc[1, "unconditional"].loc[[1, 2, 8]], np.array(gaps) / sizes, rtol=1e-4)
+
+
+def test_forecast_error_measures_a_wrong_chain():
+    wrong = np.full((3, 3), 1 / 3)
+    found = forecast_error(Linear(torch.eye(3), wrong), Markov(P), ["a"], 2)
+    expected = [np.linalg.norm(1 / 3 - law) / np.linalg.norm(law) for law in (P[0], (P @ P)[0])]
+    np.testing.assert_allclose(found["error"], expected, rtol=1e-5)
+
+
+def test_forecast_error_of_a_real_model_and_of_no_prompt(tiny):
+    model = tiny(letters="abc", objective="mse")
+    assert (forecast_error(model, Markov(P), ["ab", "c"], 4)["error"] > 0.01).all()
+    with pytest.raises(ValueError, match="prompt is empty"):
+        forecast_error(model, Markov(P), ["a", ""])
