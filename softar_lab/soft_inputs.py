@@ -32,14 +32,18 @@ class Scheduled:
 
     `share` is reached at the end, in a straight line from 0. The vector is the model's mean, or one draw of an
     objective that predicts a distribution. Read like this it knows nothing of the token it stands for, so the model
-    learns to predict the marginal over all that could have stood there.
+    learns to predict the marginal over all that could have stood there. Where one soft token follows another, the
+    second is predicted from the first only if there are more `passes`: a run of k needs k.
     """
 
     share: float | int = 0.5
+    passes: int = 1
 
     def __post_init__(self):
         if not 0 <= self.share <= 1:
             raise ValueError(f"share must lie in [0, 1], not {self.share!r}")
+        if not isinstance(self.passes, int) or isinstance(self.passes, bool) or self.passes < 1:
+            raise ValueError(f"passes must be a whole number of at least 1, not {self.passes!r}")
 
     def __call__(self, prediction, token_ids, table, done, generator):
         soft = prediction.vector if prediction.sampler is None else prediction.sample_vectors(1, generator)[0]
@@ -88,13 +92,19 @@ def posterior_gumbel(
 def soft_rows(
     model: SoftAR, token_ids: Int[Tensor, "B T"], how: Any, done: float, generator: torch.Generator
 ) -> Float[Tensor, "B T m"]:
-    """Pass 1: the soft tokens that stand for the input tokens (B, T) -> (B, T, m), by the member `how`.
+    """Pass 1, or all `how.passes` of them but the last: soft tokens for the input tokens (B, T) -> (B, T, m), by `how`.
 
-    In bf16 training only the body is bf16: predictions and soft tokens are float32, as in the loss and in generation.
+    Each pass reads what the one before made, replaced in the same places with the same draws. In bf16 training only
+    the body is bf16: predictions and soft tokens are float32, as in the loss and in generation.
     """
-    with torch.no_grad():
-        hidden = model.hidden_states(token_ids[:, :-1]).flatten(0, 1).float()
-    with torch.autocast(token_ids.device.type, enabled=False):
+    inputs, draws = F.embedding(token_ids, model.table.weight), generator.get_state()
+    for _ in range(getattr(how, "passes", 1)):
         with torch.no_grad():
-            prediction: Prediction = model.objective.predict(hidden, model.table.weight)
-        return how(prediction, token_ids.flatten(), model.table.weight, done, generator).unflatten(0, token_ids.shape)
+            hidden = model.hidden_states(vectors=inputs[:, :-1]).flatten(0, 1).float()
+        with torch.autocast(token_ids.device.type, enabled=False):
+            with torch.no_grad():
+                prediction: Prediction = model.objective.predict(hidden, model.table.weight)
+            generator.set_state(draws)
+            inputs = how(prediction, token_ids.flatten(), model.table.weight, done, generator)
+        inputs = inputs.unflatten(0, token_ids.shape)
+    return inputs
