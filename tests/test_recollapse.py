@@ -9,7 +9,12 @@ from softar_lab.generation import Trajectory, collapse, generate
 from softar_lab.generation.recollapse import read_again, recollapse
 
 EXACT = {"atol": 1e-4, "rtol": 0}
-SPECS = [*collapse.names(), "nearest('cosine')", "nearest('dot')", "vote(20, 2)"]
+SPECS = [
+    *(name for name in collapse.names() if name != "deferred"),
+    "nearest('cosine')",
+    "nearest('dot')",
+    "vote(20, 2)",
+]
 
 
 def same(found, expected):
@@ -48,6 +53,20 @@ def test_recollapse_by_the_same_collapse_gives_the_text_back_whatever_was_fed(ti
     model = tiny(objective="mse", scale=0.15, mixing=3)
     first = generate(model, "ab", 30, collapse=spec, schedule=schedule, temperature=0.7, seed=4)
     same(recollapse(model, first, spec, seed=4), first)
+
+
+@pytest.mark.parametrize("spec", ["softmax", "barycentric", "mixing"])
+def test_recollapse_takes_both_temperatures_of_the_settings(tiny, spec):
+    model = tiny(objective="mse", scale=0.15, mixing=3)
+    how = {"schedule": "every(3)", "temperature": 0.7, "soft_temperature": 0, "seed": 4}
+    first = generate(model, "ab", 30, collapse=spec, **how)
+    same(recollapse(model, first, spec, seed=4), first)
+
+
+def test_recollapse_by_a_collapse_that_revises_says_who_asks_it_to(tiny):
+    model = tiny(objective="mse")
+    with pytest.raises(ValueError, match="several slots at once, which only generate"):
+        recollapse(model, generate(model, "ab", 5), "deferred")
 
 
 def test_recollapse_leaves_the_path_and_changes_what_is_said(tiny):

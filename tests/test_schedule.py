@@ -58,6 +58,17 @@ def test_unknown_schedule_lists_the_known():
         schedule.resolve("sometimes")
 
 
+def test_retro_grounds_the_slot_k_steps_back():
+    assert schedule.resolve("retro(2)")(thought(0, 5)).int().tolist() == [[1, 0, 0]] * 2
+    assert schedule.SCHEDULES.spec(schedule.Retro()) == "retro"
+
+
+@pytest.mark.parametrize("spec", ["retro(0)", "retro(-2)", "retro(1.5)", "retro(True)"])
+def test_retro_names_a_wrong_k(spec):
+    with pytest.raises(ValueError, match="retro.*"):
+        schedule.resolve(spec)
+
+
 # -- by a measure of the step -----------------------------------------------------------------------------------------
 
 ROWS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

@@ -210,6 +210,155 @@ def test_beyond_the_context_blocks_are_token_by_token(tiny, context, first):
     torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
 
 
+@pytest.mark.parametrize("context", [1, 3, 8])
+def test_a_state_knows_which_slots_it_holds(tiny, context):
+    model = tiny(context=context)
+    state = model.start(2)
+    for t in range(25):
+        assert (state.end, state.begin + state.length) == (t, t)
+        latest = model.embedding[some_ids(25, 2)][:, state.begin : t]
+        assert torch.equal(torch.cat([latest[:, :0], *state.inputs], 1), latest)
+        assert state.select(torch.tensor([1])).begin == state.begin
+        state = model.advance(state, token_ids=some_ids(25, 2)[:, t])
+    assert model.read(model.start(2), some_ids(25, 2)).begin == state.begin > 0
+
+
+# -- what was read may be read otherwise ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize(("first", "n"), [(0, 1), (0, 9), (4, 2), (8, 1), (3, 0), (9, 0)])
+def test_replace_is_reading_everything_anew(tiny, rng, positions, first, n):
+    model = tiny(objective="mse", positions=positions)
+    old, new = torch.randn(2, 3, 9, 16, generator=rng())
+    state = model.read(model.start(3), vectors=old)
+    replaced = model.replace(state, first, new[:, :n])
+    changed = old.clone()
+    changed[:, first : first + n] = new[:, :n]
+    assert torch.equal(torch.cat(replaced.inputs, 1), changed)
+    for t in range(3):  # and so are the slots after it
+        expected = log_probs_without_cache(model, vectors=torch.cat([changed, new[:, :t]], 1))
+        torch.testing.assert_close(model.predict(replaced).log_probs, expected, **EXACT)
+        replaced = model.advance(replaced, vectors=new[:, t])
+    assert (
+        n == 0
+        or (expected - log_probs_without_cache(model, vectors=torch.cat([old, new[:, :2]], 1))).abs().max() > 0.01
+    )
+
+
+def test_replace_is_exact_in_float64(tiny, rng):
+    model = tiny(objective="mse").double()
+    old, new = torch.randn(2, 3, 9, 16, generator=rng()).double()
+    state = model.replace(model.read(model.start(3), vectors=old), 5, new[:, 5:7])
+    changed = torch.cat([old[:, :5], new[:, 5:7], old[:, 7:]], 1)
+    hidden = model.hidden_states(vectors=changed)[:, -1]
+    torch.testing.assert_close(state.hidden, hidden, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("context", [1, 2, 6])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_replace_goes_on_beyond_the_context_as_if_it_had_been_so_from_the_start(tiny, rng, context, batch):
+    """At every step the slots still there are replaced in all ways of one or two; renewals of the window included."""
+    model = tiny(context=context, objective="mse", scale=0.15)
+    vectors = torch.randn(batch, 20, 16, generator=rng())
+    state = model.start(batch)
+    for t in range(20):
+        state = model.advance(state, vectors=vectors[:, t])
+        before = model.predict(state).log_probs.clone()
+        for first in range(state.begin, state.end):
+            new = torch.randn(batch, min(2, state.end - first), 16, generator=rng(t))
+            changed = vectors[:, : t + 1].clone()
+            changed[:, first : first + new.shape[1]] = new
+            found, expected = model.replace(state, first, new), model.read(model.start(batch), vectors=changed)
+            for ahead in range(3):
+                pair = [model.predict(one).log_probs for one in (found, expected)]
+                torch.testing.assert_close(*pair, **EXACT)
+                found, expected = (model.advance(one, vectors=vectors[:, ahead]) for one in (found, expected))
+        assert torch.equal(model.predict(state).log_probs, before)
+
+
+def test_replace_harms_no_state_that_shares_the_cache(tiny, rng):
+    model, token_ids = tiny(), some_ids(8)
+    stem = model.read(model.start(3), token_ids[:, :4])
+    states = [stem, model.read(stem, token_ids[:, 4:6]), model.read(stem, token_ids[:, 4:])]
+    before = [model.predict(state).log_probs.clone() for state in states]
+    for state in states:
+        model.replace(state, 1, torch.randn(3, 2, 16, generator=rng()))
+    for state, expected in zip(states, before, strict=True):
+        assert torch.equal(model.predict(state).log_probs, expected)
+        whole = torch.cat([token_ids[:, : state.length], some_ids(2)], 1)
+        found = model.predict(model.read(state, some_ids(2))).log_probs
+        torch.testing.assert_close(found, log_probs_without_cache(model, whole), **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("slot", "n", "message"),
+    [
+        (6, 1, r"slots 6 … 6 cannot be replaced: the context holds 7 … 12"),
+        (12, 2, r"slots 12 … 13 cannot be replaced: the context holds 7 … 12"),
+        (-1, 1, "slots -1 … -1"),
+        (13, 1, "slots 13 … 13"),
+    ],
+)
+def test_replace_names_the_slots_that_are_there(tiny, slot, n, message):
+    model = tiny()
+    state = model.read(model.start(2), some_ids(13, 2))
+    with pytest.raises(ValueError, match=message):
+        model.replace(state, slot, torch.zeros(2, n, 16))
+    with pytest.raises(ValueError, match=r"slots 0 … 0 cannot be replaced: the context is empty"):
+        model.replace(model.start(2), 0, torch.zeros(2, 1, 16))
+
+
+@pytest.mark.parametrize("way", ["replace", "foresee"])
+def test_replace_and_foresee_say_what_is_wrong(tiny, way):
+    model = tiny()
+    state = model.read(model.start(2), some_ids(5, 2))
+    ask = (lambda x: model.replace(state, 1, x)) if way == "replace" else (lambda x: model.foresee(state, x))
+    for wrong, message in [
+        (torch.zeros(2, 1, 15), "16 wide here, not 15"),
+        (torch.full((2, 1, 16), math.nan), "finite"),
+        (torch.zeros(3, 1, 16), "3 rows given, the state has 2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            ask(wrong)
+    with pytest.raises(ValueError, match="13 slots ahead are more than the context of 12"):
+        model.foresee(state, torch.zeros(2, 13, 16))
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_foresee_is_what_advance_would_find(tiny, rng, positions, n):
+    model, vectors = tiny(objective="mse", positions=positions), torch.randn(2, 12, 16, generator=rng())
+    state = model.read(model.start(2), vectors=vectors[:, :7])
+    other = model.advance(state, vectors=vectors[:, 0])
+    pair = [model.predict(one).log_probs.clone() for one in (state, other)]
+    for one in (state, other):
+        found, ahead = model.foresee(one, vectors[:, 7 : 7 + n - (n == 5) * (one is other)]), one
+        for i in range(found.shape[1]):
+            ahead = model.advance(ahead, vectors=vectors[:, 7 + i])
+            torch.testing.assert_close(found[:, i], ahead.hidden, **EXACT)
+        assert found.shape[1] == n - (n == 5) * (one is other)
+    for one, expected in zip((state, other), pair, strict=True):
+        assert torch.equal(model.predict(one).log_probs, expected)
+        torch.testing.assert_close(
+            model.predict(model.advance(one, vectors=vectors[:, 11])).log_probs,
+            log_probs_without_cache(model, vectors=torch.cat([*one.inputs, vectors[:, 11:]], 1)),
+            **EXACT,
+        )
+
+
+@pytest.mark.parametrize(
+    ("read", "n", "kept"), [(12, 1, 6), (10, 3, 6), (8, 5, 6), (12, 8, 4), (12, 12, 0), (5, 12, 0)]
+)
+def test_foresee_beyond_the_context_reads_the_latest_slots_again(tiny, rng, read, n, kept):
+    model, vectors = tiny(objective="mse"), torch.randn(2, 24, 16, generator=rng())
+    state = model.read(model.start(2), vectors=vectors[:, :read])
+    found = model.foresee(state, vectors[:, read : read + n])
+    for i in range(n):
+        window = vectors[:, read - kept : read + i + 1]
+        torch.testing.assert_close(found[:, i], model.hidden_states(vectors=window)[:, -1], **EXACT)
+
+
 # -- how it begins and what training may move -------------------------------------------------------------------------
 
 

@@ -145,6 +145,37 @@ def test_scheduled_in_full_is_what_the_model_predicts_token_by_token(tiny, rng, 
     torch.testing.assert_close(found.detach(), torch.stack(expected, 1), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("objective", ["ce", "mse"])
+def test_scheduled_in_several_passes_is_the_model_fed_its_own_predictions(tiny, rng, objective):
+    """Six tokens: a run is at most six long, so six passes are enough, and five are not."""
+    model = tiny(objective=objective)
+    token_ids, draws = letters(model, rng), rng.get_state()
+    found = {}
+    for passes in (5, 6, 7):
+        rng.set_state(draws)
+        found[passes] = soft_rows(model, token_ids, Scheduled(1.0, passes), 1.0, rng)
+    state = model.start(len(token_ids))
+    for t in range(token_ids.shape[1]):
+        vectors = model.predict(state).vector
+        torch.testing.assert_close(found[6][:, t], vectors, atol=1e-5, rtol=1e-4)
+        state = model.advance(state, vectors=vectors)
+    assert torch.equal(found[6], found[7])
+    assert not torch.equal(found[5], found[6])
+
+
+@pytest.mark.parametrize("objective", ["ce", "mse"])
+def test_scheduled_in_several_passes_replaces_the_same_tokens_in_each(tiny, rng, objective):
+    model = tiny(objective=objective)
+    token_ids, draws = letters(model, rng), rng.get_state()
+    hard = []
+    for passes in (1, 4):
+        rng.set_state(draws)
+        rows = soft_rows(model, token_ids, Scheduled(0.5, passes), 1.0, rng)
+        hard.append((rows == model.embedding[token_ids]).all(-1))
+    assert torch.equal(*hard)
+    assert hard[0].any() and not hard[0].all()
+
+
 def test_scheduled_in_full_is_a_draw_of_an_objective_that_has_draws(tiny, rng):
     model = tiny(objective="energy(4)")
     ids = letters(model, rng())
@@ -236,7 +267,8 @@ def test_names_are_the_two():
         ("", "known: scheduled, posterior-gumbel"),
         ("scheduled(2)", r"'scheduled\(2\)': share must lie in \[0, 1\], not 2"),
         ("scheduled(-0.1)", "share"),
-        ("scheduled(0.1, 2)", "scheduled"),
+        ("scheduled(0.1, 0)", "passes must be a whole number of at least 1, not 0"),
+        ("scheduled(0.1, 2, 3)", "scheduled"),
         ("posterior-gumbel(0)", r"'posterior-gumbel\(0\)': temperature must be above 0, not 0"),
         ("posterior-gumbel(heat=1)", "heat"),
     ],

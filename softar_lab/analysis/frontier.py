@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -52,9 +51,9 @@ class Foresight(Threshold):
     feedback: Any = "mixture"
 
     def measure(self, thought: Thought) -> Float[Tensor, " B"]:
-        model = thought.session.model
-        ahead = copy(thought.session.read_by(model if self.truth is None else self.truth))
-        ahead.read(thought.token_ids)
+        session, model = thought.session, thought.session.model
+        judge = model if self.truth is None else self.truth
+        ahead = session.reader(judge).advance(session.read_by(judge), token_ids=thought.token_ids)
         soft = model.advance(thought.state, vectors=self._feedback(thought))
         found = divergence(ahead.log_probs.cpu(), model.predict(soft).log_probs.cpu())
         return found.masked_fill(ahead.lost.cpu(), math.inf).to(thought.step.device)

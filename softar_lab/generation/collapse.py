@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..models.barycentric import barycentric
 from ..models.mixing import last_hidden, mixing_layer
-from ..models.soft_ar import SoftState
+from ..models.state import SoftState
 from ..predictor import Prediction, check_finite
 from ..registry import Registry
 from .thought import Thought

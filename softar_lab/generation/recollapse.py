@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.mixing import mixing_layer
-from ..models.soft_ar import SoftAR, SoftState
+from ..models.soft_ar import SoftAR
+from ..models.state import SoftState
 from ..models.transformer import Cache
 from ..predictor import Prediction
 from . import collapse as collapses
@@ -33,12 +34,16 @@ def recollapse(
     """The trajectory with the symbols that `collapse` reads off its path: other `token_ids`, `text` and `log_probs`.
 
     Where no symbol was fed back or looked at by the feedback (schedule "never" with "mixture", "raw", …), it is what
-    generate() writes with that collapse; elsewhere the slots still hold the first text's symbols. `temperature` None is
-    that of the trajectory; `seed` None is the one in its settings, else 0, as in generate().
+    generate() writes with that collapse; elsewhere the slots still hold the first text's symbols. `temperature` None:
+    those of the trajectory; `seed` None is the one in its settings, else 0, as in generate().
 
-    Raises ValueError for an unknown collapse, a path that this model did not make, a negative temperature.
+    Raises ValueError for an unknown collapse, one that revises what was shown ("deferred"), a path that this model did
+    not make, a negative temperature.
     """
     how = collapses.resolve(collapse)
+    if hasattr(how, "revise"):
+        raise ValueError(f"collapse {collapse!r} decides several slots at once, which only generate() asks it to")
+    soft_temperature = trajectory.settings.get("soft_temperature") if temperature is None else None
     temperature = trajectory.settings.get("temperature", 1.0) if temperature is None else temperature
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature!r}")
@@ -46,6 +51,9 @@ def recollapse(
     _check(model, trajectory)
     steps = len(trajectory)
     uniform = torch.rand(steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(model.device)
+    heat = torch.full((steps,), float(temperature))
+    if soft_temperature is not None:
+        heat[~trajectory.collapsed] = soft_temperature
     with torch.inference_mode(), few_threads(1):
         prompt_ids = model.tokenizer.encode(trajectory.prompt).to(model.device)
         slots = torch.cat([model.embedding[prompt_ids], trajectory.inputs[:-1].to(model.device)])[None]  # (1, N, m)
@@ -56,16 +64,14 @@ def recollapse(
         if how is collapses.mixing:
             layer = mixing_layer(model, 'collapse "mixing"')
             said = [layer.log_probs(window.hidden, model.embedding)[0, window.first :] for window in windows]
-            token_ids = collapses.pick(torch.cat(said)[first:].exp(), temperature, uniform)
+            token_ids = _pick_all(torch.cat(said)[first:].exp(), heat, uniform)
         elif isinstance(how, collapses.Vote) or not collapses.takes_thought(how):  # each step by itself: all at once
             thought = Thought(torch.arange(steps), prediction, None, None, model.embedding, (seed,) * steps)
             seen = {"thought": thought} if collapses.takes_thought(how) else {}
-            token_ids = collapses.pick(how(prediction, model.embedding, **seen), temperature, uniform)
+            token_ids = _pick_all(how(prediction, model.embedding, **seen), heat, uniform)
         else:
             states = [state for window in windows for state in window.states()][first:]
-            token_ids = _step_by_step(
-                model, how, trajectory, prompt_ids, states, prediction, temperature, uniform, seed
-            )
+            token_ids = _step_by_step(model, how, trajectory, prompt_ids, states, prediction, heat, uniform, seed)
         log_probs = prediction.log_probs.gather(1, token_ids[:, None]).squeeze(1)
     settings = {**trajectory.settings, "collapse": collapses.COLLAPSES.spec(how), "temperature": temperature}
     read = {"token_ids": token_ids.cpu().clone(), "log_probs": log_probs.cpu().clone(), "settings": settings}
@@ -76,18 +82,19 @@ def recollapse(
 class Window:
     """What the body made of the slots of one window, `parts` (1, 1, m) each: entry t of `hidden` follows t of them.
 
-    The entries before `first` belong to the window before.
+    The entries before `first` belong to the window before; `begin` is the first slot's number.
     """
 
     hidden: Float[Tensor, "1 slots d"]
     first: int
+    begin: int
     parts: tuple[Tensor, ...]
     cache: Cache
 
     def states(self) -> list[SoftState]:
         """The state after each entry, any of which may be read on from."""
         lengths = range(self.first, self.hidden.shape[1])
-        return [SoftState(self.cache, n, self.hidden[:, n], self.parts[:n]) for n in lengths]
+        return [SoftState(self.cache, n, self.hidden[:, n], self.parts[:n], self.begin) for n in lengths]
 
 
 def read_again(model: SoftAR, slots: Float[Tensor, "1 N m"]) -> list[Window]:
@@ -103,9 +110,18 @@ def read_again(model: SoftAR, slots: Float[Tensor, "1 N m"]) -> list[Window]:
         cache = model.body.new_cache(1).room_for(0, end - begin + 1)
         start = model.body.start.expand(1, 1, -1)
         hidden = model.body(torch.cat([start, model.input(slots[:, begin:end])], 1), cache)  # (1, end-begin+1, d)
-        windows.append(Window(hidden, done - begin, parts[begin:end], cache))
+        windows.append(Window(hidden, done - begin, begin, parts[begin:end], cache))
         begin, done = begin + context + 1 - keep, end + 1
     return windows
+
+
+def _pick_all(probs: Float[Tensor, "T V"], heat: Float[Tensor, " T"], uniform: Tensor) -> Tensor:
+    """`pick`, each step at its own temperature."""
+    token_ids = torch.zeros(len(probs), dtype=torch.long, device=probs.device)
+    for temperature in heat.unique().tolist():
+        steps = (heat == temperature).to(probs.device)
+        token_ids[steps] = collapses.pick(probs[steps], temperature, uniform[steps])
+    return token_ids
 
 
 def _step_by_step(
@@ -115,7 +131,7 @@ def _step_by_step(
     prompt_ids: Tensor,
     states: list[SoftState],
     prediction: Prediction,
-    temperature: float | int,
+    heat: Float[Tensor, " T"],
     uniform: Tensor,
     seed: int,
 ) -> Tensor:
@@ -129,7 +145,7 @@ def _step_by_step(
         was_hard = hard[t - 1 : t] if t else torch.zeros_like(hard[:1])
         thought = Thought(step, one, None, None, embedding, (seed,), was_hard, state, session)
         probs = collapse(one, embedding, thought=thought)
-        session.shown.append(collapses.pick(probs, temperature, uniform[t : t + 1]))
+        session.shown.append(collapses.pick(probs, heat[t].item(), uniform[t : t + 1]))
     return torch.cat(session.shown[len(prompt_ids) :])
 
 

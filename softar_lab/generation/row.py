@@ -1,6 +1,6 @@
 """The ordinary case in NumPy from end to end: one row, every token drawn from the model's p(w | prefix) and fed back.
 
-`loop.py` says what generation is; this is a shorter way to the same text (a test holds both together), because at
+`writing.py` says what generation is; this is a shorter way to the same text (a test holds both together), because at
 this size PyTorch's cost per call is a large part of a step.
 """
 
@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.decoding import RowDecoder
-from ..models.soft_ar import SoftAR, SoftState
+from ..models.soft_ar import SoftAR
+from ..models.state import SoftState
 from .collapse import pick_row, softmax
 
 _STEPS = ("predict", "advance", "read")

@@ -1,4 +1,9 @@
-"""When is a soft token collapsed inside the context (K5)? A schedule is a callable ``thought -> bool (B,)``."""
+"""When is a soft token collapsed inside the context (K5)? A schedule is a callable ``thought -> bool (B,)``.
+
+That says whether the slot to be read now is hard. One that grounds slots late answers for the latest n of them,
+``bool (B, n)``, this one last: where an earlier one is still soft, the row of the symbol shown for it takes its place,
+and all after it is read again. One that also has its say in what is predicted has a method `open`; see liquid.py.
+"""
 
 import math
 from dataclasses import dataclass
@@ -65,6 +70,26 @@ class Random:
 
     def __call__(self, thought: Thought) -> Bool[Tensor, " B"]:
         return thought.uniform(1, "schedule").squeeze(1) < self.rate
+
+
+@register("retro")
+@dataclass(frozen=True)
+class Retro:
+    """Every token is fed back soft and grounded k steps later: at most the latest k slots are soft, older ones hard.
+
+    What the context drops before that stays soft.
+    """
+
+    k: int = 4
+
+    def __post_init__(self):
+        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
+            raise ValueError(f"retro(k) needs a whole number k of at least 1, not {self.k!r}")
+
+    def __call__(self, thought: Thought) -> Bool[Tensor, "B n"]:
+        hard = torch.zeros(len(thought.step), self.k + 1, dtype=torch.bool, device=thought.step.device)
+        hard[:, 0] = True
+        return hard
 
 
 @dataclass(frozen=True)

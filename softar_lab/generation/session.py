@@ -1,5 +1,6 @@
 """What the steps of one call of generate() share: the model, what has been shown so far, and who reads along."""
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -10,32 +11,51 @@ from torch.nn import functional as F
 
 from ..evaluation import device_of
 from ..models.soft_ar import SoftAR
-from ..predictor import Predictor
+from ..predictor import Prediction, Predictor
 
 
 class Session:
     """One call of generate() with `model` in B rows. `shown`: the symbols so far, prompts included, (B,) a position.
 
+    `reach`: how many of the latest symbols may still be revised; those who read along remember so many states.
     `memory`: what a strategy keeps from step to step, under its own name.
     """
 
-    def __init__(self, model: Predictor, batch_size: int):
-        self.model, self.batch_size = model, batch_size
+    def __init__(self, model: Predictor, batch_size: int, reach: int = 0):
+        self.model, self.batch_size, self.reach = model, batch_size, reach
         self.shown: list[Int[Tensor, " B"]] = []
         self.memory: dict[str, Any] = {}
         self._readers: dict[Predictor, Reader] = {}
+        self._readings: dict[Predictor, dict[int, Reading]] = {}  # by how many symbols were read, the latest last
 
-    def read_by(self, predictor: Predictor) -> "Reader":
-        """`predictor`, after it has read all that was shown as hard tokens; it goes on from where it was last asked.
+    def reader(self, predictor: Predictor) -> "Reader":
+        """`predictor` in the model's symbols.
 
         Raises ValueError where it has no tokenizer, or could write a symbol that the model cannot.
         """
         if predictor not in self._readers:
-            self._readers[predictor] = Reader(predictor, self.model.tokenizer.tokens, self.batch_size)
-        reader = self._readers[predictor]
-        for token_ids in self.shown[reader.position :]:
-            reader.read(token_ids)
-        return reader
+            self._readers[predictor] = Reader(predictor, self.model.tokenizer.tokens)
+            self._readings[predictor] = {0: self._readers[predictor].start(self.batch_size)}
+        return self._readers[predictor]
+
+    def read_by(self, predictor: Predictor, ago: int = 0) -> "Reading":
+        """Where `predictor` stands after all that was shown as hard tokens, or all but the last `ago` <= `reach`.
+
+        Each symbol is read once, unless it is revised. Raises ValueError as `reader` does.
+        """
+        reader, position = self.reader(predictor), len(self.shown) - ago
+        readings = self._readings[predictor]
+        while (last := next(reversed(readings))) < position:
+            readings[last + 1] = reader.advance(readings[last], token_ids=self.shown[last])
+            readings.pop(last - self.reach, None)
+        return readings[position]
+
+    def revise(self, position: int, token_ids: Int[Tensor, " B"]) -> None:
+        """Let other symbols have been shown at a position; who read further goes back there."""
+        self.shown[position] = token_ids
+        for readings in self._readings.values():
+            while next(reversed(readings)) > position:
+                readings.popitem()
 
     @cached_property
     def inverse(self) -> Float[Tensor, "d m"]:
@@ -48,37 +68,57 @@ class Session:
         return torch.linalg.pinv(self.model.input.weight.detach()).T
 
 
-class Reader:
-    """A predictor that reads what B rows show, written in the symbols `tokens` (V of them).
+@dataclass(frozen=True)
+class Reading:
+    """Where a `Reader` stands: `log_probs` (B, V) is what it says next, in the model's symbols.
 
-    `log_probs` (B, V) is what it says next, in their order, -inf where it has no such symbol. `lost` (B,): the rows
-    that have shown what it held to be impossible. No language says what follows that, so from then on it reads what
-    it likes best itself.
+    `lost` (B,): the rows that have shown what it held to be impossible. No language says what follows that, so from
+    then on it reads what it likes best itself, its own `favourite` (B,).
     """
 
-    def __init__(self, predictor: Predictor, tokens: tuple[str, ...], batch_size: int):
+    state: Any
+    log_probs: Float[Tensor, "B V"]
+    favourite: Int[Tensor, " B"]
+    lost: Bool[Tensor, " B"]
+
+    def select(self, rows: Int[Tensor, " n"]) -> "Reading":
+        """Fork, drop or reorder batch rows."""
+        return Reading(self.state.select(rows), self.log_probs[rows], self.favourite[rows], self.lost[rows])
+
+
+class Reader(Predictor):
+    """A predictor that reads and speaks the symbols `tokens` (V of them): -inf is what it says of those it lacks."""
+
+    def __init__(self, predictor: Predictor, tokens: tuple[str, ...]):
         known = getattr(getattr(predictor, "tokenizer", None), "tokens", None)
         if known is None:
             raise ValueError("a predictor that reads along needs a tokenizer, which says what its ids mean")
         if strange := [token for token in known if token not in tokens]:
             raise ValueError(f"a predictor that reads along could write {strange[0]!r}, which the model cannot")
         own = {token: i for i, token in enumerate(known)}
-        self.predictor, self.device = predictor, device_of(predictor)
+        self.predictor, self.device, self.vocab_size = predictor, device_of(predictor), len(tokens)
         self.ids = torch.tensor(
             [own.get(token, -1) for token in tokens], device=self.device
         )  # (V,), -1: no such symbol
-        self.state, self.position = predictor.start(batch_size), 0
-        self.lost: Bool[Tensor, " B"] = torch.zeros(batch_size, dtype=torch.bool, device=self.device)
-        self._predict()
 
-    def read(self, token_ids: Int[Tensor, " B"]) -> None:
+    def start(self, batch_size: int = 1) -> Reading:
+        """Nothing read yet."""
+        return self._reading(
+            self.predictor.start(batch_size), torch.zeros(batch_size, dtype=torch.bool, device=self.device)
+        )
+
+    def predict(self, state: Reading) -> Prediction:
+        """What it says next."""
+        return Prediction(state.log_probs)
+
+    def advance(self, state, token_ids=None, vectors=None) -> Reading:
         """One more symbol a row."""
         token_ids = token_ids.to(self.device)
-        self.lost = self.lost | self.log_probs.gather(1, token_ids[:, None]).squeeze(1).isneginf()
-        read = torch.where(self.lost, self.prediction.log_probs.argmax(-1), self.ids[token_ids])
-        self.state, self.position = self.predictor.advance(self.state, token_ids=read), self.position + 1
-        self._predict()
+        lost = state.lost | state.log_probs.gather(1, token_ids[:, None]).squeeze(1).isneginf()
+        read = torch.where(lost, state.favourite, self.ids[token_ids])
+        return self._reading(self.predictor.advance(state.state, token_ids=read), lost)
 
-    def _predict(self) -> None:
-        self.prediction = self.predictor.predict(self.state)
-        self.log_probs = F.pad(self.prediction.log_probs, (0, 1), value=-torch.inf)[:, self.ids]  # the last for -1
+    def _reading(self, state: Any, lost: Tensor) -> Reading:
+        log_probs = self.predictor.predict(state).log_probs
+        of_all = F.pad(log_probs, (0, 1), value=-torch.inf)[:, self.ids]  # the last for -1
+        return Reading(state, of_all, log_probs.argmax(-1), lost)

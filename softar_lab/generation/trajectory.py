@@ -21,9 +21,10 @@ _AXES = {
 @dataclass(frozen=True)
 class Trajectory:
     """T steps after a prompt. `token_ids`: the symbols shown; `vectors`: the soft tokens predicted; `inputs`: what was
-    fed back. `log_probs` (nats): the model's own log p of each shown symbol; `entropy` (nats); `distance`: from the
-    soft token to the closest row, embedding units; `collapsed`: whether a hard token was fed back; `top_ids`,
-    `top_probs` (T, k): the best candidates. A model without vectors leaves vectors and inputs 0 wide.
+    fed back, or took its place in the context later; `collapsed`: whether that is a hard token. `log_probs` (nats): the
+    model's own log p of each shown symbol; `entropy` (nats); `distance`: from the soft token to the closest row,
+    embedding units; `top_ids`, `top_probs` (T, k): the best candidates. A model without vectors leaves vectors and
+    inputs 0 wide.
     """
 
     prompt: str

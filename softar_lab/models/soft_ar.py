@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from .config import ModelConfig
 from .decoding import RowDecoder
 from .mixing import MixingCollapse
 from .objectives import make_objective
+from .state import SoftState
 from .targets import TABLES, make_table
-from .transformer import Cache, Transformer
+from .transformer import Transformer
 
 CHECKPOINT_FORMAT = "softar-lab/checkpoint"
 MANIFEST = "config.json"
@@ -38,21 +39,6 @@ def without_gradients(method: Callable) -> Callable:
             return method(*args, **kwargs)
 
     return wrapped
-
-
-@dataclass(frozen=True)
-class SoftState:
-    """What has been read: `inputs` are the slots' vectors, oldest first; `hidden` (B, d) is the last slot's output."""
-
-    cache: Cache
-    length: int
-    hidden: Float[Tensor, "B d"]
-    inputs: tuple[Float[Tensor, "B _ m"], ...] = ()
-
-    def select(self, rows: Int[Tensor, " n"]) -> "SoftState":
-        """Fork, drop or reorder batch rows."""
-        inputs = (torch.cat(self.inputs, 1)[rows],) if self.inputs else ()
-        return SoftState(self.cache.select(rows), self.length, self.hidden[rows], inputs)
 
 
 class SoftAR(nn.Module, Predictor):
@@ -168,31 +154,73 @@ class SoftAR(nn.Module, Predictor):
     @without_gradients
     def read(self, state, token_ids=None, vectors=None) -> SoftState:
         """T more slots a row in one pass: hard tokens (B, T) or soft ones (B, T, m)."""
-        new = self._vectors(token_ids, vectors)
-        if new.shape[0] != state.hidden.shape[0]:
-            raise ValueError(f"{new.shape[0]} rows given, the state has {state.hidden.shape[0]}")
+        new = self._vectors(token_ids, vectors, state)
         if new.shape[1] == 0:
             return state
-        inputs = (*state.inputs, new)
+        inputs, begin = (*state.inputs, new), state.begin
         total, context = state.length + new.shape[1], self.config.context
         if total > context:
             keep = max(1, context // 2)
             length = keep + (total - context - 1) % (context - keep + 1)
             new = torch.cat(inputs, 1)[:, -length:]
-            state, inputs, total = self.start(new.shape[0]), (new,), length
+            state, inputs, begin, total = self.start(new.shape[0]), (new,), begin + total - length, length
         cache = state.cache.room_for(state.length + 1, new.shape[1])
         if new.shape[:2] == (1, 1) and not new.is_cuda:
             if cache.decoder is None:
                 cache.decoder = RowDecoder(self.input, self.body)
             row = cache.decoder(cache.decoder.embed(new.numpy()[0, 0]), cache.data.numpy()[:, :, 0], cache.filled)
             cache.filled += 1
-            return SoftState(cache, total, torch.from_numpy(row[None]), inputs)
-        return SoftState(cache, total, self.body(self.input(new), cache)[:, -1], inputs)
+            return SoftState(cache, total, torch.from_numpy(row[None]), inputs, begin)
+        return SoftState(cache, total, self.body(self.input(new), cache)[:, -1], inputs, begin)
 
-    def _vectors(self, token_ids: Tensor | None, vectors: Tensor | None) -> Tensor:
-        """The rows of the table for ids, the vectors themselves otherwise; ValueError for what is neither."""
+    @without_gradients
+    def replace(self, state: SoftState, slot: int, vectors: Float[Tensor, "B n m"]) -> SoftState:
+        """The state there would be had n slots, `slot` and those after it, held these vectors from the start (K5).
+
+        What came before is taken from the cache, what comes after is read again; `state` itself stays as it is.
+        Raises ValueError, naming those that are, for slots that are not in the context; or as `advance` does.
+        """
+        new, n = self._vectors(None, vectors, state), vectors.shape[1]
+        if not state.begin <= slot <= state.end - n:
+            asked = f"slots {slot} … {slot + n - 1} cannot be replaced"
+            held = f"holds {state.begin} … {state.end - 1}" if state.length else "is empty"
+            raise ValueError(f"{asked}: the context {held}")
+        if n == 0:
+            return state
+        at, inputs = slot - state.begin, torch.cat(state.inputs, 1)
+        inputs = torch.cat([inputs[:, :at], new, inputs[:, at + n :]], 1)
+        cache = state.cache.room_for(at + 1, state.length - at)
+        hidden = self.body(self.input(inputs[:, at:]), cache)[:, -1]
+        return SoftState(cache, state.length, hidden, (inputs,), state.begin)
+
+    @without_gradients
+    def foresee(self, state: SoftState, vectors: Float[Tensor, "B n m"]) -> Float[Tensor, "B n d"]:
+        """The hidden states that n more slots would leave, one after each, in one pass; the state stays as it is.
+
+        Where the context has no room for them, they are read after its latest half, or as much of it as leaves room.
+        Raises ValueError for more slots than the context holds; or as `advance` does.
+        """
+        new, n, context = self._vectors(None, vectors, state), vectors.shape[1], self.config.context
+        if n > context:
+            raise ValueError(f"{n} slots ahead are more than the context of {context}")
+        if n == 0:
+            return state.hidden[:, None, :][:, :0]
+        if state.length + n > context:
+            keep = min(max(1, context // 2), context - n)
+            latest = torch.cat(state.inputs, 1)[:, state.length - keep :]
+            return self.hidden_states(vectors=torch.cat([latest, new], 1))[:, -n:]
+        cache = state.cache.room_for(state.length + 1, n)
+        hidden = self.body(self.input(new), cache)
+        cache.filled -= n  # what was written belongs to no state, so whoever reads on may write over it
+        return hidden
+
+    def _vectors(self, token_ids: Tensor | None, vectors: Tensor | None, state: SoftState | None = None) -> Tensor:
+        """The rows of the table for ids, the vectors themselves otherwise; ValueError for what is neither or unfit."""
         if (token_ids is None) == (vectors is None):
             raise ValueError("give either token_ids or vectors")
+        given = token_ids if vectors is None else vectors
+        if state is not None and len(given) != len(state.hidden):
+            raise ValueError(f"{len(given)} rows given, the state has {len(state.hidden)}")
         if token_ids is not None:
             try:
                 return F.embedding(token_ids, self.table.weight)

@@ -1,0 +1,33 @@
+"""What a SoftAR keeps of what it has read."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .transformer import Cache
+
+
+@dataclass(frozen=True)
+class SoftState:
+    """What has been read: `inputs` are the slots' vectors, oldest first; `hidden` (B, d) is the last slot's output.
+
+    Slots count from 0, the first token ever read; the context still holds `length` of them, from `begin` on.
+    """
+
+    cache: Cache
+    length: int
+    hidden: Float[Tensor, "B d"]
+    inputs: tuple[Float[Tensor, "B _ m"], ...] = ()
+    begin: int = 0
+
+    @property
+    def end(self) -> int:
+        """How many slots were ever read."""
+        return self.begin + self.length
+
+    def select(self, rows: Int[Tensor, " n"]) -> "SoftState":
+        """Fork, drop or reorder batch rows."""
+        inputs = (torch.cat(self.inputs, 1)[rows],) if self.inputs else ()
+        return SoftState(self.cache.select(rows), self.length, self.hidden[rows], inputs, self.begin)
