@@ -1,5 +1,6 @@
 """softAR Lab: see what happens when a language model runs on vectors instead of symbols."""
 
+from .analysis.ways import compare
 from .evaluation import evaluate
 from .evidence import claim, measured, scaled, setup, table
 from .fitting import train_mixing
@@ -30,6 +31,7 @@ __all__ = [
     "TrainingDiverged",
     "Trajectory",
     "claim",
+    "compare",
     "corpus_of",
     "evaluate",
     "generate",
