@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from ..evaluation import context_of
 from ..predictor import Prediction, Predictor
 from . import row as single
 from .collapse import pick, takes_thought
@@ -54,7 +55,7 @@ class Writing:
         self.steps = (torch.arange(self.total)[:, None] - torch.tensor(self.first)).to(self.device)  # (T, B), own ones
         self.look = getattr(self.collapse, "look", 0) if hasattr(self.collapse, "revise") else 0
         ordinary = isinstance(self.schedule, Always)
-        window = 0 if ordinary or self.embedding is None else model.config.context
+        window = 0 if ordinary or self.embedding is None else context_of(model) or 0
         self.record = Record(self.embedding, max(window, self.look))
         self.session = Session(model, len(prompts), self.look)
         self.ordinary, self.curious = ordinary, takes_thought(self.collapse)
