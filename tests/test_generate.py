@@ -476,7 +476,7 @@ def live():
     gc.collect()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor]
+        tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.layout == torch.strided]
     return len(tensors), sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
