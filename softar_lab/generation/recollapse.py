@@ -17,10 +17,25 @@ from ..models.soft_ar import SoftAR, SoftState
 from ..models.transformer import Cache
 from ..predictor import Prediction
 from . import collapse as collapses
+from . import feedback as feedbacks
+from . import schedule as schedules
 from .loop import few_threads
 from .session import Session
 from .thought import Thought
 from .trajectory import Trajectory
+
+# Feedbacks that look at the prediction alone, never at the symbol shown.
+_BLIND = (feedbacks.Mixture, feedbacks.Raw, feedbacks.NormRestored, feedbacks.Hidden, feedbacks.Mean,
+          feedbacks.Nearest, feedbacks.Pause)  # fmt: skip
+
+
+def path_is_free(schedule: Any, feedback: Any) -> bool:
+    """Whether a path does not depend on the symbols read off it, so that `recollapse` says what generate() would.
+
+    True for schedule "never" with a feedback that looks at the prediction alone; collapse, temperature and seed then
+    change the text only. A feedback that is not the lab's own counts as one that looks at the symbol.
+    """
+    return isinstance(schedules.resolve(schedule), schedules.Never) and isinstance(feedbacks.resolve(feedback), _BLIND)
 
 
 def recollapse(
@@ -32,8 +47,8 @@ def recollapse(
 ) -> Trajectory:
     """The trajectory with the symbols that `collapse` reads off its path: other `token_ids`, `text` and `log_probs`.
 
-    Where no symbol was fed back or looked at by the feedback (schedule "never" with "mixture", "raw", …), it is what
-    generate() writes with that collapse; elsewhere the slots still hold the first text's symbols. `temperature` None is
+    Where `path_is_free` (no symbol was fed back or looked at by the feedback), it is what generate() writes with that
+    collapse; elsewhere the slots still hold the first text's symbols. `temperature` None is
     that of the trajectory; `seed` None is the one in its settings, else 0, as in generate().
 
     Raises ValueError for an unknown collapse, a path that this model did not make, a negative temperature.
