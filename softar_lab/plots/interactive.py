@@ -21,12 +21,17 @@ def path_figure(height: int = 440) -> go.FigureWidget:
         strong = {"color": ACCENT, "width": 2.4 if kind is go.Scatter else 5}
         figure.add_trace(kind(name="trail", mode="lines+markers", line=strong, marker=trail, hoverinfo="skip"))
         figure.add_trace(kind(name="symbols", mode="text", textfont={"size": 15, "color": "#111"}, hoverinfo="skip"))
-    axis = {"gridcolor": "#eef0f3", "zeroline": False}
-    figure.update_layout(
-        height=height, margin={"l": 10, "r": 10, "t": 10, "b": 10}, showlegend=False, template="plotly_white",
-        xaxis=axis, yaxis=axis, hoverlabel={"font": {"family": "monospace"}}, uirevision="keep",
-    )  # fmt: skip
+    figure.update_layout(plane_layout(height), showlegend=False)
     return figure
+
+
+def plane_layout(height: int) -> dict:
+    """The look of a plane among the symbols: quiet axes; zoom stays while the traces change."""
+    axis = {"gridcolor": "#eef0f3", "zeroline": False}
+    return {
+        "height": height, "margin": {"l": 10, "r": 10, "t": 10, "b": 10}, "template": "plotly_white",
+        "xaxis": axis, "yaxis": axis, "hoverlabel": {"font": {"family": "monospace"}}, "uirevision": "keep",
+    }  # fmt: skip
 
 
 def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, embedding, three: bool) -> None:
