@@ -29,7 +29,7 @@ def parts(weights, tokens: tuple[str, ...], least: float = LEAST) -> list[tuple[
     return [(i, tokens[i], float(weights[i])) for i in order]
 
 
-def hull_figure(height: int = 460) -> go.FigureWidget:
+def hull_figure(width: int = 690, height: int = 560) -> go.FigureWidget:
     """An empty plane; `update_hull` fills it: the path so far, the present vector, the mixture it is nearest to."""
     figure = go.FigureWidget()
     hidden = {"hoverinfo": "skip", "showlegend": False}
@@ -49,7 +49,7 @@ def hull_figure(height: int = 460) -> go.FigureWidget:
     now = {"size": 17, "symbol": "circle-open", "color": ACCENT, "line": {"width": 3}}
     figure.add_trace(go.Scatter(name="soft token now", mode="markers", marker=now, hoverinfo="text"))
     legend = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "itemclick": False, "itemdoubleclick": False}
-    figure.update_layout(plane_layout(height), showlegend=True, legend=legend)
+    figure.update_layout(plane_layout(height), width=width, showlegend=True, legend=legend)
     return figure
 
 
@@ -62,7 +62,7 @@ def update_hull(
     here, mixed = points[step].tolist(), basis.transform(weights.float() @ embedding).tolist()
     found = parts(weights, trajectory.tokens)
     off = float((weights.float() @ embedding - trajectory.vectors[step]).norm())
-    heavy_ids = {i for i, _, _ in found}
+    heavy_ids, named = {i for i, _, _ in found}, [f"<b>{plain(symbol)}</b> {weight:.0%}" for _, symbol, weight in found]
     ahead, symbols, path, spokes, heavy, residual, mixture, now = figure.data
     with figure.batch_update():
         for k, axis in enumerate("xy"):
@@ -73,9 +73,9 @@ def update_hull(
             residual[axis], mixture[axis], now[axis] = [here[k], mixed[k]], [mixed[k]], [here[k]]
         symbols.text = ["" if i in heavy_ids else plain(token) for i, token in enumerate(trajectory.tokens)]
         path.marker.color, path.marker.cmin, path.marker.cmax = list(range(step + 1)), 0, len(trajectory) - 1
-        heavy.text = [f"<b>{plain(symbol)}</b> {weight:.0%}" for _, symbol, weight in found]
+        heavy.text = named
         heavy.textfont = {"size": [13 + 8 * weight for _, _, weight in found], "color": BLUE}
-        mixture.hovertext = ["   ".join(heavy.text)]
+        mixture.hovertext = ["   ".join(named)]
         now.hovertext = [f"step {step}: {off:.3f} off the hull"]
         figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = axis_label(basis, 0), axis_label(basis, 1)
 
@@ -90,7 +90,7 @@ def mixture_html(trajectory: Trajectory, weights, off_hull: float, step: int) ->
     )
 
 
-def curves_figure(height: int = 430) -> go.FigureWidget:
+def curves_figure(width: int = 320, height: int = 430) -> go.FigureWidget:
     """An empty picture of what the detectors say at every step, with a cursor; a small curve each."""
     figure = go.FigureWidget(make_subplots(len(CURVES), 1, shared_xaxes=True, vertical_spacing=0.055,
                                            subplot_titles=list(CURVES.values())))  # fmt: skip
@@ -99,7 +99,8 @@ def curves_figure(height: int = 430) -> go.FigureWidget:
                                     hovertemplate="step %{x}: %{y:.3g}<extra></extra>"), row=row, col=1)  # fmt: skip
     figure.add_shape(type="line", xref="x", yref="paper", x0=0, x1=0, y0=0, y1=1, line={"color": ACCENT, "width": 2})
     figure.update_annotations(font={"size": 12, "color": "#5a606e"}, x=0, xanchor="left")
-    figure.update_layout(height=height, margin={"l": 10, "r": 10, "t": 24, "b": 10}, template="plotly_white")
+    margin = {"l": 10, "r": 10, "t": 24, "b": 10}
+    figure.update_layout(width=width, height=height, margin=margin, template="plotly_white")
     figure.update_xaxes(title_text="step", row=len(CURVES), col=1)
     figure.update_yaxes(rangemode="tozero", nticks=3)
     return figure

@@ -57,7 +57,7 @@ def difference_html(trajectory: Trajectory, differs: Sequence[bool], colour: str
     spans = []
     for t, symbol in enumerate(trajectory.tokens[i] for i in trajectory.token_ids.tolist()):
         style = f' style="{marked}"' if differs[t] else ""
-        letter = "␣" if differs[t] and symbol == " " else _letter(symbol)
+        letter = "␣<wbr>" if differs[t] and symbol == " " else _letter(symbol)
         spans.append(f'<span title="{_tip(trajectory, t)}"{style}>{letter}</span>')
     return _page(trajectory.prompt, spans)
 

@@ -21,21 +21,21 @@ FLOOR = 1e-3  # nats: less drift than this is drawn at the lower edge
 DRIFT = "KL(judge ‖ model), nats"
 
 
-def together_figure(height: int = 520) -> go.FigureWidget:
+def together_figure(width: int = 980, height: int = 520) -> go.FigureWidget:
     """An empty plane for four paths, to be filled by `update_together`: all readings, all paths, the symbols."""
     figure = go.FigureWidget()
     for name, colour in zip("ABCD", SETTINGS, strict=True):
-        line = {"color": colour, "width": 1.2, "dash": "dot"}
+        line = {"color": colour, "width": 1, "dash": "dot"}
         figure.add_trace(go.Scatter(name=f"reading {name}", mode="lines", line=line, opacity=0.55, hoverinfo="skip",
                                     showlegend=False, legendgroup=name, visible=False))  # fmt: skip
     for name, colour, (mark, _) in zip("ABCD", SETTINGS, _MARKS, strict=True):
-        marker = {"size": 9, "color": colour, "symbol": mark, "opacity": 0.8, "line": {"width": 0.8, "color": "white"}}
-        line = {"color": _faint(colour), "width": 1.2}
+        marker = {"size": 8, "color": colour, "symbol": mark, "opacity": 0.75, "line": {"width": 0.8, "color": "white"}}
+        line = {"color": _faint(colour), "width": 1}
         figure.add_trace(go.Scatter(name=name, mode="lines+markers", line=line, marker=marker, hoverinfo="text",
                                     showlegend=True, legendgroup=name, visible=False))  # fmt: skip
     figure.add_trace(go.Scatter(name="symbols", mode="text", textfont={"size": 16, "color": "#111"}, hoverinfo="skip",
                                 showlegend=False))  # fmt: skip
-    figure.update_layout(plane_layout(height), showlegend=True, legend=_LEGEND)
+    figure.update_layout(plane_layout(height), width=width, showlegend=True, legend=_LEGEND)
     return figure
 
 
@@ -52,9 +52,14 @@ def update_symbols(figure: go.FigureWidget, basis: PCABasis, embedding, tokens: 
 
 
 def update_together(
-    figure: go.FigureWidget, which: int, trajectory: Trajectory | None, basis: PCABasis | None, embedding
+    figure: go.FigureWidget,
+    which: int,
+    trajectory: Trajectory | None,
+    basis: PCABasis | None,
+    embedding,
+    part: slice = slice(None),
 ) -> None:
-    """Draw the path of setting `which` (0 … 3) in place, or take it away (None).
+    """Draw the path of setting `which` (0 … 3) in place, or take it away (None). `part`: the steps that are drawn.
 
     Dotted lines lead from soft tokens to the symbols that were read off them.
     """
@@ -63,26 +68,27 @@ def update_together(
         reading.visible = path.visible = trajectory is not None
         if trajectory is None:
             return
-        points = basis.transform(trajectory.vectors).tolist()
-        read = basis.transform(embedding[trajectory.token_ids.to(embedding.device)]).tolist()
+        points = basis.transform(trajectory.vectors[part]).tolist()
+        read = basis.transform(embedding[trajectory.token_ids[part].to(embedding.device)]).tolist()
         for k, axis in enumerate("xy"):
             path[axis] = [point[k] for point in points]
             reading[axis] = [end for a, b in zip(points, read, strict=True) for end in (a[k], b[k], None)]
-        path.hovertext = [f"{path.name}, {step_hover(trajectory, step)}" for step in range(len(trajectory))]
+        path.hovertext = [f"{path.name}, {step_hover(trajectory, t)}" for t in range(len(trajectory))[part]]
 
 
-def drift_figure(height: int = 230) -> go.FigureWidget:
+def drift_figure(width: int = 980, height: int = 230) -> go.FigureWidget:
     """An empty picture of drift, step by step; `update_drift` fills its four lines."""
     figure = go.FigureWidget()
     for name, colour, (mark, _) in zip("ABCD", SETTINGS, _MARKS, strict=True):
-        marker = {"size": 5, "symbol": mark, "color": colour}
+        marker = {"size": 4, "symbol": mark, "color": colour}
         figure.add_trace(go.Scatter(name=name, mode="lines+markers", line={"color": colour, "width": 1.4},
                                     marker=marker, connectgaps=False, customdata=[], visible=False,
                                     hovertemplate="step %{x}: %{customdata:.3g} nats"))  # fmt: skip
     figure.add_hline(0.1, line={"color": ACCENT, "width": 1, "dash": "dash"})
     ticks = {"tickvals": [0.001, 0.01, 0.1, 1, 10], "ticktext": ["≤ 0.001", "0.01", "0.1", "1", "10"]}
     figure.update_layout(
-        height=height, margin={"l": 10, "r": 10, "t": 6, "b": 10}, template="plotly_white", showlegend=False,
+        width=width, height=height, margin={"l": 10, "r": 10, "t": 6, "b": 10}, template="plotly_white",
+        showlegend=False,
         xaxis_title="step", yaxis={"type": "log", "title": DRIFT, "range": [np.log10(FLOOR) - 0.1, 1.4], **ticks},
     )  # fmt: skip
     return figure
@@ -103,19 +109,26 @@ def drawn_drift(kl: Sequence[float]) -> list[float | None]:
 
 
 def draw_together(
-    trajectories: dict[str, Trajectory], basis: PCABasis | None, embedding, drift: dict[str, Sequence[float]]
+    trajectories: dict[str, Trajectory],
+    basis: PCABasis | None,
+    embedding,
+    drift: dict[str, Sequence[float]],
+    part: slice = slice(None),
 ) -> Figure:
-    """The still picture of both: paths by setting name ("A" … "D") in one plane, and below it the drift in nats."""
+    """The still picture of both: paths by setting name ("A" … "D") in one plane, and below it the drift in nats.
+
+    `part`: the steps whose soft tokens are drawn.
+    """
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(7.4, 7.6), height_ratios=(3, 1), layout="constrained"
     )  # fmt: skip
     for name, path in trajectories.items():
         which = "ABCD".index(name)
-        points = basis.transform(path.vectors)[:, :2].numpy()
+        points = basis.transform(path.vectors[part])[:, :2].numpy()
         above.plot(*points.T, color=SETTINGS[which], lw=0.8, alpha=0.3)
         above.scatter(*points.T, s=22, marker=_MARKS[which][1], color=SETTINGS[which], alpha=0.7, lw=0, label=name)
     if trajectories:
-        shown = {i for path in trajectories.values() for i in path.token_ids.tolist()}
+        shown = {i for path in trajectories.values() for i in path.token_ids[part].tolist()}
         rows = basis.transform(embedding)[:, :2].numpy()
         draw_symbols(above, rows, next(iter(trajectories.values())).tokens, shown)
         above.set(xlabel=axis_label(basis, 0), ylabel=axis_label(basis, 1))
@@ -135,4 +148,4 @@ def draw_together(
 def _faint(colour: str) -> str:
     """A colour of #rrggbb, nearly transparent."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.3)"
+    return f"rgba({red},{green},{blue},0.22)"

@@ -1,8 +1,6 @@
 """CollapseExplorer: the same beginning under several settings, side by side."""
 
-import html
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +8,13 @@ import ipywidgets as w
 import torch
 
 from .. import plots
-from ..analysis.coherence import drift
 from ..analysis.geometry import PCABasis
-from ..analysis.texts import differing
-from ..generation import Trajectory, generate
-from ..generation.recollapse import path_is_free, recollapse
+from ..generation import Trajectory
 from ..predictor import Predictor
+from .compared import NAMES, Compared
 from .panel import Panel
-from .setting import Beginning, Setting, by_name, has_rows
+from .setting import NARROW, Beginning, by_name, has_rows
 
-NAMES = "ABCD"
 SCHEDULES = (
     "always",
     "never",
@@ -32,24 +27,6 @@ SCHEDULES = (
     "random",
     "oracle",
 )
-
-
-class _Column(Setting):
-    """A setting, its text with the differences marked, and a line about it."""
-
-    def __init__(self, name: str, models: Mapping[str, Predictor], schedules: tuple[str, ...], **chosen: Any):
-        super().__init__(models, schedules, **chosen)
-        self.name, self.colour = name, plots.SETTINGS[NAMES.index(name)]
-        self.title.value = f'<b style="color:{self.colour};font-size:16px">{name}</b>'
-        self.note = w.HTML()
-        self.children = (*self.children, self.note)
-        self.layout = w.Layout(flex="1 1 0%", min_width="0", overflow="hidden", padding="0 6px")
-        self.asked: dict[str, Any] = {}  # what was to be written when it was last tried
-        self.problem, self.drift, self.how = "", None, ""
-
-    def path_of(self, wanted: dict[str, Any]) -> list[Any]:
-        """What a path depends on where it is free of what is read off it."""
-        return [wanted.get(name) for name in ("model", "prompt", "steps", "schedule", "feedback")]
 
 
 class CollapseExplorer(Panel):
@@ -91,13 +68,15 @@ class CollapseExplorer(Panel):
         self.figure, self.drift_figure = plots.together_figure(), plots.drift_figure()
         if self._basis:
             plots.update_symbols(self.figure, self._basis, self._plane.embedding, self._plane.tokenizer.tokens)
+        self.shown = w.IntRangeSlider(value=(0, 40), min=0, max=max(40, steps), description="Steps drawn", style=NARROW,
+                                      layout=w.Layout(width="60%"))  # fmt: skip
         self.columns = w.HBox(layout=w.Layout(align_items="stretch"))
         for chosen in settings:
             self._append(**chosen)
         buttons = w.HBox([self.button, self.stop_button, self.add_button, self.remove_button])
-        drift_title = w.HTML(f'<span style="font-size:13px">{_drift_title(judge)}</span>')
-        self.children = (self.beginning, buttons, self.status, self.columns, self.legend,
-                         *((self.figure,) if self._basis else ()), self.missing, drift_title, self.drift_figure)  # fmt: skip
+        picture = [self.legend, self.shown, self.figure, self.missing] if self._basis else [self.legend]
+        below = [w.HTML(_drift_title(judge)), self.drift_figure]
+        self.children = (self.beginning, buttons, self.status, self.columns, *picture, *below)
         self.generate()
         self._connect()
 
@@ -113,6 +92,7 @@ class CollapseExplorer(Panel):
         self.remove_button.on_click(lambda _: self._attempt(self.remove))
         for control in self.beginning.children:
             control.observe(self._changed, "value")
+        self.shown.observe(lambda _: self._attempt(self._show_paths), "value")
 
     def _changed(self, _: Any = None) -> None:
         self._run_in_background(self._write)
@@ -120,7 +100,7 @@ class CollapseExplorer(Panel):
     # -- the settings -------------------------------------------------------------------------------------------------
 
     @property
-    def settings(self) -> tuple[_Column, ...]:
+    def settings(self) -> tuple[Compared, ...]:
         """The settings that are compared; each has its controls, its `trajectory` and its `drift`."""
         return self.columns.children
 
@@ -141,7 +121,7 @@ class CollapseExplorer(Panel):
         self._changed()
 
     def _append(self, **chosen: Any) -> None:
-        column = _Column(NAMES[len(self.settings)], self.models, self.schedules, **chosen)
+        column = Compared(NAMES[len(self.settings)], self.models, self.schedules, **chosen)
         for control in column.controls:
             control.observe(self._changed, "value")
         self.columns.children = (*self.settings, column)
@@ -150,11 +130,6 @@ class CollapseExplorer(Panel):
     def _offer(self) -> None:
         self.add_button.disabled = len(self.settings) == len(NAMES)
         self.remove_button.disabled = len(self.settings) == 2
-
-    def _wanted(self, setting: _Column) -> dict[str, Any]:
-        """Everything that decides what a setting writes."""
-        shared = {"prompt": self.prompt.value, "steps": self.steps.value, "seed": self.seed.value}
-        return {"model": setting.model.value, **shared, **setting.values()}
 
     # -- the work -----------------------------------------------------------------------------------------------------
 
@@ -166,98 +141,70 @@ class CollapseExplorer(Panel):
     def _write(self, stop: threading.Event) -> None:
         """First the texts and paths of all settings that were changed, then their drift."""
         settings, first_is_new = self.settings, False
+        shared = {"prompt": self.prompt.value, "steps": self.steps.value, "seed": self.seed.value}
         self.say("writing …")
-        for name in NAMES[len(settings) :]:
-            self._clear(name)
+        for which in range(len(settings), len(NAMES)):
+            self._clear(which)
         for setting in settings:
-            wanted = self._wanted(setting)
-            complete = setting.trajectory is not None and len(setting.trajectory) == wanted["steps"]
-            new = setting.asked != wanted or not complete
+            wanted = setting.wanted(**shared)
+            new = not setting.has(wanted)
             if new and not stop.is_set():
-                self._answer(setting, wanted, stop)
+                setting.write(self.models[wanted["model"]], wanted, stop.is_set)
                 first_is_new |= setting is settings[0]
             if new or first_is_new:
-                self._show(setting, settings[0], setting.asked == wanted)
+                setting.show(settings[0], asked=setting.asked == wanted)
+                self._show_path(setting)
+        self._fit_slider(settings)
         self._show_missing(settings)
         self._tell(settings, "measuring the drift …")
         for setting in settings:
-            if not stop.is_set():
-                self._measure(setting)
+            if setting.trajectory is not None and setting.drift is None and not stop.is_set():
+                setting.measure(self.models[setting.written[0]], self.judge)
+                with self._drawing:
+                    plots.update_drift(self.drift_figure, NAMES.index(setting.name), setting.drift)
         self._tell(settings)
-
-    def _answer(self, setting: _Column, wanted: dict[str, Any], stop: threading.Event) -> None:
-        """Read the stored path again where that says what generate() would; else write anew."""
-        model, choices = self.models[wanted["model"]], setting.values()
-        begin, stored = time.perf_counter(), setting.trajectory
-        free = stored is not None and len(stored) == wanted["steps"] and has_rows(model)
-        free = free and setting.path_of(setting.asked) == setting.path_of(wanted)
-        again = free and path_is_free(choices["schedule"], choices["feedback"])
-        try:
-            if again:
-                found = recollapse(model, stored, choices["collapse"], choices["temperature"], wanted["seed"])
-            else:
-                found = generate(
-                    model, wanted["prompt"], wanted["steps"], **choices, seed=wanted["seed"], stop=stop.is_set
-                )
-            setting.written, setting.problem = (wanted["model"], found), ""
-        except Exception as error:
-            if stop.is_set():  # before the first step, or on the way to something else
-                return
-            setting.written, setting.problem = None, str(error) or type(error).__name__
-        setting.asked, setting.drift = wanted, None
-        took = f"{1000 * (time.perf_counter() - begin):.0f} ms"
-        setting.how = f"{setting.name} {'read again' if again else 'written'} in {took}"
-
-    def _measure(self, setting: _Column) -> None:
-        """The drift of one setting, once."""
-        if setting.trajectory is None or setting.drift is not None:
-            return
-        try:
-            setting.drift = drift(setting.trajectory, self.models[setting.written[0]], self.judge)["kl"].tolist()
-        except ValueError as error:
-            setting.problem = f"no drift: {error}"
-        with self._drawing:
-            plots.update_drift(self.drift_figure, NAMES.index(setting.name), setting.drift)
 
     # -- what is seen -------------------------------------------------------------------------------------------------
 
-    def _show(self, setting: _Column, first: _Column, current: bool) -> None:
-        """Text and path of one setting; its drift follows."""
-        if setting.trajectory is None:
-            setting.text.value = ""
-            setting.note.value = f'<span style="color:#b00020">⚠ {html.escape(setting.problem or "not written")}</span>'
-            self._clear(setting.name)
-            return
-        trajectory = setting.trajectory
-        differs = differing(trajectory, first.trajectory) if first.trajectory else [False] * len(trajectory)
-        old = "" if current else " · stopped before it was written anew"
-        compared = "" if setting is first else f" · {_difference(differs)}"
-        setting.text.value = plots.difference_html(trajectory, differs, setting.colour)
-        setting.note.value = f'<span style="color:#5a606e;font-size:12px">{setting.summary()}{compared}{old}</span>'
+    def _show_paths(self) -> None:
+        for setting in self.settings:
+            self._show_path(setting)
+
+    def _show_path(self, setting: Compared) -> None:
+        """The soft tokens of one setting, of the steps the slider asks for; no drift where it is yet to be measured."""
         with self._drawing:
             which = NAMES.index(setting.name)
-            path = trajectory if self._in_plane(setting) else None
-            plots.update_together(self.figure, which, path, self._basis, path and self._plane.embedding)
+            if setting.trajectory is None:
+                self._clear(which)
+                return
+            path = setting.trajectory if self._in_plane(setting) else None
+            embedding = None if path is None else self._plane.embedding
+            plots.update_together(self.figure, which, path, self._basis, embedding, slice(*self.shown.value))
             if setting.drift is None:
                 plots.update_drift(self.drift_figure, which, None)
 
-    def _clear(self, name: str) -> None:
+    def _clear(self, which: int) -> None:
         with self._drawing:
-            plots.update_together(self.figure, NAMES.index(name), None, None, None)
-            plots.update_drift(self.drift_figure, NAMES.index(name), None)
+            plots.update_together(self.figure, which, None, None, None)
+            plots.update_drift(self.drift_figure, which, None)
 
-    def _in_plane(self, setting: _Column) -> bool:
+    def _fit_slider(self, settings: Sequence[Compared]) -> None:
+        """As many steps to choose from as the longest text has."""
+        if lengths := [len(setting.trajectory) for setting in settings if setting.trajectory]:
+            self.shown.max = max(lengths)
+
+    def _in_plane(self, setting: Compared) -> bool:
         """Whether the setting's model has the table whose plane is drawn: paths of another have no place in it."""
         model = self.models[setting.written[0]]
-        same = has_rows(model) and model.embedding.shape == self._plane.embedding.shape
+        same = self._plane is not None and has_rows(model) and model.embedding.shape == self._plane.embedding.shape
         return same and torch.equal(model.embedding.cpu(), self._plane.embedding.cpu())
 
-    def _show_missing(self, settings: Sequence[_Column]) -> None:
+    def _show_missing(self, settings: Sequence[Compared]) -> None:
         absent = [setting.name for setting in settings if setting.written and not self._in_plane(setting)]
         said = f"Not in the picture, which is the plane of another table: {', '.join(absent)}." if absent else ""
         self.missing.value = f'<span style="color:#5a606e;font-size:12px">{said if self._basis else ""}</span>'
 
-    def _tell(self, settings: Sequence[_Column], more: str = "") -> None:
+    def _tell(self, settings: Sequence[Compared], more: str = "") -> None:
         if problems := [f"{setting.name}: {setting.problem}" for setting in settings if setting.problem]:
             self.say(" · ".join(problems), "error")
         else:
@@ -269,7 +216,9 @@ class CollapseExplorer(Panel):
             return None
         paths = {setting.name: setting.trajectory for setting in written if self._basis and self._in_plane(setting)}
         drifts = {setting.name: setting.drift for setting in written if setting.drift is not None}
-        return plots.draw_together(paths, self._basis, self._basis and self._plane.embedding, drifts)
+        return plots.draw_together(
+            paths, self._basis, self._basis and self._plane.embedding, drifts, slice(*self.shown.value)
+        )
 
     def __repr__(self) -> str:
         told = [f"{one.name}: {one.tell(one.problem)}" for one in self.settings] if hasattr(self, "columns") else []
@@ -284,11 +233,8 @@ _LEGEND = (
 
 
 def _drift_title(judge: Predictor | None) -> str:
-    who = "the model itself, reading the symbols shown as hard tokens" if judge is None else "the judge"
-    return (f"<b>Drift</b>: how far each prediction is from what {who} would predict there. Above the dashed line it has "
-            "gone astray; gaps are steps at which the judge holds the text for impossible.")  # fmt: skip
-
-
-def _difference(differs: Sequence[bool]) -> str:
-    count = sum(differs)
-    return f"differs from A at {count}, first at step {list(differs).index(True)}" if count else "the same text as A"
+    who = "the model itself, reading what is shown as hard tokens," if judge is None else "the judge"
+    return (
+        f'<span style="font-size:13px"><b>Drift</b>: how far each prediction is from what {who} would predict there. '
+        "Above the dashed line it has gone astray; a gap: the judge holds what was shown for impossible.</span>"
+    )
