@@ -37,11 +37,11 @@ def hull_figure(width: int = 690, height: int = 560) -> go.FigureWidget:
     figure.add_trace(go.Scatter(name="ahead", mode="lines", line=faint, **hidden))
     figure.add_trace(go.Scatter(name="symbols", mode="text", textfont={"size": 14, "color": "#9aa0ab"}, **hidden))
     marker = {"size": 8, "colorscale": COLORMAP, "line": {"width": 0.6, "color": "white"}}
-    line = {"color": "rgba(110,118,135,0.45)", "width": 1.3}
+    line = {"color": "rgba(110,118,135,0.3)", "width": 1.3}
     figure.add_trace(go.Scatter(name="path so far", mode="lines+markers", line=line, marker=marker, hoverinfo="skip"))
     figure.add_trace(go.Scatter(name="its symbols", mode="lines", line={"color": BLUE, "width": 1.4, "dash": "dot"},
                                 **hidden))  # fmt: skip
-    figure.add_trace(go.Scatter(name="weights", mode="text", textposition="top center", hoverinfo="skip",
+    figure.add_trace(go.Scatter(name="weights", mode="text", textposition="top left", hoverinfo="skip",
                                 showlegend=False))  # fmt: skip
     figure.add_trace(go.Scatter(name="off the hull", mode="lines", line={"color": ACCENT, "width": 4}, **hidden))
     blue = {"size": 13, "symbol": "diamond", "color": BLUE, "line": {"width": 1, "color": "white"}}
@@ -72,17 +72,20 @@ def update_hull(
             spokes[axis] = [end for i, _, _ in found for end in (mixed[k], rows[i, k].item(), None)]
             residual[axis], mixture[axis], now[axis] = [here[k], mixed[k]], [mixed[k]], [here[k]]
         symbols.text = ["" if i in heavy_ids else plain(token) for i, token in enumerate(trajectory.tokens)]
-        path.marker.color, path.marker.cmin, path.marker.cmax = list(range(step + 1)), 0, len(trajectory) - 1
         heavy.text = named
-        heavy.textfont = {"size": [13 + 8 * weight for _, _, weight in found], "color": BLUE}
         mixture.hovertext = ["   ".join(named)]
         now.hovertext = [f"step {step}: {off:.3f} off the hull"]
         figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = axis_label(basis, 0), axis_label(basis, 1)
+    with (
+        figure.batch_update()
+    ):  # apart: in the browser, what one trace of a batch is given the others of the batch lose
+        path.marker.color, path.marker.cmin, path.marker.cmax = list(range(step + 1)), 0, len(trajectory) - 1
+    heavy.textfont = {"size": [13 + 8 * weight for _, _, weight in found], "color": BLUE}
 
 
 def mixture_html(trajectory: Trajectory, weights, off_hull: float, step: int) -> str:
     """In words: the mixture of symbols nearest to a step's soft token, and how far off the hull of all it lies."""
-    found = "  ".join(f"{plain(symbol)} {weight:.0%}" for _, symbol, weight in parts(weights, trajectory.tokens)[:6])
+    found = " · ".join(f"{plain(symbol)} {weight:.0%}" for _, symbol, weight in parts(weights, trajectory.tokens)[:6])
     return (
         f'<div style="font-size:13px;line-height:1.5"><b style="color:{BLUE}">nearest mixture:</b> {found}<br>'
         f'<b style="color:{ACCENT}">off the hull:</b> {off_hull:.3f}<br><span style="color:{GREY}">The thick line is '

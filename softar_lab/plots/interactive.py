@@ -48,7 +48,7 @@ def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis
             if shown:
                 for k, axis in enumerate(axes):
                     path[axis], symbols[axis] = [point[k] for point in points], [row[k] for row in rows]
-                path.hovertext, path.marker.color = hovers, list(range(len(points)))
+                path.hovertext = hovers
                 written = visible if three else plain  # WebGL writes text as it is
                 symbols.text = [written(token) for token in trajectory.tokens]
         figure.layout.xaxis.visible = figure.layout.yaxis.visible = not three
@@ -56,6 +56,8 @@ def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis
             figure.layout.scene = {f"{axis}axis": {"title": f"PC {k + 1}"} for k, axis in enumerate("xyz")}
         else:
             figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = axis_label(basis, 0), axis_label(basis, 1)
+    # Apart: in the browser, what one trace of a batch is given the others of the batch lose.
+    figure.data[3 if three else 0].marker.color = list(range(len(points)))
 
 
 def update_now(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, step: int, three: bool) -> None:
