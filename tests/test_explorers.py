@@ -3,6 +3,7 @@
 import base64
 import math
 import re
+import threading
 
 import pytest
 import torch
@@ -151,6 +152,30 @@ def test_quick_changes_end_in_the_last_setting(explorer, model):
     assert same(first, generate(model, "abc", 9, temperature=1.45))
     assert second.text == generate(model, "abc", 9, collapse="barycentric", temperature=0.8, **SOFT).text
     assert None not in (explorer.settings[0].drift, explorer.settings[1].drift)
+
+
+def test_drift_keeps_nobody_waiting_and_belongs_to_what_is_shown(explorer, model, monkeypatch):
+    """A change made while drift is measured is answered first; what was measured of the text before is not drawn."""
+    reached, opened = threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        reached.set()
+        assert opened.wait(20)
+        return drift(*arguments)
+
+    monkeypatch.setattr("softar_lab.widgets.compared.drift", slow)
+    setting = explorer.settings[1]
+    setting.collapse.value = "softmax"
+    assert reached.wait(20)
+    assert "measuring the drift" in said(explorer)
+    setting.collapse.value = "barycentric"
+    expected = generate(model, "abc", 9, collapse="barycentric", temperature=0.8, **SOFT).text
+    wait(lambda: setting.trajectory.text == expected and "differs from A" in setting.note.value)
+    assert setting.drift is None
+    opened.set()
+    explorer.generate()
+    assert setting.drift == pytest.approx(drift(setting.trajectory, model)["kl"].tolist())
+    assert "measuring" not in said(explorer)
 
 
 def test_settings_are_added_and_removed(explorer):

@@ -56,9 +56,9 @@ def difference_html(trajectory: Trajectory, differs: Sequence[bool], colour: str
     marked = f"background:{colour}2e;border-bottom:2px solid {colour};font-weight:bold"
     spans = []
     for t, symbol in enumerate(trajectory.tokens[i] for i in trajectory.token_ids.tolist()):
-        style = f' style="{marked}"' if differs[t] else ""
+        style = marked if differs[t] else ""
         letter = "␣<wbr>" if differs[t] and symbol == " " else _letter(symbol)
-        spans.append(f'<span title="{_tip(trajectory, t)}"{style}>{letter}</span>')
+        spans.append(f'<span title="{_tip(trajectory, t)}" style="{style}">{letter}</span>')
     return _page(trajectory.prompt, spans)
 
 

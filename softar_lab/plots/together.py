@@ -140,7 +140,8 @@ def draw_together(
         line = [np.nan if value is None else value for value in drawn_drift(kl)]
         below.plot(line, color=SETTINGS[which], marker=_MARKS[which][1], ms=2.5, lw=1.2, label=name)
     below.axhline(0.1, color=ACCENT, ls="--", lw=1)
-    below.set(yscale="log", ylim=(FLOOR * 0.8, 30), xlabel="step", ylabel=DRIFT)
+    below.set_ylim(FLOOR * 0.8, 30)  # first: a logarithmic axis has no limits of its own where all is alike
+    below.set(yscale="log", xlabel="step", ylabel=DRIFT)
     plt.close(figure)
     return figure
 

@@ -1,7 +1,7 @@
 """CollapseExplorer: the same beginning under several settings, side by side."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets as w
@@ -56,6 +56,7 @@ class CollapseExplorer(Panel):
         if not 2 <= len(settings) <= len(NAMES):
             raise ValueError(f"settings must be 2 to {len(NAMES)}, not {len(settings)}")
         super().__init__()
+        self._measuring = threading.Lock()  # held by whoever measures the drift
         self.models, self.judge, self.schedules = by_name(models), judge, schedules
         self._plane, self._basis = self._fit_plane()
         self.beginning = Beginning(prompt, steps, seed)
@@ -139,7 +140,7 @@ class CollapseExplorer(Panel):
         return [setting.trajectory for setting in self.settings]
 
     def _write(self, stop: threading.Event) -> None:
-        """First the texts and paths of all settings that were changed, then their drift."""
+        """The texts and paths of all settings that were changed."""
         settings, first_is_new = self.settings, False
         shared = {"prompt": self.prompt.value, "steps": self.steps.value, "seed": self.seed.value}
         self.say("writing …")
@@ -157,12 +158,23 @@ class CollapseExplorer(Panel):
         self._fit_slider(settings)
         self._show_missing(settings)
         self._tell(settings, "measuring the drift …")
+
+    def _run(self, work: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        """Texts and paths first; then the drift, for which newer work need not wait."""
+        super()._run(work, stop)
+        with self._measuring:
+            self._attempt(self._measure, stop)
+
+    def _measure(self, stop: threading.Event) -> None:
+        """The drift of all settings that have none yet."""
+        settings = self.settings
         for setting in settings:
             if setting.trajectory is not None and setting.drift is None and not stop.is_set():
-                setting.measure(self.models[setting.written[0]], self.judge)
+                setting.measure(self.models, self.judge)
                 with self._drawing:
                     plots.update_drift(self.drift_figure, NAMES.index(setting.name), setting.drift)
-        self._tell(settings)
+        if self._stop is stop:  # else newer work has its own to tell
+            self._tell(settings)
 
     # -- what is seen -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import ipywidgets as w
 from .. import plots
 from ..analysis.coherence import drift
 from ..analysis.texts import differing
-from ..generation import generate
+from ..generation import Trajectory, generate
 from ..generation.recollapse import path_is_free, recollapse
 from ..predictor import Predictor
 from .setting import Setting, has_rows
@@ -22,8 +22,7 @@ _PATH = ("model", "prompt", "steps", "schedule", "feedback")  # all that a path 
 class Compared(Setting):
     """A setting with a name and a colour, its text with the differences marked, and a line about it.
 
-    `asked`: all that decided what was written last; `drift`: its KL in nats a step, None while it is not measured;
-    `problem`: what went wrong; `how`: how it was answered, and how soon.
+    `asked`: all that decided what was written last; `problem`: what went wrong; `how`: how it was answered, how soon.
     """
 
     def __init__(self, name: str, models: Mapping[str, Predictor], schedules: tuple[str, ...], **chosen: Any):
@@ -33,7 +32,7 @@ class Compared(Setting):
         self.children = (*self.children, self.note)
         self.layout = w.Layout(flex="1 1 0%", min_width="0", overflow="hidden", padding="0 6px")
         self.asked: dict[str, Any] = {}
-        self.drift: list[float] | None = None
+        self._measured: tuple[Trajectory | None, list[float]] = None, []
         self.problem = self.how = ""
 
     def wanted(self, **shared: Any) -> dict[str, Any]:
@@ -63,15 +62,22 @@ class Compared(Setting):
             if stopped():  # before the first step
                 return
             self.written, self.problem = None, str(error) or type(error).__name__
-        self.asked, self.drift = wanted, None
+        self.asked = wanted
         self.how = (
             f"{self.name} {'read again' if again else 'written'} in {1000 * (time.perf_counter() - begin):.0f} ms"
         )
 
-    def measure(self, model: Predictor, judge: Predictor | None) -> None:
-        """The drift of what was written."""
+    @property
+    def drift(self) -> list[float] | None:
+        """The KL of what was written last, in nats a step; None while it is not measured."""
+        trajectory, kl = self._measured
+        return kl if trajectory is not None and trajectory is self.trajectory else None
+
+    def measure(self, models: Mapping[str, Predictor], judge: Predictor | None) -> None:
+        """Measure the drift of what was written last; something newer may be written meanwhile, which then has none."""
+        name, trajectory = self.written
         try:
-            self.drift = drift(self.trajectory, model, judge)["kl"].tolist()
+            self._measured = trajectory, drift(trajectory, models[name], judge)["kl"].tolist()
         except ValueError as error:
             self.problem = f"no drift: {error}"
 
