@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.text import Annotation
 
 from softar_lab import plots
@@ -397,3 +397,53 @@ def test_frontier_draws_a_line_a_family_by_share_and_the_oracle_in_black():
     np.testing.assert_array_equal(entropy.get_xydata(), [[0.5, 0.4]])
     np.testing.assert_array_equal(floor.get_ydata(), [0.05, 0.05])
     png(figure)
+
+
+def test_difference_html_marks_what_differs_and_shows_its_spaces(path):
+    differs = [i % 3 == 0 for i in range(len(path))]
+    page = Page(plots.difference_html(path, differs, "#0072B2"))
+    assert [bool(style) and "font-weight:bold" in style for _, _, style in page.spans] == differs
+    shown = zip(path.text, differs, strict=True)
+    expected = "".join("␣" if apart and s == " " else s.replace("\n", "↵") for s, apart in shown)
+    assert page.text == path.prompt + expected
+
+
+def test_drift_is_drawn_from_the_floor_up_with_gaps_where_it_is_lost():
+    figure = plots.drift_figure()
+    plots.update_drift(figure, 1, [0.0, 0.5, math.inf, math.nan])
+    assert figure.data[1].y == (plots.together.FLOOR, 0.5, None, None)
+    assert [line.visible for line in figure.data] == [False, True, False, False]
+    plots.update_drift(figure, 1, None)
+    assert not figure.data[1].visible
+
+
+def test_together_draws_each_path_in_its_own_colour_and_the_drift_below(path, basis, model):
+    figure = plots.draw_together({"A": path, "C": path}, basis, model.embedding, {"C": [0.1] * 30}, slice(0, 9))
+    above, below = figure.axes
+    dots = [offsets for offsets in above.collections if offsets.get_label() in "AC"]
+    assert [len(one.get_offsets()) for one in dots] == [9, 9]
+    assert [line.get_label() for line in below.lines] == ["C", *[line.get_label() for line in below.lines[1:]]]
+    assert to_hex(below.lines[0].get_color()).upper() == plots.SETTINGS[2]
+
+
+@pytest.mark.parametrize("which", ["path", "together", "hull"])
+def test_messages_about_several_traces_say_nothing_of_their_looks(path, basis, model, monkeypatch, which):
+    """In the browser, what one trace of a batch is given the others of it lose: a colour that was set once is gone."""
+    sent, weights = [], torch.eye(len(model.embedding))[2]
+
+    def heard(figure, restyle_data, *, relayout_data=None, trace_indexes=None, **options):
+        sent.append((restyle_data, trace_indexes))
+
+    for name in ("_send_restyle_msg", "_send_update_msg"):
+        monkeypatch.setattr(f"plotly.basewidget.BaseFigureWidget.{name}", heard)
+    figure = getattr(plots, f"{which}_figure")()
+    if which == "path":
+        plots.update_path(figure, path, basis, model.embedding, False)
+    elif which == "together":
+        plots.update_together(figure, 1, path, basis, model.embedding)
+    else:
+        plots.update_hull(figure, path, basis, model.embedding, weights, 3)
+    several = [data for data, traces in sent if isinstance(traces, list | tuple) and len(traces) > 1]
+    assert several
+    for data in several:
+        assert not [name for name in data if name.startswith(("marker", "textfont", "line"))]

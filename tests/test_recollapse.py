@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from softar_lab.generation import Trajectory, collapse, generate
-from softar_lab.generation.recollapse import read_again, recollapse
+from softar_lab.generation import Trajectory, collapse, feedback, generate
+from softar_lab.generation.recollapse import path_is_free, read_again, recollapse
 
 EXACT = {"atol": 1e-4, "rtol": 0}
 SPECS = [
@@ -45,6 +45,25 @@ def test_recollapse_is_exact_for_every_feedback_that_does_not_look_at_the_symbol
     first = generate(model, "", 30, collapse="nearest", **how)
     same(recollapse(model, first, "softmax", seed=2), generate(model, "", 30, **how))
     assert recollapse(model, first, "softmax", seed=2).text != first.text
+
+
+@pytest.mark.parametrize("what", [name for name in feedback.names() if name != "other"])
+@pytest.mark.parametrize("schedule", ["never", "every(3)", "entropy(0.5)"])
+def test_path_is_free_exactly_where_another_draw_leaves_it_as_it_was(tiny, schedule, what):
+    model = tiny(objective="mse", scale=0.15)
+    paths = [generate(model, "abc", 12, schedule=schedule, feedback=what, seed=seed).vectors for seed in (1, 2)]
+    assert path_is_free(schedule, what) == torch.equal(*paths)
+
+
+def test_path_is_not_free_for_a_collapse_that_revises():
+    assert path_is_free("never", "mixture", "nearest")
+    assert not path_is_free("never", "mixture", "deferred")
+
+
+def test_path_is_free_trusts_no_feedback_that_it_does_not_know():
+    assert not path_is_free("never", lambda thought: thought.prediction.vector)
+    with pytest.raises(ValueError, match="unknown feedback 'nothing'"):
+        path_is_free("never", "nothing")
 
 
 @pytest.mark.parametrize("schedule", ["always", "every(3)"])

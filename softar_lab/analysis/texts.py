@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..estimates import Estimate
 from ..evaluation import context_of, scores, windows
+from ..generation.trajectory import Trajectory
 from ..predictor import Predictor
 
 
@@ -147,3 +148,10 @@ def _read(judge: Predictor, ids: Int[Tensor, " N"], separator: Tensor | None) ->
                 return torch.cat(found)
             state = judge.advance(state, token_ids=token_id)
     return torch.cat(found)
+
+
+def differing(one: Trajectory, other: Trajectory) -> list[bool]:
+    """At each step of `one`, whether it shows another symbol than `other` does, or goes on where that has ended."""
+    theirs = [other.tokens[i] for i in other.token_ids.tolist()]
+    ours = [one.tokens[i] for i in one.token_ids.tolist()]
+    return [t >= len(theirs) or symbol != theirs[t] for t, symbol in enumerate(ours)]

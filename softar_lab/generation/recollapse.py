@@ -18,10 +18,28 @@ from ..models.state import SoftState
 from ..models.transformer import Cache
 from ..predictor import Prediction
 from . import collapse as collapses
+from . import feedback as feedbacks
+from . import schedule as schedules
 from .loop import few_threads
 from .session import Session
 from .thought import Thought
 from .trajectory import Trajectory
+
+# Feedbacks that look at the prediction alone, never at the symbol shown.
+_BLIND = (feedbacks.Mixture, feedbacks.Raw, feedbacks.NormRestored, feedbacks.Hidden, feedbacks.Mean,
+          feedbacks.Nearest, feedbacks.Pause)  # fmt: skip
+
+
+def path_is_free(schedule: Any, feedback: Any, collapse: Any = "softmax") -> bool:
+    """Whether a path does not depend on the symbols read off it, so that `recollapse` says what generate() would.
+
+    True for schedule "never" with a feedback that looks at the prediction alone; collapse, temperature and seed then
+    change the text only. A feedback that is not the lab's own counts as one that looks at the symbol, and a collapse
+    that revises what was shown ("deferred") as one that generate() alone can ask.
+    """
+    if hasattr(collapses.resolve(collapse), "revise"):
+        return False
+    return isinstance(schedules.resolve(schedule), schedules.Never) and isinstance(feedbacks.resolve(feedback), _BLIND)
 
 
 def recollapse(
@@ -33,9 +51,9 @@ def recollapse(
 ) -> Trajectory:
     """The trajectory with the symbols that `collapse` reads off its path: other `token_ids`, `text` and `log_probs`.
 
-    Where no symbol was fed back or looked at by the feedback (schedule "never" with "mixture", "raw", …), it is what
-    generate() writes with that collapse; elsewhere the slots still hold the first text's symbols. `temperature` None:
-    those of the trajectory; `seed` None is the one in its settings, else 0, as in generate().
+    Where `path_is_free` (no symbol was fed back or looked at by the feedback), it is what generate() writes with that
+    collapse; elsewhere the slots still hold the first text's symbols. `temperature` None: those of the trajectory;
+    `seed` None is the one in its settings, else 0, as in generate().
 
     Raises ValueError for an unknown collapse, one that revises what was shown ("deferred"), a path that this model did
     not make, a negative temperature.

@@ -21,12 +21,17 @@ def path_figure(height: int = 440) -> go.FigureWidget:
         strong = {"color": ACCENT, "width": 2.4 if kind is go.Scatter else 5}
         figure.add_trace(kind(name="trail", mode="lines+markers", line=strong, marker=trail, hoverinfo="skip"))
         figure.add_trace(kind(name="symbols", mode="text", textfont={"size": 15, "color": "#111"}, hoverinfo="skip"))
-    axis = {"gridcolor": "#eef0f3", "zeroline": False}
-    figure.update_layout(
-        height=height, margin={"l": 10, "r": 10, "t": 10, "b": 10}, showlegend=False, template="plotly_white",
-        xaxis=axis, yaxis=axis, hoverlabel={"font": {"family": "monospace"}}, uirevision="keep",
-    )  # fmt: skip
+    figure.update_layout(plane_layout(height), showlegend=False)
     return figure
+
+
+def plane_layout(height: int) -> dict:
+    """The look of a plane among the symbols: quiet axes; zoom stays while the traces change."""
+    axis = {"gridcolor": "#eef0f3", "zeroline": False}
+    return {
+        "height": height, "margin": {"l": 10, "r": 10, "t": 10, "b": 10}, "template": "plotly_white",
+        "xaxis": axis, "yaxis": axis, "hoverlabel": {"font": {"family": "monospace"}}, "uirevision": "keep",
+    }  # fmt: skip
 
 
 def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, embedding, three: bool) -> None:
@@ -43,7 +48,7 @@ def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis
             if shown:
                 for k, axis in enumerate(axes):
                     path[axis], symbols[axis] = [point[k] for point in points], [row[k] for row in rows]
-                path.hovertext, path.marker.color = hovers, list(range(len(points)))
+                path.hovertext = hovers
                 written = visible if three else plain  # WebGL writes text as it is
                 symbols.text = [written(token) for token in trajectory.tokens]
         figure.layout.xaxis.visible = figure.layout.yaxis.visible = not three
@@ -51,6 +56,8 @@ def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis
             figure.layout.scene = {f"{axis}axis": {"title": f"PC {k + 1}"} for k, axis in enumerate("xyz")}
         else:
             figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = axis_label(basis, 0), axis_label(basis, 1)
+    # Apart: in the browser, what one trace of a batch is given the others of the batch lose.
+    figure.data[3 if three else 0].marker.color = list(range(len(points)))
 
 
 def update_now(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, step: int, three: bool) -> None:

@@ -2,6 +2,7 @@
 
 import html
 import math
+from collections.abc import Sequence
 
 from ..generation.trajectory import Trajectory
 from .look import ACCENT, GREY, plain
@@ -20,6 +21,19 @@ def step_hover(trajectory: Trajectory, step: int) -> str:
     )
 
 
+def _tip(trajectory: Trajectory, step: int) -> str:
+    """The hover of a step as an attribute of HTML."""
+    tip = step_hover(trajectory, step).replace("<br>", "\n").replace("<b>", "").replace("</b>", "")
+    return html.escape(html.unescape(tip))
+
+
+def _page(prompt: str, spans: list[str]) -> str:
+    return (
+        '<div style="font:15px/1.7 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere">'
+        f'<span style="color:{GREY}">{html.escape(prompt)}</span>{"".join(spans)}</div>'
+    )
+
+
 def text_html(trajectory: Trajectory, now: int | None = None) -> str:
     """The text, each symbol's background the redder the more it surprised the model; details on hover."""
     spans = []
@@ -28,15 +42,24 @@ def text_html(trajectory: Trajectory, now: int | None = None) -> str:
         shade = min(bits[t] / 8, 1.0) if math.isfinite(bits[t]) else 1.0
         ring = f"outline:2px solid {ACCENT};" if t == now else ""
         line = "" if bool(trajectory.collapsed[t]) else "border-bottom:2px dotted #0072B2;"
-        tip = step_hover(trajectory, t).replace("<br>", "\n").replace("<b>", "").replace("</b>", "")
-        tip = html.escape(html.unescape(tip))
-        mark = "↵<br>" if symbol == "\n" else html.escape(symbol)
         style = f"background:rgba(213,94,0,{0.75 * shade:.2f});{line}{ring}"
-        spans.append(f'<span title="{tip}" style="{style}">{mark}</span>')
-    return (
-        '<div style="font:15px/1.7 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere">'
-        f'<span style="color:{GREY}">{html.escape(trajectory.prompt)}</span>{"".join(spans)}</div>'
-    )
+        spans.append(f'<span title="{_tip(trajectory, t)}" style="{style}">{_letter(symbol)}</span>')
+    return _page(trajectory.prompt, spans)
+
+
+def _letter(symbol: str) -> str:
+    return "↵<br>" if symbol == "\n" else html.escape(symbol)
+
+
+def difference_html(trajectory: Trajectory, differs: Sequence[bool], colour: str) -> str:
+    """The text, bold and underlined on a tint of `colour` (#rrggbb) where it differs; details on hover."""
+    marked = f"background:{colour}2e;border-bottom:2px solid {colour};font-weight:bold"
+    spans = []
+    for t, symbol in enumerate(trajectory.tokens[i] for i in trajectory.token_ids.tolist()):
+        style = marked if differs[t] else ""
+        letter = "␣<wbr>" if differs[t] and symbol == " " else _letter(symbol)
+        spans.append(f'<span title="{_tip(trajectory, t)}" style="{style}">{letter}</span>')
+    return _page(trajectory.prompt, spans)
 
 
 def candidates_html(trajectory: Trajectory, step: int) -> str:

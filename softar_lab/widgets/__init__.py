@@ -4,8 +4,10 @@ Long work runs in a worker thread with a Stop button; what goes wrong is said in
 carries a still picture and a `__repr__` that tells its state, for readers without a kernel.
 """
 
+from .collapse import CollapseExplorer
 from .generation import GenerationPanel
 from .panel import Panel
 from .training import TrainingMonitor
+from .trajectory import TrajectoryExplorer
 
-__all__ = ["GenerationPanel", "Panel", "TrainingMonitor"]
+__all__ = ["CollapseExplorer", "GenerationPanel", "Panel", "TrainingMonitor", "TrajectoryExplorer"]

@@ -9,42 +9,26 @@ import ipywidgets as w
 
 from .. import plots
 from ..analysis.geometry import PCABasis
-from ..generation import Trajectory, collapse, feedback, generate
+from ..generation import Trajectory, generate
 from ..predictor import Predictor
 from .panel import Panel
+from .setting import CHOICES, NARROW, Beginning, Setting, by_name, has_rows
 
-_NARROW = {"description_width": "86px"}
 
+class _Column(Setting):
+    """A setting with its text, the picture of its path and the candidates of a step."""
 
-class _Setting(w.VBox):
-    """The choices of one generation: which model, how to collapse, when, what to feed back, how warm."""
-
-    def __init__(self, title: str, models: Mapping[str, Predictor], schedules: list[str]):
-        def choice(label: str, options: list[str], value: str) -> w.Dropdown:
-            return w.Dropdown(options=options, value=value, description=label, style=_NARROW)
-
-        self.model = choice("Model", list(models), next(iter(models)))
-        self.collapse = choice("Collapse", collapse.names(), "softmax")
-        self.schedule = choice("Schedule", schedules, "always")
-        self.feedback = choice("Feedback", feedback.names(), "mixture")
-        self.temperature = w.FloatSlider(
-            0.8, min=0, max=2, step=0.05, description="Temperature", style=_NARROW, continuous_update=False
-        )
-        self.text, self.candidates = w.HTML(), w.HTML()
+    def __init__(self, title: str, models: Mapping[str, Predictor], schedules: tuple[str, ...]):
+        super().__init__(models, schedules)
+        self.candidates = w.HTML()
         self.figure = plots.path_figure()
-        self.written: tuple[str, Trajectory] | None = None  # which model wrote last, and what
-        self.controls = (self.model, self.collapse, self.schedule, self.feedback, self.temperature)
-        for control in self.controls:
-            control.layout.width = "235px"
-        self._title = w.HTML()
-        self._controls = w.HBox(self.controls, layout=w.Layout(flex_flow="row wrap"))
         self._picture = w.Box([self.figure, self.candidates])
-        super().__init__([self._title, self._controls, self.text, self._picture])
+        self.children = (*self.children, self._picture)
         self.show(title, alone=True)
 
     def show(self, title: str, alone: bool) -> None:
         """Alone: the candidates stand beside the picture, and no title is needed; in company: below it."""
-        self._title.value = "" if alone else f"<b>{title}</b>"
+        self.title.value = "" if alone else f"<b>{title}</b>"
         self.layout = w.Layout(flex="1 1 0%", min_width="0", overflow="hidden")
         self._picture.layout = w.Layout(display="flex", flex_flow="row" if alone else "column", align_items="stretch")
         self.candidates.layout = w.Layout(width="290px" if alone else "auto", flex="0 0 auto", padding="8px")
@@ -52,21 +36,6 @@ class _Setting(w.VBox):
     def show_picture(self, shown: bool) -> None:
         """Show the path, or the candidates alone."""
         self._picture.children = (self.figure, self.candidates) if shown else (self.candidates,)
-
-    @property
-    def trajectory(self) -> Trajectory | None:
-        """What was written last."""
-        return self.written[1] if self.written else None
-
-    def values(self) -> dict[str, Any]:
-        """The choices, as generate() takes them."""
-        names = ("collapse", "schedule", "feedback", "temperature")
-        return {name: getattr(self, name).value for name in names}
-
-
-def _has_rows(model: Predictor) -> bool:
-    """Whether its soft tokens have a place among its symbols."""
-    return getattr(model, "embedding", None) is not None
 
 
 class GenerationPanel(Panel):
@@ -86,28 +55,25 @@ class GenerationPanel(Panel):
         schedules: tuple[str, ...] = ("always", "never", "every(2)", "every(4)", "every(8)"),
     ):
         super().__init__()
-        self.models = dict(models) if isinstance(models, Mapping) else {"model": models}
-        self._bases = {name: PCABasis.fit(model.embedding) for name, model in self.models.items() if _has_rows(model)}
-        self.prompt = w.Text(prompt, description="Prompt", continuous_update=False, style=_NARROW,
-                             layout=w.Layout(width="60%"))  # fmt: skip
-        self.steps = w.BoundedIntText(steps, min=1, max=2000, description="Length", style=_NARROW,
-                                      layout=w.Layout(width="18%"))  # fmt: skip
-        self.seed = w.IntText(seed, description="Seed", style=_NARROW, layout=w.Layout(width="18%"))
+        self.models = by_name(models)
+        self._bases = {name: PCABasis.fit(model.embedding) for name, model in self.models.items() if has_rows(model)}
+        beginning = Beginning(prompt, steps, seed)
+        self.prompt, self.steps, self.seed = beginning.children
         self.button = w.Button(description="Generate", button_style="primary", icon="play")
         self.stop_button = w.Button(description="Stop", icon="stop")
         self.compare = w.ToggleButton(False, description="Compare", tooltip="two settings side by side")
         self.view = w.ToggleButtons(options=["2-D", "3-D"], style={"button_width": "50px"})
-        self.step = w.IntSlider(0, min=0, max=self.steps.value - 1, description="Step", style=_NARROW,
+        self.step = w.IntSlider(0, min=0, max=self.steps.value - 1, description="Step", style=NARROW,
                                 layout=w.Layout(width="60%"))  # fmt: skip
         self.play = w.Play(min=0, max=self.steps.value - 1, interval=350)
         w.jslink((self.play, "value"), (self.step, "value"))
-        self.first = _Setting("A", self.models, list(schedules))
-        self.second = _Setting("B", self.models, list(schedules))
-        for name in ("model", "collapse", "schedule", "feedback", "temperature"):
+        self.first = _Column("A", self.models, schedules)
+        self.second = _Column("B", self.models, schedules)
+        for name in ("model", *CHOICES):
             setattr(self, name, getattr(self.first, name))
         self._columns = w.HBox([self.first])
         self.children = (
-            w.HBox([self.prompt, self.steps, self.seed]),
+            beginning,
             w.HBox([self.button, self.stop_button, self.compare, self.view]),
             self.status,
             w.HBox([self.play, self.step]),
@@ -135,17 +101,17 @@ class GenerationPanel(Panel):
         self._run(self._write, self._begin())
         return self.trajectory
 
-    def _active(self) -> list[_Setting]:
+    def _active(self) -> list[_Column]:
         """The settings that are shown."""
         return [self.first, self.second] if self.compare.value else [self.first]
 
-    def _written(self) -> list[_Setting]:
+    def _written(self) -> list[_Column]:
         """The settings that are shown and have written something."""
         return [setting for setting in self._active() if setting.trajectory is not None]
 
     def _write(self, stop: threading.Event) -> None:
         self.say("writing …")
-        done: list[_Setting] = []
+        done: list[_Column] = []
         for setting in self._active():
             if done and stop.is_set():
                 break
@@ -156,7 +122,7 @@ class GenerationPanel(Panel):
             done.append(setting)
             self._show_path(setting)
         self.step.max = self.play.max = max(len(setting.trajectory) for setting in done) - 1
-        self.say(" · ".join(self._summary(setting) for setting in done))
+        self.say(" · ".join(setting.summary() for setting in done))
 
     def _show_columns(self, _: Any) -> None:
         for title, setting in zip("AB", self._active(), strict=False):
@@ -168,7 +134,7 @@ class GenerationPanel(Panel):
         for setting in self._written():
             self._show_path(setting)
 
-    def _show_path(self, setting: _Setting) -> None:
+    def _show_path(self, setting: _Column) -> None:
         with self._drawing:
             name, trajectory = setting.written
             three, basis = self.view.value == "3-D", self._bases.get(name)
@@ -181,7 +147,7 @@ class GenerationPanel(Panel):
         for setting in self._written():
             self._show_step_of(setting)
 
-    def _show_step_of(self, setting: _Setting) -> None:
+    def _show_step_of(self, setting: _Column) -> None:
         with self._drawing:
             name, trajectory = setting.written
             step = min(self.step.value, len(trajectory) - 1)
@@ -189,12 +155,6 @@ class GenerationPanel(Panel):
                 plots.update_now(setting.figure, trajectory, basis, step, self.view.value == "3-D")
             setting.text.value = plots.text_html(trajectory, step)
             setting.candidates.value = plots.candidates_html(trajectory, step)
-
-    def _summary(self, setting: _Setting) -> str:
-        trajectory = setting.trajectory
-        bits = -float(trajectory.log_probs.mean()) / math.log(2)
-        soft = int((~trajectory.collapsed).sum())
-        return f"{len(trajectory)} steps, {soft} soft, {bits:.2f} bits a symbol"
 
     def still(self):
         if self.first.written is None:
@@ -206,10 +166,5 @@ class GenerationPanel(Panel):
         return plots.draw_path(trajectory, self._bases[name], self.models[name].embedding)
 
     def __repr__(self) -> str:
-        parts = []
-        for setting in self._active() if hasattr(self, "first") else []:
-            options = ", ".join(f"{k}={v}" for k, v in setting.values().items())
-            wrote = f"⟨{setting.trajectory.text!r}⟩" if setting.trajectory else "nothing yet"
-            wrote = f"nothing: {self.problem}" if self.problem else wrote
-            parts.append(f"model={setting.model.value}, {options} wrote {wrote}")
-        return f"GenerationPanel(prompt={self.prompt.value!r}: {'; '.join(parts)})" if parts else "GenerationPanel()"
+        told = [setting.tell(self.problem) for setting in self._active()] if hasattr(self, "first") else []
+        return f"GenerationPanel(prompt={self.prompt.value!r}: {'; '.join(told)})" if told else "GenerationPanel()"

@@ -1,0 +1,252 @@
+"""CollapseExplorer: the same beginning under several settings, side by side."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ipywidgets as w
+import torch
+
+from .. import plots
+from ..analysis.geometry import PCABasis
+from ..generation import Trajectory
+from ..predictor import Predictor
+from .compared import NAMES, Compared
+from .panel import Panel
+from .setting import NARROW, Beginning, by_name, has_rows
+
+SCHEDULES = (
+    "always",
+    "never",
+    "every(2)",
+    "every(4)",
+    "every(8)",
+    "entropy",
+    "distance",
+    "off-hull",
+    "random",
+    "oracle",
+)
+
+
+class CollapseExplorer(Panel):
+    """Two to four settings write on from the same prompt with the same seed: texts, paths and drift side by side.
+
+    `models`: one predictor or several by name. `settings`: the choices each begins with, any of model, collapse,
+    schedule, feedback and temperature. `judge`: whose predictions the drift is measured against, after it has read
+    what is shown: a language, another model, or None, the model itself reading the symbols as hard tokens.
+
+    Every change of a control redraws; `generate()` does so from Python, and waits. `explorer.settings[1].collapse` and
+    the like are the controls; `add()` and `remove()` what the buttons do. Where a path does not depend on the symbols
+    read off it (schedule "never"), another collapse, temperature or seed reads the stored path again.
+
+    Raises ValueError for fewer than two settings or more than four, or a choice that is unknown.
+    """
+
+    def __init__(
+        self,
+        models: Predictor | Mapping[str, Predictor],
+        prompt: str = "",
+        steps: int = 120,
+        seed: int = 0,
+        judge: Predictor | None = None,
+        settings: Sequence[Mapping[str, Any]] = ({"collapse": "softmax"}, {"collapse": "nearest"}),
+        schedules: tuple[str, ...] = SCHEDULES,
+    ):
+        if not 2 <= len(settings) <= len(NAMES):
+            raise ValueError(f"settings must be 2 to {len(NAMES)}, not {len(settings)}")
+        super().__init__()
+        self._measuring = threading.Lock()  # held by whoever measures the drift
+        self.models, self.judge, self.schedules = by_name(models), judge, schedules
+        self._plane, self._basis = self._fit_plane()
+        self.beginning = Beginning(prompt, steps, seed)
+        self.prompt, self.steps, self.seed = self.beginning.children
+        self.button = w.Button(description="Generate", button_style="primary", icon="play")
+        self.stop_button = w.Button(description="Stop", icon="stop")
+        self.add_button = w.Button(description="Add setting", icon="plus")
+        self.remove_button = w.Button(description="Remove", icon="minus", tooltip="the last setting")
+        self.legend, self.missing = w.HTML(_LEGEND), w.HTML()
+        self.figure, self.drift_figure = plots.together_figure(), plots.drift_figure()
+        if self._basis:
+            plots.update_symbols(self.figure, self._basis, self._plane.embedding, self._plane.tokenizer.tokens)
+        self.shown = w.IntRangeSlider(value=(0, 40), min=0, max=max(40, steps), description="Steps drawn", style=NARROW,
+                                      layout=w.Layout(width="60%"))  # fmt: skip
+        self.columns = w.HBox(layout=w.Layout(align_items="stretch"))
+        for chosen in settings:
+            self._append(**chosen)
+        buttons = w.HBox([self.button, self.stop_button, self.add_button, self.remove_button])
+        picture = [self.legend, self.shown, self.figure, self.missing] if self._basis else [self.legend]
+        below = [w.HTML(_drift_title(judge)), self.drift_figure]
+        self.children = (self.beginning, buttons, self.status, self.columns, *picture, *below)
+        self.generate()
+        self._connect()
+
+    def _fit_plane(self) -> tuple[Predictor | None, PCABasis | None]:
+        """The first model that has vectors, and the plane in which its table spreads most."""
+        plane = next((model for model in self.models.values() if has_rows(model)), None)
+        return plane, None if plane is None else PCABasis.fit(plane.embedding, 2)
+
+    def _connect(self) -> None:
+        self.button.on_click(self._changed)
+        self.stop_button.on_click(self.stop)
+        self.add_button.on_click(lambda _: self._attempt(self.add))
+        self.remove_button.on_click(lambda _: self._attempt(self.remove))
+        for control in self.beginning.children:
+            control.observe(self._changed, "value")
+        self.shown.observe(lambda _: self._attempt(self._show_paths), "value")
+
+    def _changed(self, _: Any = None) -> None:
+        self._run_in_background(self._write)
+
+    # -- the settings -------------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> tuple[Compared, ...]:
+        """The settings that are compared; each has its controls, its `trajectory` and its `drift`."""
+        return self.columns.children
+
+    def add(self) -> None:
+        """One more setting, the same as the last, to be changed."""
+        if len(self.settings) == len(NAMES):
+            raise ValueError(f"{len(NAMES)} settings are shown already: no more than these can be told apart")
+        last = self.settings[-1]
+        self._append(model=last.model.value, **last.values())
+        self._changed()
+
+    def remove(self) -> None:
+        """Take the last setting away."""
+        if len(self.settings) == 2:
+            raise ValueError("two settings are left: there is nothing to compare one with")
+        self.columns.children = self.settings[:-1]
+        self._offer()
+        self._changed()
+
+    def _append(self, **chosen: Any) -> None:
+        column = Compared(NAMES[len(self.settings)], self.models, self.schedules, **chosen)
+        for control in column.controls:
+            control.observe(self._changed, "value")
+        self.columns.children = (*self.settings, column)
+        self._offer()
+
+    def _offer(self) -> None:
+        self.add_button.disabled = len(self.settings) == len(NAMES)
+        self.remove_button.disabled = len(self.settings) == 2
+
+    # -- the work -----------------------------------------------------------------------------------------------------
+
+    def generate(self) -> list[Trajectory | None]:
+        """Write what the present settings ask for and has not been written; None where it failed, `status` says why."""
+        self._run(self._write, self._begin())
+        return [setting.trajectory for setting in self.settings]
+
+    def _write(self, stop: threading.Event) -> None:
+        """The texts and paths of all settings that were changed."""
+        settings, first_is_new = self.settings, False
+        shared = {"prompt": self.prompt.value, "steps": self.steps.value, "seed": self.seed.value}
+        self.say("writing …")
+        for which in range(len(settings), len(NAMES)):
+            self._clear(which)
+        for setting in settings:
+            wanted = setting.wanted(**shared)
+            new = not setting.has(wanted)
+            if new and not stop.is_set():
+                setting.write(self.models[wanted["model"]], wanted, stop.is_set)
+                first_is_new |= setting is settings[0]
+            if new or first_is_new:
+                setting.show(settings[0], asked=setting.asked == wanted)
+                self._show_path(setting)
+        self._fit_slider(settings)
+        self._show_missing(settings)
+        self._tell(settings, "measuring the drift …")
+
+    def _run(self, work: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        """Texts and paths first; then the drift, for which newer work need not wait."""
+        super()._run(work, stop)
+        with self._measuring:
+            self._attempt(self._measure, stop)
+
+    def _measure(self, stop: threading.Event) -> None:
+        """The drift of all settings that have none yet."""
+        settings = self.settings
+        for setting in settings:
+            if setting.trajectory is not None and setting.drift is None and not stop.is_set():
+                setting.measure(self.models, self.judge)
+                with self._drawing:
+                    plots.update_drift(self.drift_figure, NAMES.index(setting.name), setting.drift)
+        if self._stop is stop:  # else newer work has its own to tell
+            self._tell(settings)
+
+    # -- what is seen -------------------------------------------------------------------------------------------------
+
+    def _show_paths(self) -> None:
+        for setting in self.settings:
+            self._show_path(setting)
+
+    def _show_path(self, setting: Compared) -> None:
+        """The soft tokens of one setting, of the steps the slider asks for; no drift where it is yet to be measured."""
+        with self._drawing:
+            which = NAMES.index(setting.name)
+            if setting.trajectory is None:
+                self._clear(which)
+                return
+            path = setting.trajectory if self._in_plane(setting) else None
+            embedding = None if path is None else self._plane.embedding
+            plots.update_together(self.figure, which, path, self._basis, embedding, slice(*self.shown.value))
+            if setting.drift is None:
+                plots.update_drift(self.drift_figure, which, None)
+
+    def _clear(self, which: int) -> None:
+        with self._drawing:
+            plots.update_together(self.figure, which, None, None, None)
+            plots.update_drift(self.drift_figure, which, None)
+
+    def _fit_slider(self, settings: Sequence[Compared]) -> None:
+        """As many steps to choose from as the longest text has."""
+        if lengths := [len(setting.trajectory) for setting in settings if setting.trajectory]:
+            self.shown.max = max(lengths)
+
+    def _in_plane(self, setting: Compared) -> bool:
+        """Whether the setting's model has the table whose plane is drawn: paths of another have no place in it."""
+        model = self.models[setting.written[0]]
+        same = self._plane is not None and has_rows(model) and model.embedding.shape == self._plane.embedding.shape
+        return same and torch.equal(model.embedding.cpu(), self._plane.embedding.cpu())
+
+    def _show_missing(self, settings: Sequence[Compared]) -> None:
+        absent = [setting.name for setting in settings if setting.written and not self._in_plane(setting)]
+        said = f"Not in the picture, which is the plane of another table: {', '.join(absent)}." if absent else ""
+        self.missing.value = f'<span style="color:#5a606e;font-size:12px">{said if self._basis else ""}</span>'
+
+    def _tell(self, settings: Sequence[Compared], more: str = "") -> None:
+        if problems := [f"{setting.name}: {setting.problem}" for setting in settings if setting.problem]:
+            self.say(" · ".join(problems), "error")
+        else:
+            self.say(" · ".join([setting.how for setting in settings if setting.how] + ([more] if more else [])))
+
+    def still(self):
+        written = [setting for setting in self.settings if setting.written]
+        if not written:
+            return None
+        paths = {setting.name: setting.trajectory for setting in written if self._basis and self._in_plane(setting)}
+        drifts = {setting.name: setting.drift for setting in written if setting.drift is not None}
+        return plots.draw_together(
+            paths, self._basis, self._basis and self._plane.embedding, drifts, slice(*self.shown.value)
+        )
+
+    def __repr__(self) -> str:
+        told = [f"{one.name}: {one.tell(one.problem)}" for one in self.settings] if hasattr(self, "columns") else []
+        return f"CollapseExplorer(prompt={self.prompt.value!r}: {'; '.join(told)})" if told else "CollapseExplorer()"
+
+
+_LEGEND = (
+    '<span style="font-size:13px"><span style="font-weight:bold;border-bottom:2px solid #5a606e;background:#5a606e2e">'
+    "Bold and underlined</span>: where a symbol is not the one that A shows at the same step. In the picture a dot is "
+    "a soft token, and a dotted line leads from it to the symbol that was read off it.</span>"
+)
+
+
+def _drift_title(judge: Predictor | None) -> str:
+    who = "the model itself, reading what is shown as hard tokens," if judge is None else "the judge"
+    return (
+        f'<span style="font-size:13px"><b>Drift</b>: how far each prediction is from what {who} would predict there. '
+        "Above the dashed line it has gone astray; a gap: the judge holds what was shown for impossible.</span>"
+    )

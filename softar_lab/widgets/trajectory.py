@@ -1,0 +1,95 @@
+"""TrajectoryExplorer: walk along a path of soft tokens, step by step."""
+
+from typing import Any
+
+import ipywidgets as w
+
+from .. import plots
+from ..analysis.coherence import detectors
+from ..analysis.geometry import PCABasis
+from ..generation import Trajectory, generate
+from ..models.barycentric import barycentric
+from ..predictor import Predictor
+from .panel import Panel
+from .setting import NARROW, has_rows
+
+
+class TrajectoryExplorer(Panel):
+    """Step through a path: the text, the candidates, what the detectors say, and where the soft token lies by the hull.
+
+    `trajectory`: one that `model` wrote, or a prompt, from which it writes `steps` symbols; `options` are those of
+    `generate()`. `explorer.step` is the slider; `explorer.show(trajectory)` puts another path of the same model in. A
+    model without vectors has a text and candidates, and the status line says what is missing.
+    """
+
+    def __init__(self, model: Predictor, trajectory: Trajectory | str = "", steps: int = 120, **options: Any):
+        super().__init__()
+        self.model, self.trajectory, self.detectors, self._weights = model, None, None, None
+        self._basis = PCABasis.fit(model.embedding, 2) if has_rows(model) else None
+        self.step = w.IntSlider(0, min=0, max=0, description="Step", style=NARROW, layout=w.Layout(width="60%"))
+        self.play = w.Play(min=0, max=0, interval=350)
+        w.jslink((self.play, "value"), (self.step, "value"))
+        self.text, self.candidates, self.mixture = w.HTML(), w.HTML(), w.HTML()
+        self.figure, self.curves = plots.hull_figure(), plots.curves_figure()
+        left, right = w.Layout(flex="1 1 0%", min_width="0"), w.Layout(flex="0 0 330px", padding="0 8px")
+        plane = w.VBox([self.figure, self.mixture] if self._basis else [], layout=left)
+        side = w.VBox([self.candidates, *([self.curves] if self._basis else [])], layout=right)
+        self.children = (w.HBox([self.play, self.step]), self.status, self.text, w.HBox([plane, side]))
+        self.step.observe(lambda _: self._attempt(self._show_step), "value")
+        if isinstance(trajectory, Trajectory):
+            self.show(trajectory)
+        else:
+            self._attempt(lambda: self.show(generate(model, trajectory, steps, **options)))
+
+    def show(self, trajectory: Trajectory) -> None:
+        """Walk along this path from now on; what goes wrong is said in the status line."""
+        self._attempt(self._show, trajectory)
+
+    def _show(self, trajectory: Trajectory) -> None:
+        if not len(trajectory):
+            raise ValueError("the trajectory has no step to be looked at")
+        measures = weights = None
+        if self._basis:
+            measures = detectors(trajectory, self.model)
+            weights = barycentric(trajectory.vectors, self.model.embedding.cpu())  # (T, V)
+        with self._drawing:
+            self.trajectory, self.detectors, self._weights = trajectory, measures, weights
+            self.step.max = self.play.max = len(trajectory) - 1
+            if self._basis:
+                plots.update_curves(self.curves, measures)
+            self._show_step()
+        soft = int((~trajectory.collapsed).sum())
+        missing = "" if self._basis else " · this model predicts no vectors, so there is no path to be drawn"
+        self.say(f"{len(trajectory)} steps, {soft} of them left soft{missing}")
+
+    def _show_step(self) -> None:
+        with self._drawing:
+            if self.trajectory is None:
+                return
+            trajectory, step = self.trajectory, self.step.value
+            self.text.value = plots.text_html(trajectory, step)
+            self.candidates.value = plots.candidates_html(trajectory, step)
+            if self._basis:
+                weights, off = self._weights[step], float(self.detectors["off_hull"].iloc[step])
+                plots.update_hull(self.figure, trajectory, self._basis, self.model.embedding, weights, step)
+                plots.move_cursor(self.curves, step)
+                self.mixture.value = plots.mixture_html(trajectory, weights, off, step)
+
+    def still(self):
+        if self.trajectory is None or self._basis is None:
+            return None
+        step = self.step.value
+        return plots.draw_step(
+            self.trajectory, self._basis, self.model.embedding, self._weights[step], self.detectors, step
+        )
+
+    def __repr__(self) -> str:
+        if getattr(self, "trajectory", None) is None:
+            return f"TrajectoryExplorer(nothing: {self.problem})" if self.problem else "TrajectoryExplorer()"
+        one, step = self.trajectory, self.step.value
+        options = ", ".join(f"{name}={value}" for name, value in one.settings.items() if name != "steps")
+        symbol = one.tokens[int(one.token_ids[step])]
+        measures = {} if self.detectors is None else self.detectors.iloc[step]
+        found = ", ".join(f"{name} ⟨{float(measures[name]):.3g}⟩" for name in plots.CURVES if name in measures)
+        where = f"step {step} of {len(one)} shows ⟨{symbol!r}⟩{found and ': ' + found}"
+        return f"TrajectoryExplorer(prompt={one.prompt!r}, {options} wrote ⟨{one.text!r}⟩; {where})"
