@@ -87,11 +87,18 @@ def test_selective_frontier_is_a_row_a_schedule_and_seed(model):
     assert found["seed"].tolist() == [0, 1, 2] * 4
     np.testing.assert_allclose(found.groupby("schedule")["share"].first()[["every", "always", "never"]], [0.25, 1, 0])
     assert found["valid"].eq(1).all()
-    alone = generate(model, ["a", "bc"], 12, schedule=EveryK(4), collapse=Dictated(LANGUAGE), seed=1)
+    alone = generate(model, ["a", "bc"], 12, schedule=EveryK(4), collapse=Dictated(LANGUAGE), seed=[2, 3])
     row = found[(found["schedule"] == "every") & (found["seed"] == 1)].iloc[0]
     frame = drift(alone, model, LANGUAGE)
     assert row["excess"] == pytest.approx(frame["kl"].mean() / math.log(2), rel=1e-4)
     assert row["bits"] == pytest.approx(-frame["log_prob"].mean() / math.log(2))
+
+
+def test_selective_frontier_draws_for_each_text_alone(model):
+    """At one seed for all, the 40 random masks of 40 symbols were one. False alarm 1e-4, and seeded."""
+    families = {"random": ["random(0.5)"]}
+    found = selective_frontier(model, ["a"] * 40, LANGUAGE, families, 40, collapse=Dictated(LANGUAGE))
+    assert abs(found["share"].item() - 0.5) < 3.9 * 0.5 / 40
 
 
 def test_selective_frontier_of_free_texts_says_how_much_could_be_judged(model):
@@ -112,3 +119,14 @@ def test_against_oracle_reads_off_the_line_between_its_points():
     assert math.isnan(found.loc["y", "ratio"])  # fewer than the oracle's least, and no "never" to go on to
     with pytest.raises(ValueError, match="no family 'best'.*oracle, ends, mine"):
         against_oracle(frontier, "best")
+
+
+def test_against_oracle_leaves_out_a_threshold_that_collapses_more_and_costs_more():
+    frontier = pd.DataFrame(
+        [("oracle", "oracle(1)", 0.2, 1.0), ("oracle", "oracle(9)", 0.4, 6.0), ("ends", "always", 1.0, 0.5),
+         ("mine", "x", 0.4, 2.0), ("mine", "y", 0.7, 0.75)],
+        columns=["family", "schedule", "share", "excess"],
+    ).assign(seed=0, bits=0.0, valid=1.0)  # fmt: skip
+    found = against_oracle(frontier).set_index("schedule")
+    assert found.loc[["x", "y"], "at_oracle"].tolist() == pytest.approx([1, 0.75])
+    assert found.loc["oracle(9)", "ratio"] == 6

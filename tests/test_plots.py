@@ -359,6 +359,25 @@ def test_ranking_has_a_panel_a_table_and_the_best_objective_on_top():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["affine", "softmax", "tau"]
 
 
+def test_intervals_are_a_panel_a_model_and_a_row_a_setting_from_above():
+    rows = [
+        ("A", "never", "soft", 3.0, 2.0, 5.0), ("A", "never", "shown", 1.0, 0.9, 1.1),
+        ("A", "always", "soft", 0.5, 0.4, 0.6), ("B", "never", "shown", 2.0, math.nan, math.nan),
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["panel", "row", "mark", "value", "low", "high"])
+    figure = plots.draw_intervals(frame, "bits", reference={"A": 0.7, "B": 0.8}, log=True)
+    left, right = figure.axes
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["A", "B"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["never", "always"]
+    assert left.yaxis_inverted()  # the first on top
+    soft = left.containers[0]
+    np.testing.assert_array_equal(soft.lines[0].get_xdata(), [3.0, 0.5])
+    np.testing.assert_allclose([segment[:, 0] for segment in soft.lines[2][0].get_segments()], [[2, 5], [0.4, 0.6]])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["soft", "shown"]
+    assert right.lines[-1].get_xdata() == [0.8, 0.8]
+    png(figure)
+
+
 # how far soft paths stray
 
 

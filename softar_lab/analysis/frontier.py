@@ -74,13 +74,14 @@ def selective_frontier(
 ) -> pd.DataFrame:
     """What each schedule costs, by how much it collapses: a row a schedule and seed, all prompts in one batch.
 
+    As in `compare`, every text draws numbers of its own: at `seed` s, prompt i is written with s * len(prompts) + i.
     `families`: schedules by the name of their line, such as {"entropy": [Entropy(0.1), Entropy(1)], "ends": ENDS}.
     `options` go to generate(): collapse=Dictated(truth) measures on true texts; any other on the model's own, where
     `valid` tells how much of them the truth can judge at all.
     Columns: family, schedule, seed; `share` of tokens collapsed; `excess`, mean KL(truth || model) in bits a step;
     `bits`, what truth gives the symbols shown, both over the steps at which truth is not lost; `valid`, their share.
     """
-    rows, several = [], [seed for seed in range(seeds) for _ in prompts]
+    rows, several = [], range(seeds * len(prompts))  # one a text: at one seed all rows would draw alike
     for family, schedules in families.items():
         for schedule in schedules:
             written = generate(model, [*prompts] * seeds, steps, schedule=schedule, seed=several, **options)
@@ -107,13 +108,14 @@ def against_oracle(frontier: pd.DataFrame, oracle: str = "oracle") -> pd.DataFra
     """Each schedule's mean over seeds beside the family `oracle` at the same share: columns at_oracle and ratio.
 
     The oracle's excess is read off the line through its points and, where they are there, "always" and "never", which
-    belong to every family; NaN beyond its ends. Raises ValueError where there is no such family.
+    belong to every family; NaN beyond its ends. A threshold that collapses more than another and costs more is left
+    out: it would make whatever stands beside it look good. Raises ValueError where there is no such family.
     """
     names = ["family", "schedule"]
     mean = frontier.groupby(names, sort=False)[["share", "excess", "bits", "valid"]].mean().reset_index()
     line = mean[(mean["family"] == oracle) | mean["schedule"].isin(ENDS)].drop_duplicates("schedule")
     if not (mean["family"] == oracle).any():
         raise ValueError(f"no family {oracle!r} to compare with; there are {', '.join(frontier['family'].unique())}")
-    line = line.groupby("share")["excess"].min()  # ascending, one point a share
+    line = line.groupby("share")["excess"].min().cummin()  # ascending, one point a share
     found = np.interp(mean["share"], line.index, line, left=math.nan, right=math.nan)
     return mean.assign(at_oracle=found, ratio=mean["excess"] / found)

@@ -4,7 +4,7 @@ Drawing never computes: pictures get coordinates, trajectories and histories tha
 """
 
 from .charts import draw_bits, draw_calibration, draw_excess, draw_grid, draw_history
-from .comparisons import draw_among, draw_lines, draw_ranking
+from .comparisons import draw_among, draw_intervals, draw_lines, draw_ranking
 from .drift import draw_drift, draw_frontier, draw_survival
 from .hull import CURVES, curves_figure, draw_step, hull_figure, mixture_html, move_cursor, update_curves, update_hull
 from .interactive import TRAIL, history_figure, path_figure, update_now, update_path
@@ -41,6 +41,7 @@ __all__ = [
     "draw_frontier",
     "draw_grid",
     "draw_history",
+    "draw_intervals",
     "draw_lines",
     "draw_path",
     "draw_paths",

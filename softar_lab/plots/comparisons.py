@@ -1,10 +1,11 @@
 """Still pictures of many runs side by side: curves, rankings, and where predictions lie among the symbols."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
@@ -13,6 +14,13 @@ from .look import ACCENT, GREY, axis_label
 from .paths import draw_symbols
 
 MARKS = "osD^vPX*"
+
+
+def plain_log(axis: Axis, subs: Sequence[int] = (1, 2, 5)) -> None:
+    """Ticks of a logarithmic axis as plain numbers, 0.5 and not 5 × 10⁻¹."""
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(plt.NullFormatter())
 
 
 def draw_among(basis: PCABasis, embedding, tokens: Sequence[str], **groups) -> Figure:
@@ -51,6 +59,7 @@ def draw_lines(
         ax.set_xticks([], minor=True)
     if "y" in log:
         ax.set_yscale("log")
+        plain_log(ax.yaxis)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     plt.close(figure)
     return figure
@@ -83,9 +92,37 @@ def draw_ranking(
         if reference is not None:
             ax.axvline(reference, color=ACCENT, ls="--", lw=1)
         ax.set(title=table, xscale="log", yticks=range(len(order)), yticklabels=order)
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        ax.xaxis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
-        ax.xaxis.set_minor_formatter(plt.NullFormatter())
+        plain_log(ax.xaxis, (1, 2, 3, 5))
+    figure.supxlabel(xlabel, fontsize=11)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    plt.close(figure)
+    return figure
+
+
+def draw_intervals(
+    frame: pd.DataFrame, xlabel: str, *, reference: Mapping[str, float] | None = None, log: bool = False
+) -> Figure:
+    """Values with their intervals: columns panel, row, mark, value, low, high, each in the order of the frame.
+
+    A panel a panel, a row a row, a colour and shape a mark; `reference`: a dashed line by panel. Panels that have no
+    such row leave it empty.
+    """
+    panels, rows, marks = (list(dict.fromkeys(frame[name])) for name in ("panel", "row", "mark"))
+    figure, axes = plt.subplots(1, len(panels), figsize=(9.6, 1.2 + 0.42 * len(rows)), sharex=True, sharey=True,
+                                layout="constrained", squeeze=False)  # fmt: skip
+    for ax, panel in zip(axes[0], panels, strict=True):
+        for i, mark in enumerate(marks):
+            part = frame[(frame["panel"] == panel) & (frame["mark"] == mark)]
+            at = np.array([rows.index(row) for row in part["row"]]) + 0.15 * (i - (len(marks) - 1) / 2)
+            ends = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
+            style = {"fmt": MARKS[i % len(MARKS)], "color": f"C{i}", "ms": 6, "lw": 1.4}
+            ax.errorbar(part["value"], at, xerr=ends, label=mark, **style)
+        if reference is not None:
+            ax.axvline(reference[panel], color=ACCENT, ls="--", lw=1)
+        ax.set(title=panel, xscale="log" if log else "linear", yticks=range(len(rows)), yticklabels=rows)
+        if log:
+            plain_log(ax.xaxis)
+    axes[0, 0].invert_yaxis()
     figure.supxlabel(xlabel, fontsize=11)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     plt.close(figure)

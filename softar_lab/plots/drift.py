@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..evidence import COLOURS
-from .comparisons import MARKS
+from .comparisons import MARKS, plain_log
 from .look import ACCENT, GREY
 
 DASHES = ("-", "--", ":")  # the first, second and third time round the colours
@@ -60,6 +60,7 @@ def draw_frontier(frame: pd.DataFrame, floor: float | int | None = None, oracle:
         ax.plot(part["share"], part["excess"], marker=MARKS[i % len(MARKS)], ms=5, label=name, **style)
     _limit(ax, floor)
     ax.set(xlabel="share of tokens collapsed", ylabel="excess over the truth (bits per symbol)", yscale="log")
+    plain_log(ax.yaxis)
     ax.set_xlim(-0.02, 1.02)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     plt.close(figure)
