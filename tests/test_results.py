@@ -18,6 +18,7 @@ from softar_lab.store import StoreError
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
+import make_soft_inputs  # noqa: E402
 from make_results import BUDGETS, PARTS, RESULTS, SEEDS  # noqa: E402
 
 
@@ -62,6 +63,32 @@ def test_readouts_of_a_cell_share_its_training(found):
     cells = found[0].groupby(["corpus", "objective", "table", "seed"])
     for name in ("multiply_adds_per_step", "parameters", "embedding_rank", "seconds_per_step"):
         assert cells[name].nunique().eq(1).all()
+
+
+# -- soft inputs ------------------------------------------------------------------------------------------------------
+
+
+def test_soft_inputs_are_whole_and_their_recipe_is_that_of_the_tool():
+    frame, recipes = load_results(make_soft_inputs.RESULTS)
+    assert recipes == [json.loads(json.dumps(make_soft_inputs.told()))]
+    assert len(frame) == len(make_soft_inputs.OBJECTIVES) * len(make_soft_inputs.SOFT) * make_soft_inputs.SEEDS
+    assert not frame.duplicated(["objective", "inputs", "seed"]).any()
+    assert frame["problem"].eq("").all()
+
+
+def test_soft_inputs_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeypatch):
+    def run(objective, soft, seed):
+        return [{"objective": objective, "inputs": soft or "hard tokens", "seed": seed, "bits": 1.5, "problem": ""}]
+
+    monkeypatch.setattr(make_soft_inputs, "CELLS", tmp_path / "cells")
+    monkeypatch.setattr(make_soft_inputs, "RESULTS", tmp_path / "results.csv")
+    monkeypatch.setattr(make_soft_inputs, "run", run)
+    make_soft_inputs.main([])
+    first = (tmp_path / "results.csv").read_bytes()
+    assert len(load_results(tmp_path / "results.csv")[0]) == len(list((tmp_path / "cells").iterdir())) == 27
+    monkeypatch.setattr(make_soft_inputs, "run", lambda *cell: [])
+    make_soft_inputs.main([])
+    assert (tmp_path / "results.csv").read_bytes() == first
 
 
 # -- what holds for every table ---------------------------------------------------------------------------------------

@@ -105,6 +105,8 @@ def test_summary_keeps_models_and_corpora_apart():
          "seed": [0, 0, 1, 1], "bits": [1.0, 5.0, 3.0, 7.0], "problem": ""}
     )  # fmt: skip
     assert summary(runs)["bits"].tolist() == [2, 6]
+    cool = pd.concat([runs.assign(soft_temperature=heat, bits=runs["bits"] + heat) for heat in (0, 1)])
+    assert summary(cool)["bits"].tolist() == [2, 3, 6, 7]
 
 
 def test_finished_ways_are_not_written_again(model, tmp_path, monkeypatch):

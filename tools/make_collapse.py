@@ -6,7 +6,6 @@ Finished ways are kept in runs/collapse, so an interrupted run goes on where it 
 same time (OMP_NUM_THREADS=1). When all are there, data/results/collapse.csv and .json are written.
 """
 
-import argparse
 import re
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -14,7 +13,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import torch
-from make_results import ROOT
+from make_results import ROOT, names_asked_for
 
 from softar_lab import CharTokenizer, ModelConfig, SoftAR, TrainConfig, generate, load_corpus, load_language, train
 from softar_lab.analysis.coherence import detectors
@@ -55,7 +54,7 @@ def corpus_named(name: str) -> Corpus:
 
 
 def load(name: str, subject: Subject) -> SoftAR:
-    """A checkpoint, or a model trained once and kept in RUNS; with its mixing layer where it is to write."""
+    """A checkpoint, or a model trained once and kept in RUNS; without a mixing layer yet."""
     if isinstance(subject.model, str):
         return SoftAR.load(ROOT / "data" / "checkpoints" / subject.model)
     folder, corpus = RUNS / "models" / name, corpus_named(subject.corpus)
@@ -132,11 +131,7 @@ def recipe(name: str) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="MODEL", help=", ".join(SUBJECTS))
-    names = parser.parse_args().names
-    if unknown := set(names) - set(SUBJECTS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(SUBJECTS)}")
+    names = names_asked_for(__doc__, SUBJECTS, "MODEL")
     torch.set_num_threads(1)
     frames = [measure(name) for name in names or SUBJECTS]
     if not names:

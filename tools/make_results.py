@@ -5,6 +5,7 @@ the same time (OMP_NUM_THREADS=1). When all cells are there, data/results/object
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -40,12 +41,18 @@ def measure(name: str) -> pd.DataFrame:
     return pd.concat(frames)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="CORPUS", help=", ".join(BUDGETS))
+def names_asked_for(description: str, known: Iterable[str], what: str) -> list[str]:
+    """The names on the command line, each one of `known`; none means all of them."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar=what, help=", ".join(known))
     names = parser.parse_args().names
-    if unknown := set(names) - set(BUDGETS):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(BUDGETS)}")
+    if unknown := set(names) - set(known):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    return names
+
+
+def main() -> None:
+    names = names_asked_for(__doc__, BUDGETS, "CORPUS")
     frames = [measure(name) for name in names or BUDGETS]
     if not names:
         save_results(pd.concat(frames), [recipe(load_corpus(name), BUDGETS[name]) for name in BUDGETS], RESULTS, RUN)

@@ -17,7 +17,7 @@ from make_results import BUDGETS, ROOT
 from softar_lab import CharTokenizer, SoftAR, generate, load_corpus, train
 from softar_lab.analysis.comparison import multiply_adds, recipe
 from softar_lab.analysis.metrics import distinct_n, judge
-from softar_lab.analysis.results import save_results
+from softar_lab.analysis.results import cell_path, kept, save_results
 from softar_lab.training import TrainingRows
 
 CELLS, RESULTS = ROOT / "runs" / "soft_inputs", ROOT / "data" / "results" / "soft_inputs.csv"
@@ -55,16 +55,20 @@ def run(objective: str, soft: str | None, seed: int) -> list[dict]:
     return [{**found, "problem": ""}]
 
 
-def main() -> None:
+def told() -> dict:
+    """All that decides a cell but for its objective, soft inputs and seed."""
+    return {**recipe(load_corpus("tales"), BUDGETS["tales"]), "prompts": PROMPTS, "length": LENGTH}
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
-    seeds = parser.parse_args().seeds
-    told, rows = {**recipe(load_corpus("tales"), BUDGETS["tales"]), "prompts": PROMPTS, "length": LENGTH}, []
+    seeds, rows = parser.parse_args(arguments).seeds, []
     for cell in product(OBJECTIVES, SOFT, seeds or range(SEEDS)):
-        rows += kept(cell_path(CELLS, *cell), told, partial(run, *cell))
+        rows += kept(cell_path(CELLS, *cell), told(), partial(run, *cell))
         print(*cell, flush=True)
     if not seeds:
-        save_results(pd.DataFrame(rows), [told], RESULTS, ["objective", "inputs", "seed"])
+        save_results(pd.DataFrame(rows), [told()], RESULTS, ["objective", "inputs", "seed"])
         print(f"written: {RESULTS}")
 
 

@@ -109,7 +109,7 @@ def write_all(
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds with their 95 % t intervals: a row a way, fewest bits first; ways with a problem last."""
-    by = [name for name in runs if name in ("corpus", "model", *WAY, "control", "problem")]
+    by = [name for name in runs if name in ("corpus", "model", *WAY, "soft_temperature", "control", "problem")]
     figures = [name for name in runs.select_dtypes("number") if name not in (*by, "seed")]
     rows = []
     for key, group in runs.groupby(by, sort=False, dropna=False):
