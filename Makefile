@@ -27,7 +27,7 @@ lab: $(VENV)/.installed ## set everything up and open JupyterLab on the tour
 		$(AS_ROOT) $(LAB_ARGS)
 
 test: $(VENV)/.installed ## set everything up and run every test, the notebooks included
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
 
 browser-test: $(VENV)/.installed ## use the notebooks in JupyterLab in Chromium, as a person would
 	$(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)

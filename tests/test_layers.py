@@ -17,6 +17,7 @@ ROWS = (
     {"evaluation", "resuming", "soft_inputs"},
     {"training"},
     {"fitting"},
+    {"adapters"},
     {"generation"},
     {"analysis"},
     {"plots"},
