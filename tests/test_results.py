@@ -165,7 +165,7 @@ def test_results_that_are_missing_or_damaged_are_refused(tmp_path, how):
         load_results(path)
 
 
-# -- collapse × schedule × feedback -------------------------------------------------------------------------------------
+# -- collapse × schedule × feedback ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_every_way_of_a_model_is_there_and_once(collapses, name):
     assert frame["bits"].isna().eq(frame["problem"] != "").all()
     assert set(frame.loc[frame["problem"] != "", "collapse"]) <= {"vote"}  # of a model that predicts one vector
     ten = frame["schedule"].unique()
-    assert len(ten) == (8 if make_collapse.SUBJECTS[name].samples else 10)
+    assert len(ten) == (6 if make_collapse.SUBJECTS[name].samples else 10)
     wanted = 0
     for heat in (0, None):
         for hows, feedbacks, count in make_collapse.parts(make_collapse.SUBJECTS[name], heat):

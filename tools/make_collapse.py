@@ -115,13 +115,13 @@ def measure(name: str) -> pd.DataFrame:
 def parts(subject: Subject, heat: int | None) -> list[tuple[list, list, int | None]]:
     """Collapses, feedbacks and how many schedules: at a soft temperature of 0 only the model's own reading is asked.
 
-    The last two schedules read their slots many times over, so they are tried with that reading alone as well. Models
-    that sample are there for the vote.
+    The last four schedules, of which two read their slots many times over, are tried with that reading alone as well.
+    Models that sample are there for the vote.
     """
     if subject.samples:
-        return [] if heat == 0 else [(OF_SAMPLERS, [*FEEDBACKS, "shown"], -2)]
+        return [] if heat == 0 else [(OF_SAMPLERS, [*FEEDBACKS, "shown"], 6)]
     own = [(["softmax"], [*FEEDBACKS, *CONTROLS], None)]
-    return own if heat == 0 else [*own, (COLLAPSES, [*FEEDBACKS, "shown"], -2)]
+    return own if heat == 0 else [*own, (COLLAPSES, [*FEEDBACKS, "shown"], 6)]
 
 
 def recipe(name: str) -> dict:
