@@ -28,7 +28,6 @@ RUNS, RESULTS = ROOT / "runs" / "collapse", ROOT / "data" / "results" / "collaps
 PROMPTS, CHARS, SEEDS, STEPS = 32, 32, 3, 256
 RATE = 0.25  # the share of tokens that schedules with a threshold would collapse on the model's own hard text
 COLLAPSES = ["nearest", "barycentric", "mixing", "vote", "deferred(4, None, 2)"]  # and "softmax"
-OF_SAMPLERS = ["softmax", "vote", "vote(200, 2)"]
 FEEDBACKS = ["mixture", "raw", "norm-restored", "sampled", "gumbel", "hidden"]
 KEYS = ["corpus", "model", *WAY, "soft_temperature", "seed"]
 SHAPE, RECIPE = {"context": 320}, TrainConfig(steps=600, batch_size=8, eval_every=0, save_every=0)
@@ -119,7 +118,8 @@ def parts(subject: Subject, heat: int | None) -> list[tuple[list, list, int | No
     Models that sample are there for the vote.
     """
     if subject.samples:
-        return [] if heat == 0 else [(OF_SAMPLERS, [*FEEDBACKS, "shown"], 6)]
+        vote, own = (["vote"], [*FEEDBACKS, "shown"], 6), (["softmax"], ["mixture", "shown"], 2)
+        return [] if heat == 0 else [vote, own]
     own = [(["softmax"], [*FEEDBACKS, *CONTROLS], None)]
     return own if heat == 0 else [*own, (COLLAPSES, [*FEEDBACKS, "shown"], 6)]
 
