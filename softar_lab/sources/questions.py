@@ -22,6 +22,15 @@ LETTERS = tuple("BCDEFGHJKLMNOPQRSTUVWXYZ")  # without A and I, which are words
 SORTABLE = ("apple", "bread", "cloud", "dance", "eagle", "flower", "garden", "hammer", "island", "jacket", "kitchen")
 SORTABLE += ("lemon", "mirror", "nest", "ocean", "pencil", "queen", "river", "spoon", "table", "window", "yellow")
 
+_BOXES = {
+    "animal": ("dog", "horse", "cow", "lion", "sheep", "rabbit"),
+    "fruit": ("apple", "banana", "cherry", "lemon", "peach", "pear"),
+    "tool": ("hammer", "saw", "drill", "spade", "wrench", "axe"),
+    "vehicle": ("car", "bus", "train", "truck", "bicycle", "ship"),
+    "vegetable": ("carrot", "potato", "onion", "cabbage", "spinach", "turnip"),
+    "clothing": ("shirt", "coat", "sock", "skirt", "glove", "hat"),
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -85,7 +94,7 @@ def _number(kind: str, topic: str, level: int, prompt: str, answer: int, given: 
         return None
     spellings = (str(answer), *in_words(answer))
     given = tuple(map(str, given))
-    prompt += " Answer with one number."
+    prompt += " Say only the number."
     return Question(kind=kind, topic=topic, level=level, prompt=prompt, answer=str(answer), accepted=spellings,
                     form="number", given=given)  # fmt: skip
 
@@ -138,13 +147,13 @@ def _ordering(rng: Random, i: int) -> Question | None:
         most, pick = ("largest", max) if n % 2 else ("smallest", min)
         row = rng.sample(range(2, 30 if n < 5 else 999), 3)
         row = _placed(pick(row), row, n)
-        prompt = f"Which number is the {most}: {_listed(row)}? Answer with one number."
+        prompt = f"Which number is the {most}: {_listed(row)}? Say only the number."
         return _choice("ordering", most, 1 if n < 5 else 2, prompt, str(pick(row)), map(str, row))
     if i % 5 == 3:
         most, pick = ("first", min) if n % 2 else ("last", max)
         row = rng.sample(SORTABLE, 3)
         row = _placed(pick(row), row, n)
-        prompt = f"Which word comes {most} in the alphabet: {_listed(row)}? Answer with one word."
+        prompt = f"Which word comes {most} in the alphabet: {_listed(row)}? Say only the word."
         return _choice("ordering", "alphabet", 3, prompt, pick(row), row)
     what, ring = (("day", DAYS), ("month", MONTHS), ("letter", LETTERS))[n % 3]
     asked = rng.choice(ring[3:-1] if what == "letter" else ring)
@@ -152,25 +161,39 @@ def _ordering(rng: Random, i: int) -> Question | None:
     if answer not in ring:  # A or I
         return None
     prompt = f"Which {what} comes right {way} {asked}{' in the alphabet' * (what == 'letter')}?"
-    prompt += f" Answer with one {'letter' if what == 'letter' else 'word'}."
+    prompt += f" Say only the {what}."
     return _choice("ordering", what, 1 if way == "after" else 2, prompt, answer, ring, (asked,))
 
 
 def _sorting(rng: Random, i: int) -> Question | None:
-    size, n = 3 + i % 3, i // 3
+    n = i // 3
+    if i % 3 == 0:  # into one of two boxes
+        box, other = rng.sample(sorted(_BOXES), 2)
+        thing, row = rng.choice(_BOXES[box]), _placed(box, [other, box], n % 2)
+        prompt = f"Is {_a(thing)} {_a(row[0])} or {_a(row[1])}? Say only the word."
+        return _choice("sorting", "box", 1, prompt, box, row)
+    if i % 3 == 1:  # the one that is out of place
+        box, other = rng.sample(sorted(_BOXES), 2)
+        odd, others = rng.choice(_BOXES[other]), rng.sample(_BOXES[box], 2)
+        row = _placed(odd, [odd, *others], n)
+        return _choice("sorting", "odd one out", 2, f"Which does not belong: {_listed(row)}? Say only the word.", odd, row)
+    size, down = 3 + n % 2, n % 4 > 1
     if n % 3 == 2:
-        row, how = tuple(rng.sample(SORTABLE, size)), "words in alphabetical order"
-        ordered, topic = tuple(sorted(row)), "alphabet"
+        row, how, topic = rng.sample(SORTABLE, size), "words in alphabetical order", "alphabet"
+        ordered = sorted(row)
     else:
-        numbers = rng.sample(range(2, 30 if n % 3 else 99), size)
-        how, down = (("from smallest to largest", False), ("from largest to smallest", True))[n % 2]
-        how, topic = f"numbers {how}", "descending" if down else "ascending"
-        row, ordered = tuple(map(str, numbers)), tuple(map(str, sorted(numbers, reverse=down)))
-    if row in (ordered, ordered[::-1]):
+        row, topic = rng.sample(range(2, 30), size), "descending" if down else "ascending"
+        how = f"numbers from {'largest to smallest' if down else 'smallest to largest'}"
+        ordered = sorted(row, reverse=down)
+    if row in (ordered, ordered[::-1]):  # to repeat what is given must not be right
         return None
-    prompt = f"Sort these {how}: {_listed(row)}. Answer with the sorted list only."
-    return Question(kind="sorting", topic=topic, level=size - 2, prompt=prompt, answer=_listed(ordered),
-                    accepted=(_listed(ordered),), form="list", given=row)  # fmt: skip
+    answer = _listed(ordered)
+    return Question(kind="sorting", topic=topic, level=3, prompt=f"Sort these {how}: {_listed(row)}. Say only the list.",
+                    answer=answer, accepted=(answer,), form="list", given=tuple(map(str, row)))  # fmt: skip
+
+
+def _a(noun: str) -> str:
+    return noun if noun in ("furniture", "clothing") else f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _placed(answer, row: list, place: int) -> list:
@@ -216,15 +239,15 @@ def _words() -> Iterator[Question]:
             asked, _, spellings = entry.strip().partition(": ")
             answer, *others = spellings.split()
             if topic == "letter":
-                prompt = f"{asks.format(asked)} Answer with one letter."
+                prompt = f"{asks.format(asked)} Say only the letter."
                 yield _choice("words", topic, level, prompt, answer, LETTERS, (asked,))
             else:
-                prompt = f"{asks.format(asked)} Answer with one word."
+                prompt = f"{asks.format(asked)} Say only the word."
                 yield Question(kind="words", topic=topic, level=level, prompt=prompt, answer=answer,
                                accepted=(answer, *others), form="word", given=(asked,))  # fmt: skip
     entries = ((key, entry.strip().split(": ")) for key, row in _ONE_OF_THREE.items() for entry in row.split(";"))
     for place, ((topic, level, asks), (asked, words)) in enumerate(entries):
         options = words.split()
         row = _placed(options[0], options, place)
-        prompt = f"{asks.format(asked)}: {_listed(row)}? Answer with one word."
+        prompt = f"{asks.format(asked)}: {_listed(row)}? Say only the word."
         yield _choice("words", topic, level, prompt, options[0], row)
