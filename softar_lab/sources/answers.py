@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from softar_lab.sources.questions import Question
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-_ONES = (_ONES + "eighteen nineteen").split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_ONES += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _VALUES = {word: i for i, word in enumerate(_ONES) if word != "one"}  # "the one that follows" is no number
 _VALUES |= {tens: 20 + 10 * i for i, tens in enumerate(_TENS)}
 _VALUES |= {f"{t}-{o}": 20 + 10 * i + k for i, t in enumerate(_TENS) for k, o in enumerate(_ONES[1:10], 1)}
@@ -26,15 +26,15 @@ NUMBER = rf"(?:{_DIGITS}|{_SPELLED})(?! +(?:hundred|thousand|million))"
 WORD = r"[^\W\d_]+(?:['-][^\W\d_]+)*"
 
 # Words that lead up to an answer without being one; those of the question itself are added.
-_FRAME = set(
-    """a all also an and answer antonym any are as at baby be because being but by called can commonly common correct course does
-    each english example few for form from generally given has have here hello hi i if in into is it it's its just
-    known language let's letter like made may me meaning means most my name named no of often ok okay on one only or
-    other our please plural past question referred refers right said say see short simple simply singular so some
-    spelled sure tense term than that that's the their them then there these they this those thus to today typically
-    used usually verb very was we well what's when where which while will with word words would written yes you young
-    your youngster opposite""".split()
-)
+_FRAME = """
+    a all also an and answer antonym any are as at baby be because being but by called can common commonly correct
+    course does each english example few for form from generally given has have hello here hi i if in into is it
+    it's its just known language let's letter like made may me meaning means most my name named no of often ok okay
+    on one only opposite or other our past please plural question referred refers right said say see short simple
+    simply singular so some spelled sure tense term than that that's the their them then there these they this those
+    thus to today typically used usually verb very was we well what's when where which while will with word words
+    would written yes you young youngster your
+"""
 _NEXT = re.compile(r"\n\s*(?:Question|Q|User|Human)\b\s*\d*\s*[:.]", re.IGNORECASE)  # it goes on with another one
 _MARK = re.compile(r"\banswer(?:\s+is)?\s*:|\banswer\s+is\b|####", re.IGNORECASE)
 _CONNECTING = r"(?:\b(?:and|or|then|to|finally)\b[ \t,]*)*"
@@ -67,7 +67,7 @@ def _single(question: Question, text: str) -> str | None:
     accepted = {spelling.lower() for spelling in question.accepted}
     text, framing = _without_given(question, text), set()
     if question.form == "word":
-        framing = (_FRAME | set(re.findall(WORD, question.prompt.lower()))) - accepted
+        framing = {*_FRAME.split(), *re.findall(WORD, question.prompt.lower())} - accepted
     tokens = [m for m in re.finditer(_pattern(question), text, re.IGNORECASE) if m.group().lower() not in framing]
     if not tokens:
         return None
@@ -120,7 +120,7 @@ def _row(text: str, tokens: list[re.Match], join: re.Pattern, own: Collection[st
 
 
 def _without_given(question: Question, text: str) -> str:
-    """A text without the question's own numbers or words, where they are repeated together, numbers in any direction."""
+    """A text without the question's own numbers or words where they are repeated together, numbers in any direction."""
     given = [f"(?:{'|'.join(map(re.escape, _spellings(item)))})" for item in question.given]
     rows, joined = [given] * bool(given), _OPERATION
     if question.form == "number":
@@ -132,7 +132,7 @@ def _without_given(question: Question, text: str) -> str:
 
 def _pattern(question: Question) -> str:
     """What an answer of this form looks like."""
-    if question.form == "number" or question.options and _is_number(question.options[0]):
+    if question.form == "number" or (question.options and _is_number(question.options[0])):
         return NUMBER
     return rf"(?<!['\w-])(?:{'|'.join(question.options)})\b(?!['-]\w)" if question.options else WORD
 

@@ -61,7 +61,7 @@ class Question:
 
 
 def right(question: Question, text: str) -> bool:
-    """Whether a free text answers the question rightly: what it says first counts, as a whole (see `answers.stated`)."""
+    """Whether a free text answers the question rightly: what it says first counts, whole (see `answers.stated`)."""
     said = stated(question, text)
     return said is not None and said in {spelling.lower() for spelling in question.accepted}
 
@@ -176,7 +176,9 @@ def _sorting(rng: Random, i: int) -> Question | None:
         box, other = rng.sample(sorted(_BOXES), 2)
         odd, others = rng.choice(_BOXES[other]), rng.sample(_BOXES[box], 2)
         row = _placed(odd, [odd, *others], n)
-        return _choice("sorting", "odd one out", 2, f"Which does not belong: {_listed(row)}? Say only the word.", odd, row)
+        return _choice(
+            "sorting", "odd one out", 2, f"Which does not belong: {_listed(row)}? Say only the word.", odd, row
+        )
     size, down = 3 + n % 2, n % 4 > 1
     if n % 3 == 2:
         row, how, topic = rng.sample(SORTABLE, size), "words in alphabetical order", "alphabet"
@@ -188,7 +190,8 @@ def _sorting(rng: Random, i: int) -> Question | None:
     if row in (ordered, ordered[::-1]):  # to repeat what is given must not be right
         return None
     answer = _listed(ordered)
-    return Question(kind="sorting", topic=topic, level=3, prompt=f"Sort these {how}: {_listed(row)}. Say only the list.",
+        prompt = f"Which does not belong: {_listed(row)}? Say only the word."
+        return _choice("sorting", "odd one out", 2, prompt, odd, row)
                     answer=answer, accepted=(answer,), form="list", given=tuple(map(str, row)))  # fmt: skip
 
 
