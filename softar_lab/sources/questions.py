@@ -27,7 +27,7 @@ _BOXES = {
     "fruit": ("apple", "banana", "cherry", "lemon", "peach", "pear"),
     "tool": ("hammer", "saw", "drill", "spade", "wrench", "axe"),
     "vehicle": ("car", "bus", "train", "truck", "bicycle", "ship"),
-    "vegetable": ("carrot", "potato", "onion", "cabbage", "spinach", "turnip"),
+    "vegetable": ("carrot", "potato", "onion", "cabbage", "radish", "turnip"),
     "clothing": ("shirt", "coat", "sock", "skirt", "glove", "hat"),
 }  # fmt: skip
 
@@ -176,9 +176,8 @@ def _sorting(rng: Random, i: int) -> Question | None:
         box, other = rng.sample(sorted(_BOXES), 2)
         odd, others = rng.choice(_BOXES[other]), rng.sample(_BOXES[box], 2)
         row = _placed(odd, [odd, *others], n)
-        return _choice(
-            "sorting", "odd one out", 2, f"Which does not belong: {_listed(row)}? Say only the word.", odd, row
-        )
+        prompt = f"Which does not belong: {_listed(row)}? Say only the word."
+        return _choice("sorting", "odd one out", 2, prompt, odd, row)
     size, down = 3 + n % 2, n % 4 > 1
     if n % 3 == 2:
         row, how, topic = rng.sample(SORTABLE, size), "words in alphabetical order", "alphabet"
@@ -190,8 +189,7 @@ def _sorting(rng: Random, i: int) -> Question | None:
     if row in (ordered, ordered[::-1]):  # to repeat what is given must not be right
         return None
     answer = _listed(ordered)
-        prompt = f"Which does not belong: {_listed(row)}? Say only the word."
-        return _choice("sorting", "odd one out", 2, prompt, odd, row)
+    return Question(kind="sorting", topic=topic, level=3, prompt=f"Sort these {how}: {_listed(row)}. Say only the list.",
                     answer=answer, accepted=(answer,), form="list", given=tuple(map(str, row)))  # fmt: skip
 
 
@@ -213,7 +211,7 @@ def _listed(items) -> str:
 _OPEN = {
     ("opposite", 1, "What is the opposite of {}?"): """
         hot: cold; big: small little tiny; up: down; day: night; happy: sad unhappy; fast: slow; early: late;
-        empty: full; rich: poor""",
+        empty: full; rich: poor indigent impoverished""",
     ("plural", 2, "What is the plural of {}?"): """
         mouse: mice; child: children; tooth: teeth; leaf: leaves; city: cities; box: boxes; man: men; goose: geese""",
     ("young", 2, "What is a young {} called?"): """
