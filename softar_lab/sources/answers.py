@@ -37,10 +37,12 @@ _FRAME = """
 """
 _NEXT = re.compile(r"\n\s*(?:Question|Q|User|Human)\b\s*\d*\s*[:.]", re.IGNORECASE)  # it goes on with another one
 _MARK = re.compile(r"\banswer(?:\s+is)?\s*:|\banswer\s+is\b|####", re.IGNORECASE)
-_CONNECTING = r"(?:\b(?:and|or|then|to|finally)\b[ \t,]*)*"
+_CONNECTING = r"(?:\b(?:and|or|then|to|finally)\b[ \t,]*)*(?:an?[ \t]+)?"
 _JOIN = re.compile(rf"[ \t]*(?:[,;/&<>→]|\b(?=and|or|then|to))[ \t]*{_CONNECTING}", re.IGNORECASE)  # another is offered
 _GAP = re.compile(rf"[\s,;/<>→-]*{_CONNECTING}", re.IGNORECASE)  # between the things of a list
-_OPERATION = r"\s*(?:[-+*×÷x/,&]|\b(?:and|or|plus|minus|times|from|to|by)\b)+\s*(?:(?:and|or)\s+)?"
+_OPERATION = (
+    r"\s*(?:[+*×÷x/,&]|(?<![a-z])-|\b(?:and|or|plus|minus|times|from|to|by)\b)+\s*(?:(?:and|or)\s+)?(?:an?\s+)?"
+)
 _STORY = r"\s+[a-z][^\d.\n=]{0,30}"  # 14 coins and got 7 more
 
 

@@ -100,8 +100,9 @@ def _number(kind: str, topic: str, level: int, prompt: str, answer: int, given: 
 
 
 def _choice(kind: str, topic: str, level: int, prompt: str, answer: str, options, given=None) -> Question:
+    options = tuple(options)
     return Question(kind=kind, topic=topic, level=level, prompt=prompt, answer=answer, accepted=(answer,),
-                    form="choice", options=tuple(options), given=tuple(given or options))  # fmt: skip
+                    form="choice", options=options, given=given or options)  # fmt: skip
 
 
 def _arithmetic(rng: Random, i: int) -> Question | None:
@@ -188,9 +189,9 @@ def _sorting(rng: Random, i: int) -> Question | None:
         ordered = sorted(row, reverse=down)
     if row in (ordered, ordered[::-1]):  # to repeat what is given must not be right
         return None
-    answer = _listed(ordered)
-    return Question(kind="sorting", topic=topic, level=3, prompt=f"Sort these {how}: {_listed(row)}. Say only the list.",
-                    answer=answer, accepted=(answer,), form="list", given=tuple(map(str, row)))  # fmt: skip
+    prompt, answer = f"Sort these {how}: {_listed(row)}. Say only the list.", _listed(ordered)
+    return Question(kind="sorting", topic=topic, level=3, prompt=prompt, answer=answer,
+                    accepted=(answer,), form="list", given=tuple(map(str, row)))  # fmt: skip
 
 
 def _a(noun: str) -> str:
