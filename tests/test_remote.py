@@ -188,6 +188,7 @@ VALUES = answer()["choices"][0]["logprobs"]["token_logprobs"]
         (answer(token_logprobs=[None, -4.5, True, -0.5, -0.1, -3]), "no number"),
         (answer(token_logprobs=[None, -4.5, 0.5, -0.5, -0.1, -3]), "which none can be"),
         (answer(token_logprobs=[None, -4.5, -9999.0, -0.5, -0.1, -3]), "the server's floor"),
+        (answer(token_logprobs=[None, -4.5, -(10**400), -0.5, -0.1, -3]), "the server's floor"),
         (answer(token_logprobs=[None, 0.0, 0.0, 0.0, 0.0, -3]), "exactly 0"),
         (answer(token_logprobs=VALUES[:-1]), "6 tokens and 5 log-probs"),
         (answer(token_logprobs=None), "no token_logprobs"),
@@ -214,7 +215,7 @@ def test_wrong_answer_is_an_error(server, said, complaint):
     assert len(server.asked) == 1  # it would say the same again
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "9" * 400])
 def test_what_is_no_number_is_an_error(server, value):
     server.parts = [reply(json.dumps(answer()).replace("-2.25", value).encode())]
     with pytest.raises(RemoteError, match=r"no number|which none can be"):
@@ -225,6 +226,18 @@ def test_single_token_without_a_start_token_has_no_figure(server):
     server.parts = [reply(answer(text="Hello John", tokens=["Hello", " John"], token_logprobs=[None, -1.0]))]
     with pytest.raises(RemoteError, match="single token"):
         RemoteJudge(url=server.url).log_probs("Hello")
+
+
+def test_first_character_of_several_tokens_is_only_read(server):
+    """Two tokens make up the first character: neither is a figure about the text after it."""
+
+    def cut(text, return_offsets_mapping):
+        return {"input_ids": [0, 1, 0], "offset_mapping": [(0, 1), (0, 1), (1, 2)]}
+
+    server.parts = [reply({"choices": [{"context_logits": [[0.0, 0.0], [3.0, 3.0], [0.0, 9.0]]}]})]
+    scored = RemoteJudge(url=server.url, api="context_logits", tokenizer=cut).log_probs("é!")
+    assert (scored.unscored, scored.tokens) == ("é", ("!",))
+    assert math.isclose(scored.bits_per_char, 1.0)
 
 
 def test_text_cut_off_before_it_is_scored_is_an_error(server):
@@ -247,6 +260,8 @@ def test_echo_ignored_is_not_mistaken_for_the_text(server):
         ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]}, "not numbered"),
         ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [2.0, 3.0]}]}, "different widths"),
         ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [None]}]}, "finite numbers"),
+        ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [1e300]}]}, "finite numbers"),
+        ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [10**400]}]}, "finite numbers"),
         ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": []}]}, "finite numbers"),
         ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": "AACAPw=="}]}, "no embedding"),
         ({"data": None}, "no data"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +101,10 @@ def _read_context_logits(judge: RemoteJudge, answer: Any, text: str) -> list[Pai
     if logits.ndim != 2 or len(logits) != len(ids) or logits.shape[1] <= max(ids):
         raise Unusable(f"it gives logits {tuple(logits.shape)} for {len(ids)} tokens with ids up to {max(ids)}")
     log_probs = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-    return list(zip(tokens, [None, *log_probs.tolist()]))
+    pairs = list(zip(tokens, [None, *log_probs.tolist()]))
+    while tokens[0] and len(pairs) > 1 and not pairs[1][0]:
+        del pairs[1]  # the rest of the first character, which is only read
+    return pairs
 
 
 APIS: Mapping[str, tuple[str, Callable[[RemoteJudge, str], dict], Callable[[RemoteJudge, Any, str], list[Pair]]]] = {
@@ -124,7 +126,7 @@ def embedding_rows(answer: Any, count: int) -> list[list]:
         raise Unusable(f"it gives {len(entries)} embeddings for {count} texts")
     for i, row in enumerate(entries):
         numbers = isinstance(row, list) and row and all(type(x) in (int, float) for x in row)
-        if not numbers or not all(map(math.isfinite, row)):
+        if not numbers or not all(abs(x) < 3e38 for x in row):  # float32 holds no more
             raise Unusable(f"embedding {i} is no list of finite numbers")
     return entries
 

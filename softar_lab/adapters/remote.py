@@ -170,8 +170,8 @@ def _along(pairs: list[Pair], text: str) -> list[Pair]:
 def _log_prob(value: Any, i: int) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Unusable(f"the log-prob of token {i} is missing or no number: {value!r:.40}")
-    if not math.isfinite(value) or value > 1e-6:
-        raise Unusable(f"the log-prob of token {i} is {value!r}, which none can be")
+    if not -math.inf < value <= 1e-6:  # NaN is in no range; rounding may lift a certainty above 0
+        raise Unusable(f"the log-prob of token {i} is {value!r:.40}, which none can be")
     if value <= FLOOR:
-        raise Unusable(f"the log-prob of token {i} is {value:g}: the server's floor, not a figure")
+        raise Unusable(f"the log-prob of token {i} is {value!r:.40}: the server's floor, not a figure")
     return min(0.0, float(value))

@@ -12,6 +12,8 @@ import time
 from typing import Any
 
 import torch
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from ..evaluation import char_log_probs
@@ -86,9 +88,9 @@ def application(model: SoftAR, name: str) -> Application:
 
 
 async def _serve(model: SoftAR, name: str, port: int) -> None:
-    server = application(model, name).listen(port, address="127.0.0.1")
-    (socket,) = server._sockets.values()
-    print(f"http://127.0.0.1:{socket.getsockname()[1]}/v1", flush=True)
+    sockets = bind_sockets(port, "127.0.0.1")
+    HTTPServer(application(model, name)).add_sockets(sockets)
+    print(f"http://127.0.0.1:{sockets[0].getsockname()[1]}/v1", flush=True)
     await asyncio.Event().wait()
 
 
