@@ -7,6 +7,7 @@ from .fitting import train_mixing
 from .generation import Always, EveryK, Never, Trajectory, generate
 from .models.config import ModelConfig
 from .models.soft_ar import SoftAR
+from .models.window import Window
 from .predictor import Prediction, Predictor
 from .sources.corpora import Corpus, corpus_of, load_corpus, load_language
 from .sources.tokenizers import CharTokenizer
@@ -30,6 +31,7 @@ __all__ = [
     "TrainConfig",
     "TrainingDiverged",
     "Trajectory",
+    "Window",
     "claim",
     "compare",
     "corpus_of",
