@@ -186,8 +186,8 @@ class Gist(nn.Module):
         self.block = window.stride(shape.context)
         if self.block > shape.context - 2 * self.slots:
             raise ValueError(
-                f"{self.block} tokens leave a window at once and {2 * self.slots} gists stand around them: too many for "
-                f"a context of {shape.context}; a larger Window.keep lets fewer go"
+                f"{self.block} tokens leave a window at once and {2 * self.slots} gists stand around them: too many "
+                f"for a context of {shape.context}; a larger Window.keep lets fewer go"
             )
         self.kinds = nn.Parameter(torch.randn(self.slots, d, generator=generator) * 0.02)
         self.queries = nn.Parameter(torch.randn(self.slots, d, generator=generator) * 0.02)
