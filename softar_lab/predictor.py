@@ -81,7 +81,7 @@ class Predictor(ABC):
         return torch.stack(steps, 1)
 
     def log_probs(self, token_ids: Int[Tensor, "B T"], *memory: Tensor) -> Float[Tensor, "B T"]:
-        """log p(token t | the tokens before it in its row), (B, T), in nats; `memory` where `next_log_probs` takes it."""
+        """log p(token t | the tokens before it in its row), (B, T), in nats; `memory` as `next_log_probs` takes it."""
         return self.next_log_probs(token_ids, *memory).gather(-1, token_ids[..., None]).squeeze(-1)
 
     def probs(self, state: Any) -> Float[Tensor, "B V"]:

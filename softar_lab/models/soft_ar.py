@@ -125,8 +125,8 @@ class SoftAR(nn.Module, Predictor):
         if self.memory and (asked is None or any(getattr(asked, name) != getattr(own, name) for name in kept)):
             asked = LAYOUTS.spec(asked) if asked else "plain"
             raise ValueError(
-                f"this model's memory is {LAYOUTS.spec(own)}, and {asked} would have another: only hard, soft, keep and "
-                'control may change; "masked" lets the memory say nothing'
+                f"this model's memory is {LAYOUTS.spec(own)}, and {asked} would have another: only hard, soft, keep "
+                'and control may change; "masked" lets the memory say nothing'
             )
         if not self.memory and asked is not None and (asked.memory or asked.control in ("masked", "other")):
             raise ValueError(
@@ -158,9 +158,9 @@ class SoftAR(nn.Module, Predictor):
 
     def behind_start(self, *slots: Float[Tensor, "B _ d"]) -> Float[Tensor, "B slots d"]:
         """The body's output for the start slot and those given, in their order."""
-        x = torch.cat(slots, 1) if len(slots) > 1 else slots[0]
-        start = self.body.start.expand(x.shape[0], 1, -1).to(x.dtype)
-        return self.body(torch.cat([start, x], 1))
+        kind = min((one.dtype for one in slots), key=lambda dtype: dtype.itemsize)  # bf16 where one is in bf16
+        start = self.body.start.expand(len(slots[0]), 1, -1)
+        return self.body(torch.cat([one.to(kind) for one in (start, *slots)], 1))
 
     def front(self, batch_size: int, carry: Carry) -> Float[Tensor, "B front d"]:
         """What stands before the first token of a window: the start slot and the memory's."""
