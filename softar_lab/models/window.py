@@ -87,7 +87,7 @@ class Window:
 
 
 def resolve(spec: Any, own: Window | None = None) -> Window | None:
-    """The window meant by `spec`: None, "plain" (no memory), a kind of memory ("bound"), "window(1, 2, 97)" or a Window.
+    """The window meant by `spec`: None, "plain" (no memory), a kind of memory ("bound"), "window(1, 2)" or a Window.
 
     With a model's `own` window also what changes it: "masked", "other", "full" and, for None, that window as it is.
     Raises ValueError for an unknown name, listing the known ones, or arguments that make no sense.
