@@ -4,7 +4,7 @@ from .analysis.ways import compare
 from .evaluation import evaluate
 from .evidence import claim, measured, scaled, setup, table
 from .fitting import train_mixing
-from .generation import Always, EveryK, Never, Trajectory, generate
+from .generation import Always, EveryK, Never, Trajectory, generate, stream
 from .models.config import ModelConfig
 from .models.soft_ar import SoftAR
 from .models.window import Window
@@ -44,6 +44,7 @@ __all__ = [
     "save_vectors",
     "scaled",
     "setup",
+    "stream",
     "table",
     "train",
     "train_mixing",

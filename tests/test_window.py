@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conftest import LETTERS
-from softar_lab import Window
+from softar_lab import Corpus, TrainConfig, Window, evaluate, generate, stream, train
 
 KINDS = ["sum", "ema(0.9)", "rotated", "bound(24)", "gist(2)"]
 EXACT = {"atol": 1e-4, "rtol": 0}
@@ -41,3 +41,15 @@ def test_window_vectors_in_training_are_those_of_generation_slot_by_slot(tiny, k
         torch.testing.assert_close(state.hidden, hidden, atol=1e-3, rtol=1e-3)
         state = model.advance(state, token_ids=ids[:, t]) if t < 40 else state
     assert sorted(set(begins)) == [0, 6, 12, 18, 24, 30]
+
+
+@pytest.mark.parametrize("way", [{}, {"schedule": "never"}, {"schedule": "retro(3)"}, {"schedule": "liquid(4)"}])
+def test_stream_hands_over_what_generate_writes(tiny, way):
+    model = tiny(context=14, window=layout(hard=0, soft=None), objective="mse")
+    prompts, seeds = ["abc", "ab"], [1, 2]
+    whole = generate(model, prompts, 300, seed=seeds, **way)
+    pieces = list(stream(model, prompts, 300, seed=seeds, **way))
+    assert len(pieces) >= 3
+    for row, one in enumerate(whole):
+        assert "".join(piece[row].text for piece in pieces) == one.text
+        assert torch.equal(torch.cat([piece[row].inputs for piece in pieces]), one.inputs)

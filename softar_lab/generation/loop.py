@@ -1,6 +1,7 @@
-"""generate(): every model, and every choice of collapse, schedule and feedback (K2, K16, K38)."""
+"""generate() and stream(): every model, and every choice of collapse, schedule and feedback (K2, K16, K38)."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -49,6 +50,68 @@ def generate(
     Raises ValueError for an unknown name, steps below 1, a negative or infinite temperature, an unknown character or
     a prompt longer than the context.
     """
+    model, prompts, settings, writing = _prepare(
+        model, prompt, steps, collapse, schedule, feedback, window, temperature, soft_temperature, seed, device
+    )
+    with torch.inference_mode(), few_threads(len(prompts)):
+        for _ in writing.run(stop or (lambda: False)):
+            pass
+    trajectories = writing.record.trajectories(model, prompts, writing.first, steps, settings)
+    return trajectories[0] if isinstance(prompt, str) else trajectories
+
+
+def stream(
+    model: Predictor,
+    prompt: str | Sequence[str],
+    steps: int | None = None,
+    *,
+    collapse: Any = "softmax",
+    schedule: Any = "always",
+    feedback: Any = "mixture",
+    window: Any = None,
+    temperature: float | int = 1.0,
+    soft_temperature: float | int | None = None,
+    seed: int | Sequence[int] = 0,
+    device: str = "auto",
+) -> Iterator[Trajectory | list[Trajectory]]:
+    """What `generate` writes, handed over piece by piece (128 steps each) as it comes; `steps` None: without end.
+
+    Joined the pieces are the whole; none of them is kept here, and each step costs as much as any other. A piece's
+    settings tell at which step it begins, as "begin". Raises ValueError as `generate` does.
+    """
+    model, prompts, settings, writing = _prepare(
+        model, prompt, sys.maxsize if steps is None else steps, collapse, schedule, feedback, window, temperature,
+        soft_temperature, seed, device,
+    )  # fmt: skip
+    running = writing.run(lambda: False)
+
+    def pieces() -> Iterator[Trajectory | list[Trajectory]]:
+        while True:
+            with torch.inference_mode(), few_threads(len(prompts)):  # not while whoever asked has its turn
+                if next(running, running) is running:
+                    return
+            if writing.record.blocks:
+                here = {**settings, "begin": writing.record.taken}
+                some = writing.record.trajectories(model, prompts, writing.first, settings["steps"], here)
+                yield some[0] if isinstance(prompt, str) else some
+
+    return pieces()
+
+
+def _prepare(
+    model: Predictor,
+    prompt: str | Sequence[str],
+    steps: int,
+    collapse: Any,
+    schedule: Any,
+    feedback: Any,
+    window: Any,
+    temperature: float | int,
+    soft_temperature: float | int | None,
+    seed: int | Sequence[int],
+    device: str,
+) -> tuple[Predictor, list[str], dict[str, Any], Writing]:
+    """The model with the window asked for, the prompts, what a trajectory says of its making, and the writing to be."""
     how, when, what = collapses.resolve(collapse), schedules.resolve(schedule), feedbacks.resolve(feedback)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     if window is not None:
@@ -75,11 +138,7 @@ def generate(
     if soft_temperature is not None:
         settings["soft_temperature"] = soft_temperature
     warmth = (temperature, temperature if soft_temperature is None else soft_temperature)
-    with torch.inference_mode(), few_threads(len(prompts)):
-        writing = Writing(model, prompts, steps, seeds, (how, when, what), *warmth)
-        writing.run(stop or (lambda: False))
-    trajectories = writing.record.trajectories(model, prompts, writing.first, steps, settings)
-    return trajectories[0] if isinstance(prompt, str) else trajectories
+    return model, prompts, settings, Writing(model, prompts, steps, seeds, (how, when, what), *warmth)
 
 
 def _check(
