@@ -152,16 +152,22 @@ def memories(model: Predictor, ids: Int[Tensor, " N"], pieces: list[Piece]) -> I
 
 
 def _others(pieces: list[Piece]) -> list[int]:
-    """For each window, the number of the one whose memory it is shown: of the next stream with a window so deep."""
-    streams, depth = [], []
+    """For each window, the number of the one whose memory it is shown: as deep in its stream, but in the next stream.
+
+    Where no other stream goes so deep, of a window half of all windows away.
+    """
+    depth: list[int] = []
     for i, (begin, _, _) in enumerate(pieces):
-        new = not i or not pieces[i - 1][0] < begin < pieces[i - 1][1]
-        streams.append(streams[-1] + new if i else 0)
-        depth.append(0 if new else depth[-1] + 1)
-    order = sorted(range(len(pieces)), key=lambda i: (depth[i], streams[i]))
-    shift, found = 1 if streams[-1] else len(pieces) // 2, [0] * len(pieces)
-    for at, i in enumerate(order):
-        found[i] = order[(at + shift) % len(order)]
+        on = i > 0 and pieces[i - 1][0] < begin < pieces[i - 1][1]
+        depth.append(depth[-1] + 1 if on else 0)
+    alike: dict[int, list[int]] = {}
+    for i, deep in enumerate(depth):
+        alike.setdefault(deep, []).append(i)
+    found = [(i + len(pieces) // 2) % len(pieces) for i in range(len(pieces))]
+    for group in alike.values():
+        if len(group) > 1:
+            for i, other in zip(group, [*group[1:], group[0]]):
+                found[i] = other
     return found
 
 

@@ -238,7 +238,7 @@ class TrainingRows:
         else:
             most = torch.minimum(chosen, torch.tensor(self.history)) // self.stride  # windows that may lie before
             n = torch.rand(self.size, generator=generator, dtype=torch.float64)
-            n = ((most + 1).double().log() * n).exp().long().sub(1) * self.stride  # 0 … most
+            n = ((most + 2).double().log() * n).exp().long().sub(1) * self.stride  # 0 … most of them
         ages = torch.arange(int(n.max()), 0, -1)
         there = ages <= n[:, None]
         return (self.ids[(chosen[:, None] - ages) * there] * there).to(self.device), there.to(self.device)

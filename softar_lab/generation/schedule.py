@@ -105,7 +105,8 @@ class Within:
         hard = self.schedule(thought)
         hard = hard if hard.ndim == 2 else hard[:, None]
         hard = F.pad(hard, (max(0, self.newest + 1 - hard.shape[1]), 0), value=False)
-        return torch.cat([hard[:, : -self.newest].logical_or(True), hard[:, -self.newest :]], 1)
+        grounded = torch.ones_like(hard[:, : -self.newest])
+        return torch.cat([grounded, hard[:, -self.newest :]], 1)
 
 
 def within(schedule: Any, newest: int | None) -> Any:

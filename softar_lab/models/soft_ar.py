@@ -129,9 +129,7 @@ class SoftAR(nn.Module, Predictor):
                 'and control may change; "masked" lets the memory say nothing'
             )
         if not self.memory and asked is not None and (asked.memory or asked.control in ("masked", "other")):
-            raise ValueError(
-                "this model was trained without a memory: give ModelConfig(window=…) and train it with one"
-            )
+            raise ValueError("this model has no memory: give ModelConfig(window=…), and train it with one")
         other = copy(self)
         other.config = replace(self.config, window=asked)
         return other
