@@ -69,11 +69,16 @@ class SoftAR(nn.Module, Predictor):
         with torch.random.fork_rng(devices=[]):  # torch's own first values are drawn and thrown away
             self.table = make_table(config.table, config.vocab_size, m, generator)
             self.input = nn.Linear(m, d, bias=False)
-            self.body = Transformer(config.context, config.n_layers, config.n_heads, d, config.positions)
+            self.body = Transformer(config)
             self.objective = make_objective(config.objective, config.readout, d, config.vocab_size, m)
-        self.input.weight.data.normal_(0, d**-0.5, generator=generator)
+        if config.input_map:
+            self.input.weight.data.normal_(0, d**-0.5, generator=generator)
+        else:
+            self.input.requires_grad_(False).weight.data.copy_(torch.eye(d))
         self.body.initialise(generator)
         self.objective.initialise(generator)
+        if config.tied:
+            self.objective.head.weight = self.table.weight
         if rows is not None:
             if rows.shape != self.embedding.shape:
                 raise ValueError(f"rows must be {tuple(self.embedding.shape)} here, not {tuple(rows.shape)}")
@@ -116,11 +121,25 @@ class SoftAR(nn.Module, Predictor):
 
         Raises ValueError for more tokens than the context holds.
         """
+        return self.body(self._slots(token_ids, vectors))
+
+    @without_gradients
+    def attention(
+        self, token_ids: Int[Tensor, "B T"] | None = None, vectors: Float[Tensor, "B T m"] | None = None
+    ) -> Float[Tensor, "layers B heads slots slots"]:
+        """Where each slot looks, in each layer and head, (layers, B, heads, T+1, T+1); slot 0 is the start.
+
+        Entry (…, t, s) is the weight that slot t gives to slot s <= t; a row sums to 1.
+        Raises ValueError for more tokens than the context holds.
+        """
+        return self.body.attention(self._slots(token_ids, vectors))
+
+    def _slots(self, token_ids: Tensor | None, vectors: Tensor | None) -> Tensor:
+        """What the body reads: the start slot and T tokens, (B, T+1, d)."""
         x = self.input(self._vectors(token_ids, vectors))
         if x.shape[1] > self.config.context:
             raise ValueError(f"{x.shape[1]} tokens are more than the context of {self.config.context}")
-        start = self.body.start.expand(x.shape[0], 1, -1).to(x.dtype)
-        return self.body(torch.cat([start, x], 1))
+        return torch.cat([self.body.start.expand(x.shape[0], 1, -1).to(x.dtype), x], 1)
 
     def next_log_probs(self, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """log p(w | the tokens before t in its row) of every symbol at every t, (B, T, V), in nats, in one pass."""
@@ -165,7 +184,7 @@ class SoftAR(nn.Module, Predictor):
             new = torch.cat(inputs, 1)[:, -length:]
             state, inputs, begin, total = self.start(new.shape[0]), (new,), begin + total - length, length
         cache = state.cache.room_for(state.length + 1, new.shape[1])
-        if new.shape[:2] == (1, 1) and not new.is_cuda:
+        if new.shape[:2] == (1, 1) and not new.is_cuda and RowDecoder.suits(self.body):
             if cache.decoder is None:
                 cache.decoder = RowDecoder(self.input, self.body)
             row = cache.decoder(cache.decoder.embed(new.numpy()[0, 0]), cache.data.numpy()[:, :, 0], cache.filled)
