@@ -10,17 +10,19 @@ from .models.soft_ar import SoftAR
 from .models.window import Window
 from .predictor import Prediction, Predictor
 from .sources.corpora import Corpus, corpus_of, load_corpus, load_language
-from .sources.tokenizers import CharTokenizer
+from .sources.tokenizers import BPETokenizer, CharTokenizer, GrowingTokenizer
 from .store import CheckpointError, StoreError, load_vectors, save_vectors
 from .training import Run, TrainConfig, TrainingDiverged, train
 
 __version__ = "0.1.0"
 __all__ = [
     "Always",
+    "BPETokenizer",
     "CharTokenizer",
     "CheckpointError",
     "Corpus",
     "EveryK",
+    "GrowingTokenizer",
     "ModelConfig",
     "Never",
     "Prediction",

@@ -1,4 +1,4 @@
-"""How whole texts are scored: cut into windows, every character once, by any predictor that has a tokenizer (K11)."""
+"""How whole texts are scored: cut into windows, every token once, by any predictor that has a tokenizer (K11)."""
 
 import warnings
 from collections.abc import Iterator
@@ -44,16 +44,32 @@ def document_begins(token_ids: Int[Tensor, " N"], separator: Tensor) -> Int[Tens
     return torch.cat([torch.zeros(1, dtype=ends.dtype), ends[ends < len(token_ids)]])
 
 
+def separator_id(model: Predictor, separator: str | None) -> Int[Tensor, ""] | None:
+    """The token that ends every document; None where a text is one piece.
+
+    Raises ValueError where the model's tokenizer writes the separator otherwise than as a token of its own.
+    """
+    if not separator:
+        return None
+    ids = model.tokenizer.encode(separator)
+    if len(ids) != 1 or sum(separator in token for token in model.tokenizer.tokens) != 1:
+        raise ValueError(
+            f"documents end with {separator!r}, which must be a token of its own, and part of no other, for "
+            f"{model.tokenizer!r:.60}; a line's end always is, where the text that was fitted has one"
+        )
+    return ids[0]
+
+
 def windows(
     token_ids: Int[Tensor, " N"], context: int | None, separator: Tensor | None, overlap: int | None = None
 ) -> Iterator[Piece]:
     """Cut a text into (begin, end, first scored) windows of at most context+1 tokens; each token is scored once.
 
-    Running text: the published way of nanoGPT, windows side by side, the first character of each only read (it is the
+    Running text: the published way of nanoGPT, windows side by side, the first token of each only read (it is the
     last one scored in the window before; the text's first is never scored). Documents: each window begins with a
     document and holds as many whole ones as fit, all scored; a longer document goes on in the next window.
     A model without a limit (None) reads running text in one window, documents one by one. So what is scored depends
-    on the text alone, and the scores of two models lie side by side, character by character.
+    on the text alone, and the scores of two models with the same tokenizer lie side by side, token by token.
 
     With an `overlap` a text, or each document, is a stream read as generation reads it: when a window is full, the next
     begins with the latest so many tokens. The same tokens are scored.
@@ -88,9 +104,9 @@ def scored_windows(
 ) -> tuple[Int[Tensor, " N"], list[Piece]]:
     """The ids of a text and its `windows`; ValueError where nothing of it can be scored."""
     ids = encode(model, text, what)
-    pieces = pieces_of(model, ids, model.tokenizer.encode(separator)[0] if separator else None)
+    pieces = pieces_of(model, ids, separator_id(model, separator))
     if not pieces:
-        raise ValueError(f"the {what} text has 1 character, so nothing to be scored; give at least 2")
+        raise ValueError(f"the {what} text has 1 token, so nothing to be scored; give at least 2")
     return ids, pieces
 
 
@@ -171,18 +187,32 @@ def _others(pieces: list[Piece]) -> list[int]:
     return found
 
 
-def char_log_probs(model: Predictor, text: str, separator: str | None = None) -> Float[Tensor, " S"]:
-    """log p of every scored character of a text (S,), in nats, in windows of the model's context (see `windows`).
+def per_char(model: Predictor, ids: Int[Tensor, " N"], log_probs: Float[Tensor, " S"]) -> Float[Tensor, " C"]:
+    """log p of the last S of N tokens, given to their C characters: a token's to its first one, 0 to the others.
 
+    So a mean over characters, or a sum over whole tokens, is right however long tokens are. A half byte, which begins
+    no character, gives its own to the character it belongs to.
+    """
+    lengths = model.tokenizer.lengths(ids)[len(ids) - len(log_probs) :]
+    if bool((lengths == 1).all()):
+        return log_probs
+    begins = (lengths.cumsum(0) - lengths - (lengths == 0).long()).clamp_min(0)
+    return log_probs.new_zeros(max(1, int(lengths.sum()))).index_add(0, begins, log_probs)
+
+
+def char_log_probs(model: Predictor, text: str, separator: str | None = None) -> Float[Tensor, " C"]:
+    """log p of every scored character of a text (C,), in nats, in windows of the model's context (see `windows`).
+
+    Of a token that stands for several, its first character has it all (see `per_char`).
     A model with a structured window carries its memory from window to window, at the same cost however long the text.
-
     Raises ValueError for an empty text, one of which nothing can be scored, or a model without a tokenizer.
     """
-    return scores(model, *scored_windows(model, text, separator, "given"))
+    ids, pieces = scored_windows(model, text, separator, "given")
+    return per_char(model, ids, scores(model, ids, pieces))
 
 
 def evaluate(model: Predictor, text: str, separator: str | None = None) -> float:
-    """Mean nats per character over the whole of `text` (see `windows` for what is scored)."""
+    """Mean nats per character, however long tokens are, over the whole of `text` (see `windows` for what is scored)."""
     return -char_log_probs(model, text, separator).double().mean().item()
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .evaluation import calibrate, document_begins, encode, scored_windows, scores
+from .evaluation import calibrate, document_begins, encode, per_char, scored_windows, scores, separator_id
 from .models.soft_ar import MANIFEST, SoftAR, pick_device
 from .models.targets import effective_rank, mean_norm
 from .resuming import MOMENTS, PROGRESS, flat_state, resume_run
@@ -34,7 +34,7 @@ class TrainingDiverged(RuntimeError):
 class TrainConfig:
     """The recipe. The defaults are the best one found for the lab's small models (benchmarks/README.md).
 
-    `window`: characters a training row holds (None: the model's context). `precision`: "auto" is bf16 where the
+    `window`: tokens a training row holds (None: the model's context). `precision`: "auto" is bf16 where the
     processor has it, else "fp32". `save_every` and `eval_every` count steps; 0: only at the end.
     `soft_inputs`: None, hard tokens only, or a member of soft_inputs.py such as "scheduled(0.5)".
     `history`: in running text, the most characters before a row that a model's memory (ModelConfig.window) holds.
@@ -144,7 +144,7 @@ def train(
     def evaluate_now(train_loss: float) -> dict[str, Any]:
         model.eval()
         rows.calibrate(model)
-        nats = -scores(model, *held_out).double().mean().item()
+        nats = -per_char(model, held_out[0], scores(model, *held_out)).double().mean().item()
         row = {"step": step, "train_loss": train_loss, "val_nats_per_char": nats}
         table = model.embedding
         row |= {"embedding_rank": effective_rank(table), "embedding_norm": mean_norm(table).item()}
@@ -199,20 +199,20 @@ class TrainingRows:
         self.ids = encode(model, corpus.train, "training")
         if len(self.ids) < length:
             raise ValueError(
-                f"the training text has {len(self.ids)} characters, one window needs {length}: give a longer text or "
+                f"the training text has {len(self.ids)} tokens, one window needs {length}: give a longer text or "
                 f"a model with a shorter context"
             )
         self.stride, self.history = most + 1 - model.config.kept, config.history
         begins = torch.arange(len(self.ids))
         self.since: Tensor | None = None  # where the document of each row begins
         if corpus.separator:
-            begins = document_begins(self.ids, model.tokenizer.encode(corpus.separator)[0])
+            begins = document_begins(self.ids, separator_id(model, corpus.separator))
             if model.config.layout:
                 begins, self.since = self._windows(begins)
         fits = begins <= len(self.ids) - length
         self.begins, self.since = begins[fits], self.since if self.since is None else self.since[fits]
         if not len(self.begins):
-            raise ValueError(f"no document of the training text begins {length} characters before its end")
+            raise ValueError(f"no document of the training text begins {length} tokens before its end")
         self.offsets = torch.arange(length)
 
     def _windows(self, begins: Int[Tensor, " D"]) -> tuple[Int[Tensor, " W"], Int[Tensor, " W"]]:

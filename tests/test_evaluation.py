@@ -8,11 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import OBJECTIVES
-from softar_lab.evaluation import char_log_probs, context_of, distributions, evaluate, scored_windows, scores, windows
+from softar_lab.analysis.free_texts import judge_texts
+from softar_lab.analysis.texts import judge
+from softar_lab.evaluation import (
+    char_log_probs,
+    context_of,
+    distributions,
+    evaluate,
+    per_char,
+    scored_windows,
+    scores,
+    separator_id,
+    windows,
+)
+from softar_lab.generation import generate
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.predictor import Prediction, Predictor
-from softar_lab.sources.tokenizers import CharTokenizer
+from softar_lab.sources.corpora import Corpus
+from softar_lab.sources.tokenizers import CharTokenizer, GrowingTokenizer
+from softar_lab.training import TrainConfig, train
 
 
 class Tally(SoftAR):
@@ -207,3 +222,78 @@ def test_a_predictor_without_a_tokenizer_reads_no_text():
 
     with pytest.raises(ValueError, match="no tokenizer, so it cannot read the given text"):
         evaluate(Mute(), "ab")
+
+
+# -- tokens longer than a character -----------------------------------------------------------------------------------
+
+LINES = "the thane thinks\nof the thin queen\n\nthe quay, the é cat\n" * 3
+
+
+def on_units(**shape):
+    tokenizer = GrowingTokenizer.fit(LINES.replace("é", "e"), 60)
+    shape = {"context": 16, "n_layers": 1, "n_heads": 2, "d_model": 16, **shape}
+    return SoftAR(ModelConfig(vocab_size=tokenizer.vocab_size, **shape), tokenizer).eval()
+
+
+@pytest.mark.parametrize("separator", [None, "\n"])
+def test_evaluate_divides_by_characters_however_long_tokens_are(separator):
+    model = on_units()
+    ids, pieces = scored_windows(model, LINES, separator, "given")
+    nats = -scores(model, ids, pieces).double()
+    first = 0 if separator else len(model.tokenizer.decode(ids[:1]))
+    assert len(ids) < len(LINES)
+    assert evaluate(model, LINES, separator) == pytest.approx(nats.sum().item() / (len(LINES) - first), rel=1e-6)
+    each = char_log_probs(model, LINES, separator)
+    assert len(each) == len(LINES) - first
+    assert each.sum().item() == pytest.approx(-nats.sum().item(), rel=1e-5)
+
+
+def test_per_char_gives_a_token_to_its_first_character_and_half_bytes_to_theirs():
+    model = on_units()
+    ids = model.tokenizer.encode("the é")  # "é" is spelled out, the space before it goes with it
+    lengths = model.tokenizer.lengths(ids).tolist()
+    log_probs = torch.arange(1.0, len(ids) + 1)
+    found = per_char(model, ids, log_probs)
+    assert found.sum() == log_probs.sum()
+    assert found[-1] == log_probs[-4:].sum()
+    assert found[0] == 1
+    assert torch.count_nonzero(found) == sum(length > 0 for length in lengths)
+
+
+def test_what_is_scored_does_not_depend_on_where_tokens_are_cut():
+    """Uniform over as many symbols, a token of n characters costs log V, so n times less a character."""
+
+    class Uniform(SoftAR):
+        def log_probs(self, token_ids):
+            return torch.full(token_ids.shape, -1.0)
+
+    tokenizer = GrowingTokenizer.fit(LINES, 60)
+    model = Uniform(ModelConfig(vocab_size=60, context=16, n_layers=1, n_heads=2, d_model=16), tokenizer)
+    assert evaluate(model, LINES, "\n") == pytest.approx(len(tokenizer.encode(LINES)) / len(LINES))
+
+
+def test_a_separator_that_is_part_of_a_unit_is_refused():
+    model = on_units()
+    assert separator_id(model, None) is None
+    assert separator_id(model, "\n") == model.tokenizer.tokens.index("\n")
+    for separator in ("t", "é", "\n\n"):
+        with pytest.raises(ValueError, match="must be a token of its own"):
+            evaluate(model, LINES, separator)
+
+
+def test_a_model_on_units_is_trained_saved_and_writes(tmp_path):
+    model = on_units()
+    corpus = Corpus("lines", LINES * 4, LINES, LINES, separator="\n")
+    recipe = TrainConfig(steps=2, batch_size=2, eval_every=0)
+    run = train(model, corpus, recipe, out=tmp_path / "run", progress=False)
+    assert run.val_bits_per_char == pytest.approx(evaluate(model, LINES, "\n") / math.log(2), rel=1e-4)
+    again = SoftAR.load(tmp_path / "run")
+    assert again.tokenizer == model.tokenizer
+    path = generate(again, "the é", 5, seed=1)
+    assert path.text == again.tokenizer.decode(path.token_ids)
+    with pytest.raises(ValueError, match="the prompt has 24 tokens, the model's context holds 16"):
+        generate(again, "é" * 6, 5)
+    judged = judge(LINES, again, prompt="of ", separator="\n")
+    assert len(judged.log_probs) == len(LINES)
+    [many] = judge_texts([LINES], again, ["of "], separator="\n")
+    torch.testing.assert_close(many.log_probs, judged.log_probs, atol=1e-4, rtol=1e-4)

@@ -78,7 +78,7 @@ def test_train_mixing_names_a_wrong_number(tiny, corpus, wrong, message):
 
 
 def test_train_mixing_needs_a_tokenizer_and_a_text(tiny, corpus):
-    with pytest.raises(ValueError, match="training text has 10 characters"):
+    with pytest.raises(ValueError, match="training text has 10 tokens"):
         train_mixing(tiny(letters=corpus.train), Corpus(name="short", train=corpus.train[:10], val="ab", test="ab"))
     model = tiny(letters=corpus.train)
     model.tokenizer = None

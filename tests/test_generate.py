@@ -568,7 +568,7 @@ def test_stop_returns_the_steps_done_so_far(tiny):
         ({"feedback": "echo"}, "unknown feedback 'echo'; known: mixture, raw"),
         ({"window": "round"}, "unknown window 'round'; known: plain, sum"),
         ({"prompt": "abX"}, "'X'"),
-        ({"prompt": "abcdefghijk a"}, "13 characters, the model's context holds 12: shorten"),
+        ({"prompt": "abcdefghijk a"}, "13 tokens, the model's context holds 12: shorten"),
         ({"prompt": []}, "no prompt"),
         ({"prompt": ["ab", "abé"]}, "'é'"),
         ({"prompt": ["ab", "c"], "seed": [1, 2, 3]}, "3 seeds for 2 prompts"),

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import make_collapse  # noqa: E402
 import make_soft_inputs  # noqa: E402
+import make_tokenizers  # noqa: E402
 from make_results import BUDGETS, PARTS, RESULTS, SEEDS  # noqa: E402
 
 
@@ -89,6 +90,57 @@ def test_soft_inputs_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeyp
     assert len(load_results(tmp_path / "results.csv")[0]) == len(list((tmp_path / "cells").iterdir())) == 27
     monkeypatch.setattr(make_soft_inputs, "run", lambda *cell: [])
     make_soft_inputs.main([])
+    assert (tmp_path / "results.csv").read_bytes() == first
+
+
+# -- tokenizers -------------------------------------------------------------------------------------------------------
+
+
+def test_tokenizers_are_whole_and_their_recipe_is_that_of_the_tool():
+    frame, recipes = load_results(make_tokenizers.RESULTS)
+    told = {one["corpus"]: one for one in recipes}
+    assert told["topics"] == json.loads(json.dumps(make_tokenizers.told("topics")))
+    ours = {name: value for name, value in told["topics"].items() if name not in ("corpus", "sha256")}
+    assert told["shakespeare"].items() >= ours.items()  # its text may not be here
+    for name in make_tokenizers.SIZES:
+        part, cells = frame[frame["corpus"] == name], make_tokenizers.cells(name)
+        found = set(part[["tokenizer", "vocab_size", "seed"]].itertuples(index=False, name=None))
+        assert {cell for cell in found if cell[0] != "char"} == {cell for cell in cells if cell[0] != "char"}
+        assert len(part) == len(found) == len(cells)
+    assert frame["problem"].eq("").all()
+
+
+def test_tokenizers_differ_in_their_table_alone():
+    """The same body: what a row of the table and of the head costs falls out."""
+    frame = load_results(make_tokenizers.RESULTS)[0]
+    width = make_tokenizers.SHAPE["d_model"]
+    assert (frame["parameters"] - 2 * width * frame["vocab_size"] - frame["vocab_size"]).nunique() <= 2
+    assert frame.loc[frame["tokenizer"] == "char", "chars_per_token"].eq(1).all()
+    assert frame["bits"].between(1, 5).all()
+
+
+def test_characters_per_token_are_those_of_the_tool():
+    frame = load_results(make_tokenizers.RESULTS)[0]
+    text = make_tokenizers.corpus_named("topics").val
+    for kind, part in frame[frame["corpus"] == "topics"].groupby("tokenizer"):
+        tokenizer = make_tokenizers.fitted("topics", kind, 512)
+        assert len(text) / len(tokenizer.encode(text)) == pytest.approx(part["chars_per_token"].iloc[0], rel=1e-5)
+
+
+def test_tokenizers_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeypatch):
+    def run(name, kind, vocab_size, seed):
+        return [{"corpus": name, "tokenizer": kind, "vocab_size": vocab_size, "seed": seed, "bits": 2.5, "problem": ""}]
+
+    monkeypatch.setattr(make_tokenizers, "SIZES", {"topics": [512]})
+    monkeypatch.setattr(make_tokenizers, "CELLS", tmp_path / "cells")
+    monkeypatch.setattr(make_tokenizers, "RESULTS", tmp_path / "results.csv")
+    monkeypatch.setattr(make_tokenizers, "run", run)
+    monkeypatch.setattr(sys, "argv", ["make_tokenizers.py"])
+    make_tokenizers.main()
+    first = (tmp_path / "results.csv").read_bytes()
+    assert len(load_results(tmp_path / "results.csv")[0]) == len(list((tmp_path / "cells").iterdir())) == 12
+    monkeypatch.setattr(make_tokenizers, "run", lambda *cell: [])
+    make_tokenizers.main()
     assert (tmp_path / "results.csv").read_bytes() == first
 
 

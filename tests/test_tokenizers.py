@@ -1,6 +1,9 @@
-"""CharTokenizer: any text comes back, and what is wrong is named."""
+"""Tokenizers: any text comes back, and what is wrong is named."""
 
 import json
+import re
+import zlib
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softar_lab.sources.tokenizers import CharTokenizer
+from softar_lab.sources.corpora import load_corpus
+from softar_lab.sources.tokenizers import BPETokenizer, CharTokenizer, GrowingTokenizer, tokenizer_from_dict
 
 ANY_CHAR = st.characters(codec=None, exclude_categories=())  # astral characters and lone surrogates too
 ANY_TEXT = st.text(ANY_CHAR, min_size=1)
@@ -116,3 +120,184 @@ def test_from_dict_says_what_is_wrong(saved, message):
 
 def test_repr_stays_short():
     assert len(repr(CharTokenizer.fit("".join(map(chr, range(32, 5_000)))))) < 120
+
+
+# -- units longer than a character ------------------------------------------------------------------------------------
+
+VERSE = (
+    "the thane thinks that the other thing is thin\nthen the queen quickly quits the quay\n"
+    "  a hat, a cat; aaaa aaa aa\tthe bath\n" * 4
+)
+UNITS = {
+    "bpe": BPETokenizer.fit(VERSE, 80),
+    "growing": GrowingTokenizer.fit(VERSE, 80),
+    "strict": GrowingTokenizer.fit(VERSE, 80, confidence=0.5, least=3, fall=1),
+}
+every_unit_tokenizer = pytest.mark.parametrize("tokenizer", UNITS.values(), ids=UNITS)
+MIXED = st.lists(st.sampled_from(["the", " ", "th", "qu", "a", "aa", "\n", "é", "🙂", "\ud800", "\udc00", "\ufdd3"]))
+
+
+def slow_cut(tokenizer, text):
+    """The tokens of a text by the rule alone: in each word, of all pairs the one that joined first, leftmost first."""
+    rank, tokens = {}, []
+    for i, pair in enumerate(tokenizer.merges):
+        rank.setdefault(pair, i)
+    for word in re.findall(r" ?[^\s]+|\s", tokenizer._spelled(text)):
+        units = list(word)
+        while pairs := [(rank[pair], i) for i, pair in enumerate(pairwise(units)) if pair in rank]:
+            i = min(pairs)[1]
+            units[i : i + 2] = ["".join(units[i : i + 2])]
+        tokens += units
+    return tokens
+
+
+@every_unit_tokenizer
+@given(text=st.text(ANY_CHAR) | MIXED.map("".join) | st.text("theaqu \n"))
+def test_every_text_comes_back_and_is_cut_by_the_rule(tokenizer, text):
+    token_ids = tokenizer.encode(text)
+    assert token_ids.dtype == torch.int64
+    assert tokenizer.decode(token_ids) == tokenizer.decode(token_ids.tolist()) == text
+    assert [tokenizer.tokens[i] for i in token_ids] == slow_cut(tokenizer, text)
+    lengths = tokenizer.lengths(token_ids)
+    assert lengths.shape == token_ids.shape
+    assert lengths.sum() == len(text)
+    assert tokenizer.unknown_in(text) == {}
+
+
+def test_ten_thousand_random_strings_come_back():
+    """Of any code points, of lone surrogates and what half bytes are made of, of known characters."""
+    rng = np.random.default_rng(0)
+    pools = [np.arange(0x110000), np.arange(0xD7F0, 0xE010), np.arange(0xFDC0, 0xFE00), [*map(ord, sorted({*VERSE}))]]
+    tokenizer = UNITS["growing"]
+    texts = ["".join(map(chr, rng.choice(pools[i % 4], rng.integers(0, 12)))) for i in range(10_000)]
+    assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts
+    whole = "".join(texts)
+    assert tokenizer.decode(tokenizer.encode(whole)) == whole
+
+
+@every_unit_tokenizer
+def test_lengths_count_a_spelled_character_where_it_begins(tokenizer):
+    text = "aé🙂\ud800b"
+    lengths = tokenizer.lengths(tokenizer.encode(text)).tolist()
+    assert lengths == [1, *[1, 0, 0, 0], *[1, 0, 0, 0, 0, 0, 0, 0], *[1, 0, 0, 0, 0, 0], 1]
+
+
+@every_unit_tokenizer
+@given(ids=st.lists(st.integers(0, 79)))
+def test_any_ids_decode(tokenizer, ids):
+    """What a model writes need not be the spelling of anything."""
+    text = tokenizer.decode(ids)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.lengths(torch.tensor(ids, dtype=torch.int64))) == len(ids)
+
+
+@every_unit_tokenizer
+def test_tokens_are_distinct_and_white_space_stands_alone(tokenizer):
+    assert tokenizer.vocab_size == len(set(tokenizer.tokens)) == 80
+    assert all(len(unit) > 1 and not re.search(r".\s|[\n\t]", unit) for unit in tokenizer.units)
+    assert len(tokenizer.encode("\n\n")) == 2
+
+
+@every_unit_tokenizer
+def test_unit_tokenizers_come_back_through_json(tokenizer):
+    again = tokenizer_from_dict(json.loads(json.dumps(tokenizer.to_dict())))
+    assert type(again) is type(tokenizer)
+    assert (again, again.tokens, hash(again)) == (tokenizer, tokenizer.tokens, hash(tokenizer))
+    assert again != replace(tokenizer, merges=tokenizer.merges[:-1])
+    assert len(repr(tokenizer)) < 120
+
+
+def test_without_confidence_growing_is_byte_pair_encoding():
+    """The same pairs join but for ties, so both cut about as short."""
+    text = load_corpus("topics").val
+    bpe = BPETokenizer.fit(text, 300)
+    grown = GrowingTokenizer.fit(text, 300, confidence=0)
+    assert len(set(grown.units) & set(bpe.units)) >= 0.9 * len(bpe.units)
+    assert len(grown.encode(text)) == pytest.approx(len(bpe.encode(text)), rel=0.01)
+
+
+def test_a_unit_joins_once_its_second_part_was_foreseen_often_enough():
+    """After q always u, three times in all, so two others foresee each; after a one of three."""
+    text = "qu qu qu ax ay az"
+    how = {"confidence": 0.9, "fall": 1, "context": 1}
+    assert GrowingTokenizer.fit(text, 40, least=3, **how).units == ("qu",)
+    assert GrowingTokenizer.fit(text, 40, least=4, **how).units == ()
+    assert "ax" not in GrowingTokenizer.fit(text, 40, least=1, **how).units
+
+
+def test_growth_tells_each_round_and_ends_where_nothing_is_foreseen():
+    frame = UNITS["growing"].growth
+    assert list(frame) == ["units", "confidence", "least", "chars_per_token"]
+    assert frame["units"].is_monotonic_increasing
+    assert frame["units"].iloc[-1] == len(UNITS["growing"].chars) + 16 + len(UNITS["growing"].units)
+    assert frame["chars_per_token"].is_monotonic_increasing
+    assert frame["chars_per_token"].iloc[-1] == pytest.approx(len(VERSE) / len(UNITS["growing"].encode(VERSE)))
+    assert (frame["confidence"].diff().dropna() <= 0).all()
+    short = GrowingTokenizer.fit(VERSE, 400, confidence=0.9, least=20, fall=1)
+    assert 0 < len(short.units) < 60
+    assert short.vocab_size == len(set(short.tokens)) == 400
+    empty = [i for i, token in enumerate(short.tokens) if token.startswith("\ufde0")]
+    assert len(empty) == short.buckets - len(short.units)
+    assert short.decode(empty) == ""
+
+
+def test_a_unit_keeps_its_place_while_the_vocabulary_grows():
+    first = GrowingTokenizer.fit(VERSE, 200, confidence=0.9, least=10, fall=1)
+    more = first.grow("naïve naïve naïve " * 40, confidence=0.5, least=2)
+    assert more.vocab_size == first.vocab_size
+    assert more.units[: len(first.units)] == first.units
+    assert len(more.units) > len(first.units)
+    assert [more.tokens.index(unit) for unit in first.units] == [first.tokens.index(unit) for unit in first.units]
+    assert len(more.encode("naïve")) < len(first.encode("naïve"))  # what was spelled out has become a unit
+    assert more.decode(more.encode("naïve")) == "naïve"
+
+
+def test_units_lie_where_their_hash_says_or_are_counted():
+    tokenizer = UNITS["growing"]
+    first = len(tokenizer.chars) + 16
+    away = sum(tokenizer.tokens[first + zlib.crc32(u.encode()) % tokenizer.buckets] != u for u in tokenizer.units)
+    assert tokenizer.displaced == away
+    assert GrowingTokenizer.fit(VERSE, 100_000, confidence=0.9, least=20, fall=1).displaced == 0
+
+
+@pytest.mark.parametrize("fit", [BPETokenizer.fit, GrowingTokenizer.fit])
+def test_fit_of_units_says_what_is_wrong(fit):
+    with pytest.raises(ValueError, match="must not be empty"):
+        fit("", 100)
+    with pytest.raises(ValueError, match="vocab_size must be at least 18, for 2 characters and 16 half bytes, not 17"):
+        fit("ab", 17)
+    assert fit("ab", 18).units == ()
+
+
+@pytest.mark.parametrize("wrong", [{"confidence": 1.5}, {"least": 0}, {"fall": 0}, {"context": 0}])
+def test_grow_names_a_number_out_of_range(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}.*{next(iter(wrong))}={next(iter(wrong.values()))}"):
+        GrowingTokenizer.fit(VERSE, 80, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("saved", "message"),
+    [
+        ({}, "unknown type of tokenizer None; known: char, bpe, growing"),
+        ({"type": "words"}, "unknown type of tokenizer 'words'"),
+        ({"type": "bpe", "chars": ["a"]}, "BPETokenizer is not made of chars"),
+        ({"type": "bpe", "chars": ["a"], "merges": [], "buckets": 1}, "BPETokenizer is not made of"),
+        ({"type": "bpe", "chars": ["b", "a"], "merges": []}, "ascending"),
+        ({"type": "bpe", "chars": ["ab"], "merges": []}, "single characters"),
+        ({"type": "bpe", "chars": ["\ud800"], "merges": []}, "possible in UTF-8"),
+        (
+            {"type": "bpe", "chars": ["a"], "merges": [["a", "b"]]},
+            r"two units that are there already, not \('a', 'b'\)",
+        ),
+        ({"type": "bpe", "chars": ["a"], "merges": [["a"]]}, "two units"),
+        ({"type": "growing", "chars": ["a"], "merges": [["a", "a"]], "buckets": 0}, "buckets must be at least 1"),
+    ],
+)
+def test_tokenizer_from_dict_says_what_is_wrong(saved, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer_from_dict(saved)
+
+
+def test_from_dict_of_one_type_refuses_another():
+    with pytest.raises(ValueError, match='BPETokenizer is saved as {"type": "bpe"'):
+        BPETokenizer.from_dict(UNITS["growing"].to_dict())

@@ -185,7 +185,7 @@ def test_train_config_takes_whole_numbers_for_rates():
 
 
 def test_train_on_a_text_shorter_than_a_window_says_so(tiny):
-    with pytest.raises(ValueError, match="8 characters, one window needs 9"):
+    with pytest.raises(ValueError, match="8 tokens, one window needs 9"):
         train(small(tiny), Corpus("short", "abcdefgh", "abc", "abc"), SHORT, progress=False)
 
 

@@ -185,7 +185,7 @@ def test_model_chosen_in_vain_leaves_the_picture_of_the_other(tiny, model):
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [("ab§", "'§'"), ("a" * 13, "the prompt has 13 characters, the model's context holds 12"), ("<b>&", "'<'")],
+    [("ab§", "'§'"), ("a" * 13, "the prompt has 13 tokens, the model's context holds 12"), ("<b>&", "'<'")],
 )
 def test_a_bad_prompt_is_answered_in_the_status_line(model, prompt, message):
     for panel in (GenerationPanel(model, prompt), GenerationPanel(model, "abc")):
@@ -406,7 +406,7 @@ def test_train_says_what_went_wrong(tiny):
     corpus = Corpus("short", train="abc", val="abc", test="abc")
     monitor = TrainingMonitor(tiny(alive=False), corpus, SHORT)
     assert monitor.train() is None
-    assert said(monitor).startswith("⚠ the training text has 3 characters")
+    assert said(monitor).startswith("⚠ the training text has 3 tokens")
     assert repr(monitor).startswith("TrainingMonitor(short, 6 steps: not trained: the training text has 3")
     assert "image/png" not in monitor._repr_mimebundle_()
 

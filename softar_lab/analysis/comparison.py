@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from ..evaluation import distributions, document_begins, encode, evaluate, scored_windows
+from ..evaluation import distributions, document_begins, encode, evaluate, scored_windows, separator_id
 from ..models.config import ModelConfig
 from ..models.objectives import make_objective
 from ..models.soft_ar import SoftAR, pick_device
@@ -210,7 +210,7 @@ def _stretches(model: SoftAR, corpus: Corpus, rows: int) -> Int[Tensor, "B T"]:
     ids, length = encode(model, corpus.val, "validation"), model.config.tokens
     begins = torch.arange(len(ids))
     if corpus.separator:
-        begins = document_begins(ids, model.tokenizer.encode(corpus.separator)[0])
+        begins = document_begins(ids, separator_id(model, corpus.separator))
     begins = begins[begins <= len(ids) - length]
     chosen = begins[torch.linspace(0, len(begins) - 1, min(rows, len(begins))).long()]
     return ids[chosen[:, None] + torch.arange(length)]

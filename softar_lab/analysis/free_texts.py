@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..evaluation import Piece, context_of, overlap_of, scores, windows
+from ..evaluation import Piece, context_of, overlap_of, per_char, scores, separator_id, windows
 from ..generation.trajectory import Trajectory
 from ..predictor import Predictor
 from .texts import Judgement, distinct_n, judge, repetition
@@ -33,14 +33,15 @@ def judge_texts(
     wholes = [prompt + text for prompt, text in zip(prompts, texts)]
     if context is None or tokenizer is None or not all(texts) or _any_unknown(tokenizer, wholes):
         return [judge(text, judging, prompt, separator) for text, prompt in zip(texts, prompts)]
-    ids = [tokenizer.encode(whole) for whole in wholes]
-    end = tokenizer.encode(separator)[0] if separator else None
+    ids = [torch.cat([*map(tokenizer.encode, pair)]) for pair in zip(prompts, texts)]  # cut apart, as they were written
+    end = separator_id(judging, separator)
     pieces, begin = [], 0
     for one in ids:
         cut = _overlapping(len(one), context) if end is None else windows(one, context, end, overlap_of(judging))
         pieces += [(begin + first, begin + last, skip) for first, last, skip in cut]
         begin += len(one)
     found = scores(judging, torch.cat(ids), pieces).double().split([len(one) for one in ids])
+    found = [per_char(judging, one, log_probs) for one, log_probs in zip(ids, found)]
     return [Judgement(_ended(one[len(prompt) :])) for one, prompt in zip(found, prompts)]
 
 

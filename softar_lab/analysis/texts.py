@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from ..estimates import Estimate
-from ..evaluation import context_of, pieces_of, scores
+from ..evaluation import context_of, per_char, pieces_of, scores, separator_id
 from ..generation.trajectory import Trajectory
 from ..predictor import Predictor
 
@@ -105,6 +105,7 @@ class Judgement:
 def judge(text: str, judge: Predictor, prompt: str = "", separator: str | None = None) -> Judgement:
     """What a judge, a true language or a trained model, gives every character of a text that follows a prompt.
 
+    (Of a token that stands for several, its first character has it all. Prompt and text are cut into tokens apart.)
     The prompt is read, not judged. All is read from the judge's start: by a model without a context limit in one go,
     otherwise in evaluation's `windows`; by documents, where `separator` ends them. The first character to which the
     judge gives no probability, or that it does not know, ends the judgement: no language says what follows that.
@@ -118,8 +119,9 @@ def judge(text: str, judge: Predictor, prompt: str = "", separator: str | None =
         raise ValueError("the judge has no tokenizer, so it cannot read a text")
     unknown = tokenizer.unknown_in(whole) if tokenizer.unk_id is None else ()
     readable = min((whole.index(char) for char in unknown), default=len(whole))
-    ids, end = tokenizer.encode(whole[:readable]), tokenizer.encode(separator)[0] if separator else None
-    found = torch.cat([_read(judge, ids, end).double(), torch.tensor([-math.inf])])
+    ids = torch.cat([tokenizer.encode(prompt[:readable]), tokenizer.encode(whole[len(prompt) : readable])])
+    read = _read(judge, ids, separator_id(judge, separator)).double()
+    found = torch.cat([per_char(judge, ids[: len(read)], read), torch.tensor([-math.inf])])
     stop = int((found == -math.inf).nonzero()[0])  # the first impossible character, or the end of the whole
     if stop < len(prompt):
         raise ValueError(f"the prompt is impossible for this judge: {whole[stop]!r} at position {stop}")

@@ -160,10 +160,8 @@ def _check(
         raise ValueError("the model has no tokenizer, so it can neither read a prompt nor write a text")
     context = context_of(model) or math.inf
     for text in prompts:
-        if len(text) > context and overlap_of(model) is None:
-            raise ValueError(
-                f"the prompt has {len(text)} characters, the model's context holds {context}: shorten the prompt"
-            )
+        if (length := len(model.tokenizer.encode(text))) > context and overlap_of(model) is None:
+            raise ValueError(f"the prompt has {length} tokens, the model's context holds {context}: shorten the prompt")
 
 
 @contextmanager

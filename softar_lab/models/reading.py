@@ -61,6 +61,10 @@ class Vocabulary:
         check_ids(ids, self.vocab_size)
         return "".join(self.tokens[i] for i in ids.tolist())
 
+    def lengths(self, ids: Int64[Tensor, " T"]) -> Int64[Tensor, " T"]:
+        """How many characters each token stands for."""
+        return torch.tensor([len(self.tokens[i]) for i in ids.tolist()], dtype=torch.int64)
+
     def unknown_in(self, text: str) -> dict[str, int]:
         """How often each character that belongs to no token occurs in a text."""
         return dict(Counter(piece for piece in self._pattern.findall(text) if piece not in self._ids))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..predictor import Prediction, Predictor
-from ..sources.tokenizers import CharTokenizer
+from ..sources.tokenizers import CharTokenizer, UnitTokenizer, tokenizer_from_dict
 from ..store import CheckpointError, load_folder, save_folder, vectors_from_bytes, vectors_to_bytes
 from .config import ModelConfig
 from .decoding import RowDecoder
@@ -54,7 +54,7 @@ class SoftAR(nn.Module, Predictor):
     def __init__(
         self,
         config: ModelConfig,
-        tokenizer: CharTokenizer | None = None,
+        tokenizer: CharTokenizer | UnitTokenizer | None = None,
         seed: int = 0,
         rows: Float[Tensor, "V m"] | None = None,
     ):
@@ -379,7 +379,7 @@ class SoftAR(nn.Module, Predictor):
         folder = Path(folder)
         manifest, files = load_folder(folder, MANIFEST, CHECKPOINT_FORMAT)
         try:
-            tokenizer = CharTokenizer.from_dict(manifest["tokenizer"]) if manifest["tokenizer"] else None
+            tokenizer = tokenizer_from_dict(manifest["tokenizer"]) if manifest["tokenizer"] else None
             config = ModelConfig.from_dict(manifest["config"])
             no_rows = torch.zeros(config.vocab_size, config.embedding_dim)  # a table is loaded, not made
             model = cls(config, tokenizer, rows=no_rows)

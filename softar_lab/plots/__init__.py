@@ -21,6 +21,7 @@ from .together import (
     update_symbols,
     update_together,
 )
+from .tokens import draw_neighbours, draw_rows, draw_tokens, tokens_html
 
 __all__ = [
     "ACCENT",
@@ -43,13 +44,16 @@ __all__ = [
     "draw_history",
     "draw_intervals",
     "draw_lines",
+    "draw_neighbours",
     "draw_path",
     "draw_paths",
     "draw_ranking",
+    "draw_rows",
     "draw_simplex",
     "draw_step",
     "draw_survival",
     "draw_together",
+    "draw_tokens",
     "draw_trie",
     "drift_figure",
     "history_figure",
@@ -60,6 +64,7 @@ __all__ = [
     "step_hover",
     "text_html",
     "together_figure",
+    "tokens_html",
     "update_curves",
     "update_drift",
     "update_hull",

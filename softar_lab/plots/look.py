@@ -3,6 +3,7 @@
 import html
 
 from ..analysis.geometry import PCABasis
+from ..sources.units import EMPTY, HALF_BYTES
 
 COLORMAP = "viridis"  # steps, from dark to bright; readable by the colour-blind and in grey
 ACCENT = "#D55E00"
@@ -10,8 +11,13 @@ GREY = "#8a8f98"
 
 
 def visible(symbol: str) -> str:
-    """A symbol as it can be seen: ␣ for a space, ↵ for a line's end."""
-    return {" ": "␣", "\n": "↵", "\t": "⇥"}.get(symbol, symbol)
+    """A symbol as it can be seen: ␣ for a space, ↵ for a line's end, ‹A› for half a byte of one spelled out."""
+    shown = {" ": "␣", "\n": "↵", "\t": "⇥"}.get(symbol, symbol)
+    return shown if shown.isascii() else "".join(map(_half_byte, shown))
+
+
+def _half_byte(char: str) -> str:
+    return f"‹{HALF_BYTES.index(char):X}›" if char in HALF_BYTES else "∅" if char == EMPTY else char
 
 
 def plain(symbol: str) -> str:

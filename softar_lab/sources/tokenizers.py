@@ -1,4 +1,7 @@
-"""Tokenizers: text to token ids and back."""
+"""Tokenizers: text to token ids and back.
+
+Every one has `tokens`, `vocab_size`, `unk_id`, `encode`, `decode`, `lengths`, `unknown_in`, `to_dict` and `from_dict`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +12,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from .units import BPETokenizer, GrowingTokenizer, UnitTokenizer, checked_ids, code_points
+
+__all__ = ["UNK", "BPETokenizer", "CharTokenizer", "GrowingTokenizer", "UnitTokenizer", "tokenizer_from_dict"]
+
 UNK = "<unk>"
-
-
-def _code_points(text: str) -> np.ndarray:
-    """Code points of a text, lone surrogates included: (T,) uint32."""
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,7 +66,7 @@ class CharTokenizer:
         Shapes: text of T characters -> token_ids (T,).   An unknown character becomes "<unk>".
         Raises ValueError at an unknown character where there is no "<unk>", naming it and its position.
         """
-        codes = _code_points(text)
+        codes = code_points(text)
         ids = np.searchsorted(self._codes, codes)
         unknown = self._codes[np.minimum(ids, len(self._codes) - 1)] != codes
         if unknown.any():
@@ -83,21 +85,17 @@ class CharTokenizer:
         Shapes: ids (T,), whole numbers -> text of T characters.
         Raises ValueError at an id outside the vocabulary, naming it and its position.
         """
-        ids = ids.detach().cpu().numpy() if isinstance(ids, Tensor) else np.asarray(ids)
-        if ids.shape == (0,):
-            return ""
-        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"ids must be one row of whole numbers, not {ids.dtype} of shape {ids.shape}")
-        wrong = (ids < 0) | (ids >= self.vocab_size)
-        if wrong.any():
-            position = int(wrong.argmax())
-            raise ValueError(f"id {ids[position]} at position {position} is not in 0..{self.vocab_size - 1}")
+        ids = checked_ids(ids, self.vocab_size)
         codes = np.append(self._codes, np.uint32(0xFFFD)) if self.unk_id is not None else self._codes
         return codes[ids].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
+    def lengths(self, ids: Int64[Tensor, " T"]) -> Int64[Tensor, " T"]:
+        """How many characters each token stands for: one."""
+        return torch.ones_like(ids)
+
     def unknown_in(self, text: str) -> dict[str, int]:
         """How often each character that is no token occurs in a text."""
-        codes, counts = np.unique(_code_points(text), return_counts=True)
+        codes, counts = np.unique(code_points(text), return_counts=True)
         new = ~np.isin(codes, self._codes)
         return {chr(code): int(count) for code, count in zip(codes[new], counts[new])}
 
@@ -117,7 +115,18 @@ class CharTokenizer:
     @cached_property
     def _codes(self) -> np.ndarray:
         """Code points of the characters, ascending: (V,) or, without "<unk>", (V - 1,)."""
-        return _code_points("".join(self.tokens[: self.unk_id]))
+        return code_points("".join(self.tokens[: self.unk_id]))
 
     def __repr__(self) -> str:
         return f"CharTokenizer({self.vocab_size} tokens: {''.join(self.tokens[: self.unk_id])!r:.60})"
+
+
+_TYPES = {"char": CharTokenizer, "bpe": BPETokenizer, "growing": GrowingTokenizer}
+
+
+def tokenizer_from_dict(saved: dict) -> CharTokenizer | BPETokenizer | GrowingTokenizer:
+    """The tokenizer of any type that to_dict was asked of. Raises ValueError where this is no such dictionary."""
+    kind = saved.get("type") if isinstance(saved, dict) else None
+    if kind not in _TYPES:
+        raise ValueError(f"unknown type of tokenizer {kind!r}; known: {', '.join(_TYPES)}")
+    return _TYPES[kind].from_dict(saved)

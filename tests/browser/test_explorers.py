@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 ROOT = Path(__file__).parents[2]
 MODELS = """
 import softar_lab as lab
-from softar_lab.widgets import CollapseExplorer, TrajectoryExplorer
+from softar_lab.widgets import CollapseExplorer, TokenExplorer, TrajectoryExplorer
 soft = lab.SoftAR.load("../data/checkpoints/tales-soft")
 hard = lab.SoftAR.load("../data/checkpoints/tales-hard")
 """
@@ -18,6 +18,12 @@ NOTEBOOKS = {
         MODELS,
         "settings = [{}, {'schedule': 'never', 'feedback': 'raw', 'collapse': 'nearest'}]",
         "CollapseExplorer({'soft': soft, 'hard': hard}, 'Once the king ', settings=settings)",
+    ],
+    "tokens": [
+        MODELS,
+        "grown = lab.GrowingTokenizer.fit('the thane thinks that the other thing is thin ' * 9, 60)\n"
+        "units = lab.SoftAR(lab.ModelConfig(vocab_size=60, n_layers=1, d_model=32), grown)",
+        "TokenExplorer({'letters': hard, 'units': units}, 'the thing')",
     ],
     "trajectory": [
         MODELS,
@@ -125,4 +131,16 @@ def test_trajectory_explorer_walks(lab):
     lab.wait_for("step 33: ")
     assert "⚠" not in lab.shown()
     lab.screenshot("trajectory")
+    lab.check()
+
+
+def test_token_explorer_cuts_what_is_typed(lab):
+    lab.open("tokens.ipynb")
+    lab.run_all()
+    lab.wait_for(r"9 characters; tokens: letters 9, units \d")
+    lab.page.locator(".jupyter-widgets textarea").fill("the é")
+    lab.wait_for(r"letters: unknown character 'é' at position 4")
+    lab.page.locator(".jupyter-widgets textarea").fill("then the thane")
+    lab.wait_for(r"14 characters; tokens: letters 14, units \d")
+    lab.screenshot("tokens")
     lab.check()

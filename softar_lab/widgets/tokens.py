@@ -1,0 +1,74 @@
+"""TokenExplorer: type a text and see it cut into tokens, with their ids and their rows of the table."""
+
+from collections.abc import Mapping
+
+import ipywidgets as w
+
+from .. import plots
+from ..predictor import Predictor
+from .panel import Panel
+from .setting import NARROW, by_name, has_rows
+
+MOST = 200  # tokens of a text that are shown
+
+
+class TokenExplorer(Panel):
+    """A text as several models read it: each token in a tint, its id, and the first numbers of its row of the table.
+
+    `models`: one predictor with a tokenizer, or several by name; without vectors there are no rows to be shown.
+    `explorer.text` and `explorer.width` (numbers of a row that are shown) are the controls; `cut(name)` gives the
+    tokens and their ids. What goes wrong, such as an unknown character, stands in the status line.
+    """
+
+    def __init__(self, models: Predictor | Mapping[str, Predictor], text: str = "", width: int = 12):
+        super().__init__()
+        self.models = by_name(models)
+        self.text = w.Textarea(text, description="Text", style=NARROW, layout=w.Layout(width="80%", height="64px"))
+        self.width = w.IntSlider(width, min=0, max=32, description="Row", style=NARROW, layout=w.Layout(width="40%"))
+        self.shown = {name: w.HTML() for name in self.models}
+        self.children = (self.text, self.width, self.status, *self.shown.values())
+        for control in (self.text, self.width):
+            control.observe(lambda _: self._attempt(self._show), "value")
+        self._attempt(self._show)
+
+    def cut(self, name: str) -> tuple[list[str], list[int]]:
+        """Tokens and ids of the present text. Raises ValueError at a character that the tokenizer refuses."""
+        tokenizer = self.models[name].tokenizer
+        ids = tokenizer.encode(self.text.value).tolist()
+        return [tokenizer.tokens[i] for i in ids], ids
+
+    def _show(self) -> None:
+        problems, counts = [], []
+        for name, model in self.models.items():
+            try:
+                pieces, ids = self.cut(name)
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+                self.shown[name].value = ""
+                continue
+            counts.append(f"{name} {len(ids)}")
+            rows = model.embedding[ids[:MOST], : self.width.value].cpu().numpy() if has_rows(model) else None
+            more = max(0, len(ids) - MOST)
+            self.shown[name].value = plots.tokens_html(name, pieces[:MOST], ids[:MOST], rows, more)
+        if problems:
+            self.say(" · ".join(problems), "error")
+        else:
+            self.say(f"{len(self.text.value)} characters; tokens: {', '.join(counts)}")
+
+    def still(self):
+        cuts = {}
+        for name in self.models:
+            try:
+                cuts[name] = self.cut(name)
+            except ValueError:
+                cuts[name] = [], []
+        return plots.draw_tokens(cuts) if self.text.value else None
+
+    def __repr__(self) -> str:
+        if not hasattr(self, "shown"):
+            return "TokenExplorer()"
+        told = [self.problem] if self.problem else []
+        for name in self.models if not told else ():
+            pieces, ids = self.cut(name)
+            told.append(f"{name} ⟨{len(ids)} tokens: {plots.visible('|'.join(pieces)):.120}⟩")
+        return f"TokenExplorer({self.text.value!r:.80}: {'; '.join(told)})"
