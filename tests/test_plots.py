@@ -148,6 +148,49 @@ def test_pictures_have_a_glyph_for_every_symbol_of_the_built_in_texts(tiny):
     png(plots.draw_path(path, PCABasis.fit(model.embedding), model.embedding, steps=64))
 
 
+def panel(figure, i):
+    """The colours' numbers and their limits, the labels and the texts of a matrix."""
+    ax = figure.axes[i]
+    (image,) = ax.images
+    labels = [[label.get_text() for label in axis.get_ticklabels()] for axis in (ax.yaxis, ax.xaxis)]
+    return image.get_array(), image.get_clim(), labels, [text.get_text() for text in ax.texts]
+
+
+def test_draw_matrices_shows_each_matrix_with_its_labels_and_colours_of_its_own():
+    signed = pd.DataFrame([[1.0, -4.0, 0.0]], ["a $"], ["x", "long", " "])
+    shares = pd.DataFrame([[0.25, 0.75], [1.0, 0.0]])
+    figure = plots.draw_matrices({"signed $x$": signed, "shares": shares}, digits=2)
+    values, limits, labels, texts = panel(figure, 0)
+    np.testing.assert_array_equal(values, signed)
+    assert (limits, labels) == ((-4, 4), [["a $"], ["x", "long", "␣"]])
+    assert texts == ["1.00", "−4.00", "0.00"]
+    values, limits, labels, texts = panel(figure, 1)
+    np.testing.assert_array_equal(values, shares)
+    assert limits == (0, 1)
+    assert [ax.get_title() for ax in figure.axes] == ["signed $x$", "shares"]
+    png(figure)
+
+
+def test_draw_matrices_greys_what_is_not_finite_and_writes_no_negative_zero():
+    frame = pd.DataFrame([[0.5, -math.inf, math.nan, math.inf, -0.001]])
+    figure = plots.draw_matrices({"": frame}, digits=1)
+    values, limits, _, texts = panel(figure, 0)
+    assert values.mask.tolist() == [[False, True, True, True, False]]
+    assert limits == (-0.5, 0.5)  # set by what is finite
+    assert texts == ["0.5", "−∞", "nan", "∞", "0.0"]
+    png(figure)
+    png(plots.draw_matrices({"": frame * math.nan}, digits=1))
+
+
+def test_draw_matrices_breaks_rows_and_leaves_no_empty_frame():
+    frame = pd.DataFrame(np.eye(3))
+    figure = plots.draw_matrices(dict.fromkeys("abcde", frame), columns=2)
+    assert [len(ax.images) for ax in figure.axes] == [1] * 5 + [0]
+    assert not figure.axes[-1].axison
+    assert not figure.axes[0].texts
+    png(figure)
+
+
 # pictures to turn
 
 

@@ -10,6 +10,7 @@ from .hull import CURVES, curves_figure, draw_step, hull_figure, mixture_html, m
 from .interactive import TRAIL, history_figure, path_figure, update_now, update_path
 from .languages import draw_simplex, draw_trie
 from .look import ACCENT, COLORMAP, GREY, axis_label, visible
+from .matrices import draw_matrices
 from .paths import draw_path, draw_paths
 from .texts import candidates_html, difference_html, step_hover, text_html
 from .together import (
@@ -44,6 +45,7 @@ __all__ = [
     "draw_history",
     "draw_intervals",
     "draw_lines",
+    "draw_matrices",
     "draw_neighbours",
     "draw_path",
     "draw_paths",
