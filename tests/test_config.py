@@ -38,7 +38,7 @@ def test_config_names_the_wrong_number(name, value):
         ({"d_model": 12, "n_heads": 4}, "even"),
         ({"objective": "magic"}, "unknown objective 'magic'; known: ce, metric, anchored"),
         ({"table": "magic"}, "unknown table 'magic'; known: joint, random, orthonormal"),
-        ({"positions": "magic"}, "unknown positions 'magic'; known: learned, rotary"),
+        ({"positions": "magic"}, "unknown positions 'magic'; known: learned, sinusoidal, rotary, none"),
         ({"table": "orthonormal", "embedding_dim": 9}, r"embedding_dim .*vocab_size \(10\).* not 9"),
     ],
 )

@@ -4,20 +4,22 @@ import numpy as np
 import pytest
 import torch
 
+from softar_lab.models.config import ModelConfig
 from softar_lab.models.decoding import RowDecoder
-from softar_lab.models.transformer import Transformer
+from softar_lab.models.transformer import POSITIONS, Transformer
 
 
 def wild(positions: str, dtype: torch.dtype, strength: float) -> tuple[torch.nn.Linear, Transformer]:
     """An input layer of 5 -> 24 and a body whose weights, norms included, are all drawn at random."""
     generator = torch.Generator().manual_seed(3)
-    input, body = torch.nn.Linear(5, 24, bias=False), Transformer(30, 3, 3, 24, positions)
+    shape = ModelConfig(vocab_size=5, context=30, n_layers=3, n_heads=3, d_model=24, positions=positions)
+    input, body = torch.nn.Linear(5, 24, bias=False), Transformer(shape)
     for parameter in [*input.parameters(), *body.parameters()]:
         parameter.data = strength * torch.randn(parameter.shape, generator=generator) + (parameter.ndim == 1)
     return input.to(dtype), body.to(dtype)
 
 
-@pytest.mark.parametrize("positions", ["rotary", "learned"])
+@pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize(("dtype", "strength", "tolerance"), [(torch.float64, 0.5, 1e-12), (torch.float32, 0.2, 2e-5)])
 @torch.no_grad()
 def test_decoder_gives_the_hidden_states_and_the_cache_of_the_transformer(positions, dtype, strength, tolerance):

@@ -307,6 +307,7 @@ def test_grid_writes_what_is_not_zero():
     frame = pd.DataFrame([[0, 2], [-1, 0]], index=["", "a"], columns=["x", " "])
     figure = plots.draw_grid(frame, "title")
     assert written(figure) == ["+2", "-1"]
+    assert written(plots.draw_grid(frame.replace(0, np.nan), "title", ".2f")) == ["2.00", "-1.00"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["∅", "a"]
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["x", "␣"]
 

@@ -18,6 +18,7 @@ from softar_lab.store import StoreError
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
+import make_collapse  # noqa: E402
 import make_soft_inputs  # noqa: E402
 from make_results import BUDGETS, PARTS, RESULTS, SEEDS  # noqa: E402
 
@@ -162,3 +163,37 @@ def test_results_that_are_missing_or_damaged_are_refused(tmp_path, how):
     damaged(path, how)
     with pytest.raises(StoreError, match=r"results\.csv"):
         load_results(path)
+
+
+# -- collapse × schedule × feedback ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def collapses():
+    return load_results(make_collapse.RESULTS)
+
+
+def test_collapse_recipes_are_those_of_the_tool(collapses):
+    told = {one["model"]: one for one in collapses[1]}
+    assert set(told) == set(make_collapse.SUBJECTS)
+    for name, subject in make_collapse.SUBJECTS.items():
+        if subject.corpus != "shakespeare":  # whose text may not be here
+            assert told[name] == json.loads(json.dumps(make_collapse.recipe(name)))
+
+
+@pytest.mark.parametrize("name", make_collapse.SUBJECTS)
+def test_every_way_of_a_model_is_there_and_once(collapses, name):
+    frame = collapses[0][collapses[0]["model"] == name]
+    assert not frame.duplicated(make_collapse.KEYS).any()
+    assert frame["bits"].isna().eq(frame["problem"] != "").all()
+    assert set(frame.loc[frame["problem"] != "", "collapse"]) <= {"vote"}  # of a model that predicts one vector
+    ten = frame["schedule"].unique()
+    assert len(ten) == (6 if make_collapse.SUBJECTS[name].samples else 10)
+    wanted = 0
+    for heat in (0, None):
+        for hows, feedbacks, count in make_collapse.parts(make_collapse.SUBJECTS[name], heat):
+            part = frame[(frame["soft_temperature"] == (0 if heat == 0 else 1)) & frame["collapse"].isin(hows)]
+            cells = part.groupby(["collapse", "schedule", "feedback"])["seed"].nunique()
+            assert cells.eq(make_collapse.SEEDS).all()
+            wanted += len(hows) * len(feedbacks) * len(ten[:count])
+    assert len(frame) == wanted * make_collapse.SEEDS

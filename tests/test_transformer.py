@@ -5,13 +5,19 @@ import pytest
 import torch
 from scipy.special import erf, softmax
 
+from softar_lab.models.config import ModelConfig
 from softar_lab.models.transformer import POSITIONS, Transformer, attend, rotary_angles, rotate
 
 CONTEXT, LAYERS, HEADS, D = 9, 2, 2, 12
 
 
-def make(positions, seed=0, scale=0.4):
-    body = Transformer(CONTEXT, LAYERS, HEADS, D, positions).eval()
+def shape(**changes):
+    sizes = {"vocab_size": 5, "context": CONTEXT, "n_layers": LAYERS, "n_heads": HEADS, "d_model": D}
+    return ModelConfig(**{**sizes, **changes})
+
+
+def make(positions="rotary", seed=0, scale=0.4, **changes):
+    body = Transformer(shape(positions=positions, **changes)).eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter in body.parameters():
         parameter.data += torch.empty_like(parameter).normal_(0, scale, generator=generator)
@@ -35,15 +41,18 @@ def oracle(body, x):
         z = z * np.exp(1j * t * 10_000.0 ** (-np.arange(half) / half))
         return np.concatenate([z.real, z.imag])
 
-    if body.positions == "learned":
+    if body.config.positions == "learned":
         x = x + weights["position"][: len(x)]
+    elif body.config.positions == "sinusoidal":
+        wave = np.arange(len(x))[:, None] / 10_000.0 ** (np.arange(0, D, 2) / D)
+        x = x + np.stack([np.sin(wave), np.cos(wave)], -1).reshape(len(x), D) / np.sqrt(D)
     for i in range(LAYERS):
         w = {name.removeprefix(f"blocks.{i}."): v for name, v in weights.items()}
         qkv = norm(x, w["attention_norm.weight"]) @ w["query_key_value.weight"].T
         width, mixed = D // HEADS, np.zeros_like(x)
         for h in range(HEADS):
             q, k, v = (qkv[:, part * D + h * width : part * D + (h + 1) * width] for part in range(3))
-            if body.positions == "rotary":
+            if body.config.positions == "rotary":
                 q, k = (np.stack([turned(row, t) for t, row in enumerate(rows)]) for rows in (q, k))
             for t in range(len(x)):
                 attention = softmax(k[: t + 1] @ q[t] / np.sqrt(width))
@@ -138,7 +147,7 @@ def test_cache_branches_do_not_disturb_each_other():
 
 def test_room_for_grows_seldom():
     """Doubling: reading n slots one by one copies O(log n) times, not n times."""
-    cache, copies = Transformer(1000, 1, 1, 2, "rotary").new_cache(1), 0
+    cache, copies = Transformer(shape(context=1000, n_layers=1, n_heads=1, d_model=2)).new_cache(1), 0
     for length in range(1000):
         roomier = cache.room_for(length, 1)
         copies += roomier is not cache
@@ -149,7 +158,7 @@ def test_room_for_grows_seldom():
 
 
 def test_initialise_depends_on_the_generator_alone():
-    first, second = (Transformer(CONTEXT, LAYERS, HEADS, D, "learned") for _ in range(2))
+    first, second = (Transformer(shape(positions="learned", bias=True)) for _ in range(2))
     for body in (first, second):
         torch.manual_seed(id(body) % 1000)
         body.initialise(torch.Generator().manual_seed(5))

@@ -10,7 +10,7 @@ from softar_lab import compare
 from softar_lab.analysis import ways
 from softar_lab.analysis.free_texts import score_texts
 from softar_lab.analysis.results import interval
-from softar_lab.analysis.ways import summary, write_all
+from softar_lab.analysis.ways import against_control, summary, write_all
 from softar_lab.generation import EveryK, generate
 from softar_lab.sources.processes import Markov
 from softar_lab.store import StoreError
@@ -107,6 +107,18 @@ def test_summary_keeps_models_and_corpora_apart():
     assert summary(runs)["bits"].tolist() == [2, 6]
     cool = pd.concat([runs.assign(soft_temperature=heat, bits=runs["bits"] + heat) for heat in (0, 1)])
     assert summary(cool)["bits"].tolist() == [2, 3, 6, 7]
+
+
+def test_against_control_takes_off_the_same_rule_with_hard_tokens(model):
+    runs = write_all(
+        model, PROMPTS, ["softmax", "vote"], ["always", "never"], ["mixture", "shown", "pause"], model, 2, **HOW
+    )
+    (found,) = against_control(runs).to_dict("records")
+    bits = runs[runs["schedule"] == "never"].set_index(["collapse", "feedback", "seed"])["bits"]["softmax"].unstack(0)
+    less = interval((bits["mixture"] - bits["shown"]).to_numpy())
+    assert found == {"collapse": "softmax", "schedule": "never", "feedback": "mixture", **less}
+    with pytest.raises(ValueError, match="'never', 'mixture'] has no control: measure"):
+        against_control(runs[runs["feedback"] != "shown"])
 
 
 def test_finished_ways_are_not_written_again(model, tmp_path, monkeypatch):

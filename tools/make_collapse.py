@@ -40,10 +40,17 @@ class Subject:
     corpus: str
     model: dict | str
 
+    @property
+    def samples(self) -> bool:
+        """Whether it predicts a distribution over vectors, which alone can vote."""
+        return isinstance(self.model, dict) and self.model["objective"] == "energy"
+
 
 SUBJECTS = {
     "tales-orthonormal": Subject("tales", "tales-orthonormal"),
     "shakespeare-orthonormal": Subject("shakespeare", {"objective": "mse", "table": "orthonormal"}),
+    "tales-energy": Subject("tales", {"objective": "energy", "table": "orthonormal"}),
+    "shakespeare-energy": Subject("shakespeare", {"objective": "energy", "table": "orthonormal"}),
 }
 JUDGES = {"tales": Subject("tales", "tales-hard"), "shakespeare": Subject("shakespeare", {"objective": "ce"})}
 
@@ -88,14 +95,14 @@ def measure(name: str) -> pd.DataFrame:
     subject = SUBJECTS[name]
     corpus, judge = corpus_named(subject.corpus), load(f"{subject.corpus}-judge", JUDGES[subject.corpus])
     model, prompts = load(name, subject), prompts_of(corpus)
-    if model.mixing is None:
+    if not subject.samples:
         train_mixing(model, corpus)
     truth = load_language("tales") if subject.corpus == "tales" else None
     schedules = schedules_of(model, prompts, truth or judge)
     words = set(re.findall(r"\w+", corpus.train))
     frames = []
     for heat in (0, None):
-        for collapses, feedbacks, count in parts(heat):
+        for collapses, feedbacks, count in parts(subject, heat):
             frame = write_all(
                 model, prompts, collapses, schedules[:count], feedbacks, judge, SEEDS, truth=truth, words=words,
                 separator=corpus.separator, steps=STEPS, soft_temperature=heat, out=RUNS / name / f"soft-{heat}",
@@ -104,13 +111,17 @@ def measure(name: str) -> pd.DataFrame:
     return pd.concat(frames).assign(corpus=subject.corpus, model=name)
 
 
-def parts(heat: int | None) -> list[tuple[list, list, int | None]]:
+def parts(subject: Subject, heat: int | None) -> list[tuple[list, list, int | None]]:
     """Collapses, feedbacks and how many schedules: at a soft temperature of 0 only the model's own reading is asked.
 
-    The last two schedules read their slots many times over, so they are tried with that reading alone as well.
+    The last four schedules, of which two read their slots many times over, are tried with that reading alone as well.
+    Models that sample are there for the vote.
     """
+    if subject.samples:
+        vote, own = (["vote"], [*FEEDBACKS, "shown"], 6), (["softmax"], ["mixture", "shown"], 2)
+        return [] if heat == 0 else [vote, own]
     own = [(["softmax"], [*FEEDBACKS, *CONTROLS], None)]
-    return own if heat == 0 else [*own, (COLLAPSES, [*FEEDBACKS, "shown"], -2)]
+    return own if heat == 0 else [*own, (COLLAPSES, [*FEEDBACKS, "shown"], 6)]
 
 
 def recipe(name: str) -> dict:

@@ -26,6 +26,7 @@ def suits(model: Any, state: Any, collapse: Callable, steps: int) -> bool:
     return (
         isinstance(model, SoftAR)
         and all(own)
+        and RowDecoder.suits(model.body)
         and collapse is softmax
         and model.device.type == "cpu"
         and len(state.hidden) == 1

@@ -1,5 +1,6 @@
 """The shape of a model, checked when it is written down."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from .memory import make_memory
 from .objectives import OBJECTIVES, make_objective
 from .targets import TABLES
-from .transformer import POSITIONS
+from .transformer import MLPS, NORMS, POSITIONS
 from .window import LAYOUTS, Window, resolve
 
 
@@ -22,6 +23,13 @@ class ModelConfig:
     `readout`, how the objective's vector is read as probabilities; None: the objective's default.
     These three may carry arguments: "successor(0.5)", "barycentric(0.1)", "random(trained=True)".
     `window`: how the slots are shared between a memory and tokens, see models/window.py; None: all are tokens.
+
+    What kind of transformer the body is (the defaults are the lab's own, the presets are others'): `positions`
+    "learned", "sinusoidal", "rotary" with `rotary_base`, or "none"; `norm` "layer" or "rms" with `norm_eps`; `mlp`
+    "gelu", "gelu-tanh" or "swiglu", its inner width `mlp_ratio` times d_model; `bias`: whether linear maps and layer
+    norms have one; `queries_per_key`: how many heads of queries share one of keys and values; `attention_window`: how
+    many slots a slot sees, itself included (None: all before it). `input_map`: whether a learned map leads from the
+    table's rows to the stream (False: they enter as they are); `tied`: whether the head of "ce" is the table itself.
     """
 
     vocab_size: int
@@ -35,6 +43,16 @@ class ModelConfig:
     table: str | None = None
     positions: str = "rotary"
     window: str | Window | None = None
+    rotary_base: float | int = 10_000.0
+    norm: str = "layer"
+    norm_eps: float | int = 1e-5
+    mlp: str = "gelu"
+    mlp_ratio: float | int = 4
+    bias: bool = False
+    queries_per_key: int = 1
+    attention_window: int | None = None
+    input_map: bool = True
+    tied: bool = False
 
     def __post_init__(self):
         if self.table is None:
@@ -42,10 +60,15 @@ class ModelConfig:
         table = TABLES.name_of(self.table)
         if self.embedding_dim is None:
             object.__setattr__(self, "embedding_dim", self.vocab_size if table == "orthonormal" else self.d_model)
-        for name in ("vocab_size", "context", "n_layers", "n_heads", "d_model", "embedding_dim"):
+        for name in _COUNTS:
             value = getattr(self, name)
+            if value is None and name == "attention_window":
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"ModelConfig.{name} must be a whole number of at least 1, not {value!r}")
+        for name in ("rotary_base", "norm_eps", "mlp_ratio"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"ModelConfig.{name} must be above 0, not {getattr(self, name)!r}")
         if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             raise ValueError(
                 f"ModelConfig.d_model must be n_heads times an even number; {self.d_model} is not "
@@ -56,8 +79,19 @@ class ModelConfig:
             objective = make_objective(self.objective, self.readout, self.d_model, self.vocab_size, self.embedding_dim)
         if self.readout is None:
             object.__setattr__(self, "readout", objective.readouts[0])
-        if self.positions not in POSITIONS:
-            raise ValueError(f"unknown positions {self.positions!r}; known: {', '.join(POSITIONS)}")
+        for name, known in (("positions", POSITIONS), ("norm", NORMS), ("mlp", MLPS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+        if self.n_heads % self.queries_per_key:
+            raise ValueError(f"ModelConfig.n_heads ({self.n_heads}) must be a multiple of queries_per_key, "
+                             f"{self.queries_per_key}")  # fmt: skip
+        if self.embedding_dim != self.d_model and (self.tied or not self.input_map):
+            which = "tied=True" if self.tied else "input_map=False"
+            raise ValueError(f"ModelConfig.embedding_dim must be d_model ({self.d_model}) with {which}, "
+                             f"not {self.embedding_dim}")  # fmt: skip
+        if self.tied and OBJECTIVES.name_of(self.objective) != "ce":
+            raise ValueError(f'ModelConfig.tied is for the objective "ce", whose head has a row a symbol, '
+                             f"not {self.objective!r}")  # fmt: skip
         if table == "orthonormal" and self.embedding_dim < self.vocab_size:
             raise ValueError(
                 f"ModelConfig.embedding_dim must be at least vocab_size ({self.vocab_size}) for orthonormal "
@@ -104,7 +138,20 @@ class ModelConfig:
         return cls(**values)
 
 
+_COUNTS = (
+    *("vocab_size", "context", "n_layers", "n_heads", "d_model", "embedding_dim"),
+    *("queries_per_key", "attention_window"),
+)
+_LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "input_map": False}
+# The last three are the published GPT-2, Llama 2 7B and Mistral 7B, whose context of 1,024, 4,096 or 32,768 includes
+# the start. Give n_layers, n_heads and d_model to make them small: all else that depends on a size is a ratio.
 PRESETS = {
     "shakespeare": {"vocab_size": 65, "context": 64},  # nanoGPT's documented CPU model: 4 layers, 4 heads, width 128
     "tales": {"vocab_size": 48, "context": 400},  # vocab_size is to be given where the tokenizer's differs
-}
+    "gpt2": {"vocab_size": 50257, "context": 1023, "n_layers": 12, "n_heads": 12, "d_model": 768, "bias": True,
+             "positions": "learned", "mlp": "gelu-tanh", "input_map": False, "tied": True},
+    "llama2": {"vocab_size": 32000, "context": 4095, "n_layers": 32, "n_heads": 32, "d_model": 4096, **_LLAMA,
+               "mlp_ratio": 2.6875},
+    "mistral": {"vocab_size": 32000, "context": 32767, "n_layers": 32, "n_heads": 32, "d_model": 4096, **_LLAMA,
+                "mlp_ratio": 3.5, "queries_per_key": 4, "attention_window": 4096},
+}  # fmt: skip

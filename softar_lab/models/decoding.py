@@ -12,18 +12,27 @@ from scipy.special import erf
 from torch import Tensor, nn
 
 EPSILON = 1e-5  # of nn.LayerNorm
+KIND = {"norm": "layer", "norm_eps": EPSILON, "mlp": "gelu", "bias": False, "queries_per_key": 1,
+        "attention_window": None}  # fmt: skip
 FAINTEST = -60.0  # attention below e^-60 of the strongest counts as that: smaller numbers are denormal, and slow
 
 
 class RowDecoder:
     """The weights of a `Transformer` as they are at its making, laid out for products from the left.
 
+    For bodies of the lab's own KIND, whatever their positions; of others PyTorch does the work.
+
     Norm weights are folded into the matrix behind them, 1/√width into the queries, GELU's constants into the layer.
     Layer norm does not see the mean of what it gets, so all that is written to the stream is centred beforehand.
     """
 
+    @staticmethod
+    def suits(body: nn.Module) -> bool:
+        """Whether a body is of the KIND that is known here."""
+        return all(getattr(body.config, name) == value for name, value in KIND.items())
+
     def __init__(self, input: nn.Linear, body: nn.Module):
-        self.n_heads = body.n_heads
+        self.n_heads, d = body.config.n_heads, body.config.d_model
         self.input = _centred(_left(input))
         self.blocks = [
             (
@@ -36,12 +45,12 @@ class RowDecoder:
         ]
         self.norm_weight = _array(body.norm.weight)
         self.position = self.rotation = None
-        if body.positions == "learned":
+        if body.position is not None:
             self.position = _centred(_array(body.position))
-        else:
-            halves = np.arange(2 * body.d_model).reshape(2 * body.n_heads, 2, -1)  # of each query's and key's width
+        if body.rotation is not None:
+            halves = np.arange(2 * d).reshape(2 * self.n_heads, 2, -1)  # of each query's and key's width
             self.turned = halves[:, ::-1].ravel()
-            self.rotation = np.tile(_array(body.rotation), 2 * body.n_heads)  # (2, slots, 2d)
+            self.rotation = np.tile(_array(body.rotation), 2 * self.n_heads)  # (2, slots, 2d)
 
     def _attention_in(self, matrix: np.ndarray) -> np.ndarray:
         """Queries scaled by 1/√width, keys and values as they are: (d, 3d)."""

@@ -29,7 +29,7 @@ class MixingCollapse(nn.Module):
         self.window = window
         d_model, n_heads = config.d_model, config.n_heads
         with torch.random.fork_rng(devices=[]):
-            self.block = Block(d_model, n_heads)
+            self.block = Block(config)
             self.head = nn.Linear(d_model, config.embedding_dim, bias=False)
         self.nearness = nn.Parameter(torch.zeros(n_heads, window))  # added to attention, by how far back a slot lies
         self.log_tau = nn.Parameter(torch.zeros(()))

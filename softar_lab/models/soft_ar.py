@@ -72,13 +72,18 @@ class SoftAR(nn.Module, Predictor):
         with torch.random.fork_rng(devices=[]):  # torch's own first values are drawn and thrown away
             self.table = make_table(config.table, config.vocab_size, m, generator)
             self.input = nn.Linear(m, d, bias=False)
-            self.body = Transformer(config.context, config.n_layers, config.n_heads, d, config.positions)
+            self.body = Transformer(config)
             self.objective = make_objective(config.objective, config.readout, d, config.vocab_size, m)
-        self.input.weight.data.normal_(0, d**-0.5, generator=generator)
+        if config.input_map:
+            self.input.weight.data.normal_(0, d**-0.5, generator=generator)
+        else:
+            self.input.requires_grad_(False).weight.data.copy_(torch.eye(d))
         self.body.initialise(generator)
         self.objective.initialise(generator)
         self.memory = make_memory(config, generator)
         self.n_front = 1 + (self.memory.slots if self.memory else 0)  # slots before the first token
+        if config.tied:
+            self.objective.head.weight = self.table.weight
         if rows is not None:
             if rows.shape != self.embedding.shape:
                 raise ValueError(f"rows must be {tuple(self.embedding.shape)} here, not {tuple(rows.shape)}")
@@ -147,18 +152,39 @@ class SoftAR(nn.Module, Predictor):
         `memory`: the slots that `recall` gives of what stood before; None: nothing did.
         Raises ValueError for more tokens than a window holds.
         """
+        return self.body(self._slots(token_ids, vectors, memory))[:, self.n_front - 1 :]
+
+    @without_gradients
+    def attention(
+        self,
+        token_ids: Int[Tensor, "B T"] | None = None,
+        vectors: Float[Tensor, "B T m"] | None = None,
+        memory: Float[Tensor, "B M d"] | None = None,
+    ) -> Float[Tensor, "layers B heads slots slots"]:
+        """Where each slot looks, in each layer and head, (layers, B, heads, S, S): S = n_front + T, slot 0 the start.
+
+        Entry (…, t, s) is the weight that slot t gives to slot s <= t; rows sum to 1. `memory` as in `hidden_states`.
+        Raises ValueError for more tokens than a window holds.
+        """
+        return self.body.attention(self._slots(token_ids, vectors, memory))
+
+    def _slots(self, token_ids: Tensor | None, vectors: Tensor | None, memory: Tensor | None) -> Tensor:
+        """What the body reads: the start slot, the memory's, and T tokens, (B, n_front+T, d)."""
         x = self.input(self._vectors(token_ids, vectors))
         if x.shape[1] > self.config.tokens:
             raise ValueError(f"{x.shape[1]} tokens are more than the context of {self.config.tokens}")
         if self.memory is None:
-            return self.behind_start(x)
-        return self.behind_start(self.recall(self.fold(len(x))) if memory is None else memory, x)[:, self.n_front - 1 :]
+            return self._with_start(x)
+        return self._with_start(self.recall(self.fold(len(x))) if memory is None else memory, x)
 
     def behind_start(self, *slots: Float[Tensor, "B _ d"]) -> Float[Tensor, "B slots d"]:
         """The body's output for the start slot and those given, in their order."""
+        return self.body(self._with_start(*slots))
+
+    def _with_start(self, *slots: Float[Tensor, "B _ d"]) -> Float[Tensor, "B slots d"]:
         kind = min((one.dtype for one in slots), key=lambda dtype: dtype.itemsize)  # bf16 where one is in bf16
         start = self.body.start.expand(len(slots[0]), 1, -1)
-        return self.body(torch.cat([one.to(kind) for one in (start, *slots)], 1))
+        return torch.cat([one.to(kind) for one in (start, *slots)], 1)
 
     def front(self, batch_size: int, carry: Carry) -> Float[Tensor, "B front d"]:
         """What stands before the first token of a window: the start slot and the memory's."""
@@ -255,7 +281,7 @@ class SoftAR(nn.Module, Predictor):
             state.cache.decoder, inputs, total = decoder, (new,), length
         begin, carry = state.begin, state.carry
         cache = state.cache.room_for(state.length + self.n_front, new.shape[1])
-        if new.shape[:2] == (1, 1) and not new.is_cuda:
+        if new.shape[:2] == (1, 1) and not new.is_cuda and RowDecoder.suits(self.body):
             if cache.decoder is None:
                 cache.decoder = RowDecoder(self.input, self.body)
             row = cache.decoder(cache.decoder.embed(new.numpy()[0, 0]), cache.data.numpy()[:, :, 0], cache.filled)

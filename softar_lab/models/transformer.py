@@ -1,7 +1,13 @@
-"""The transformer body: vectors in, hidden states out, causal, with a key-value cache (K11, K21)."""
+"""The transformer body: vectors in, hidden states out, causal, with a key-value cache (K11, K21).
+
+One body; which kind of transformer it is, is data: the fields of a `ModelConfig`, of which GPT-2, Llama 2 and Mistral
+are presets.
+"""
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +15,20 @@ from torch.nn import functional as F
 
 from .decoding import RowDecoder
 
-POSITIONS = ("learned", "rotary")
+if TYPE_CHECKING:
+    from .config import ModelConfig
+
+POSITIONS = ("learned", "sinusoidal", "rotary", "none")
+NORMS = ("layer", "rms")
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """silu(gate) · up of their two halves side by side (..., 2n) -> (..., n) (arXiv 2002.05202)."""
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+MLPS = {"gelu": F.gelu, "gelu-tanh": partial(F.gelu, approximate="tanh"), "swiglu": swiglu}
 
 
 @dataclass
@@ -38,50 +57,80 @@ class Cache:
 
 
 class Block(nn.Module):
-    """Pre-norm attention and a four times wider GELU layer, each added to the stream."""
+    """Pre-norm attention and a wider layer, each added to the stream."""
 
-    def __init__(self, d_model: int, n_heads: int):
+    def __init__(self, config: "ModelConfig"):
         super().__init__()
-        self.n_heads = n_heads
-        self.attention_norm = nn.LayerNorm(d_model, bias=False)
-        self.query_key_value = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.attention_out = nn.Linear(d_model, d_model, bias=False)
-        self.mlp_norm = nn.LayerNorm(d_model, bias=False)
-        self.mlp_in = nn.Linear(d_model, 4 * d_model, bias=False)
-        self.mlp_out = nn.Linear(4 * d_model, d_model, bias=False)
+        d, heads, inner = config.d_model, config.n_heads, round(config.mlp_ratio * config.d_model)
+        self.heads = (heads, *[heads // config.queries_per_key] * 2)  # of queries, keys, values
+        self.activation = MLPS[config.mlp]
+        self.attention_norm = make_norm(config)
+        self.query_key_value = linear(d, sum(self.heads) * (d // heads), config.bias)
+        self.attention_out = linear(d, d, config.bias)
+        self.mlp_norm = make_norm(config)
+        self.mlp_in = linear(d, 2 * inner if config.mlp == "swiglu" else inner, config.bias)
+        self.mlp_out = linear(inner, d, config.bias)
+
+    def project(self, x: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, heads, T, width) of x (B, T, d)."""
+        qkv = self.query_key_value(self.attention_norm(x)).unflatten(-1, (sum(self.heads), -1)).transpose(1, 2)
+        queries, keys, values = self.heads
+        if rotation is None:
+            return qkv.split(self.heads, 1)
+        turned = rotate(qkv[:, : queries + keys], rotation)
+        return *turned.split((queries, keys), 1), qkv[:, -values:]
 
     def forward(self, x: Tensor, rotation: Tensor | None, cache: Tensor | None, mask: Tensor | None) -> Tensor:
         """x (B, T, d) -> (B, T, d). `cache` (2, B, heads, S, width): its last T slots are written here."""
-        batch, length, width = x.shape
-        qkv = self.query_key_value(self.attention_norm(x))
-        qkv = qkv.view(batch, length, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, width)
-        if rotation is not None:
-            query, key = rotate(qkv[:2], rotation)
-        else:
-            query, key = qkv[0], qkv[1]
-        value = qkv[2]
+        query, key, value = self.project(x, rotation)
         if cache is not None:
-            cache[0, :, :, -length:] = key
-            cache[1, :, :, -length:] = value
+            cache[0, :, :, -x.shape[1] :] = key
+            cache[1, :, :, -x.shape[1] :] = value
             key, value = cache[0], cache[1]
         mixed = attend(query, key, value, mask)
-        x = x + self.attention_out(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(x))))
+        x = x + self.attention_out(mixed.transpose(1, 2).reshape(x.shape))
+        return x + self.mlp_out(self.activation(self.mlp_in(self.mlp_norm(x))))
+
+
+class RMSNorm(nn.RMSNorm):
+    """x over its root mean square, in float32 also where training is in bf16, as PyTorch has it for layer norms."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+def make_norm(config: "ModelConfig") -> nn.Module:
+    """The norm before a layer, over d_model."""
+    if config.norm == "rms":
+        return RMSNorm(config.d_model, config.norm_eps)
+    return nn.LayerNorm(config.d_model, config.norm_eps, bias=config.bias)
+
+
+def linear(inputs: int, outputs: int, bias: bool) -> nn.Linear:
+    """A linear map; its bias, if any, begins at zero."""
+    layer = nn.Linear(inputs, outputs, bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
 class Transformer(nn.Module):
     """A stack of blocks over slots 0 … context; slot 0 is the start, read before any token."""
 
-    def __init__(self, context: int, n_layers: int, n_heads: int, d_model: int, positions: str):
+    def __init__(self, config: "ModelConfig"):
         super().__init__()
-        self.n_layers, self.n_heads, self.d_model, self.positions = n_layers, n_heads, d_model, positions
-        self.blocks = nn.ModuleList(Block(d_model, n_heads) for _ in range(n_layers))
-        self.norm = nn.LayerNorm(d_model, bias=False)
-        self.start = nn.Parameter(torch.zeros(d_model))
-        if positions == "learned":
-            self.position = nn.Parameter(torch.zeros(context + 1, d_model))
-        else:
-            self.register_buffer("rotation", rotary_angles(context + 1, d_model // n_heads), persistent=False)
+        self.config, slots, d = config, config.context + 1, config.d_model
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = make_norm(config)
+        self.start = nn.Parameter(torch.zeros(d))
+        position = rotation = None
+        if config.positions == "learned":
+            position = nn.Parameter(torch.zeros(slots, d))
+        elif config.positions == "sinusoidal":  # the paper makes the tokens √d times as long instead
+            position = nn.Buffer(sinusoids(slots, d) * d**-0.5, persistent=False)
+        elif config.positions == "rotary":
+            rotation = nn.Buffer(rotary_angles(slots, d // config.n_heads, config.rotary_base), persistent=False)
+        self.position, self.rotation = position, rotation
 
     def initialise(self, generator: torch.Generator) -> None:
         """Matrices normal with variance 1 / fan-in; what writes into the stream starts at zero; positions small."""
@@ -95,42 +144,76 @@ class Transformer(nn.Module):
 
     def new_cache(self, batch_size: int) -> Cache:
         """An empty cache for a batch."""
-        shape = (self.n_layers, 2, batch_size, self.n_heads, 0, self.d_model // self.n_heads)
-        return Cache(self.start.new_empty(shape))
+        heads, width = self.config.n_heads // self.config.queries_per_key, self.config.d_model // self.config.n_heads
+        return Cache(self.start.new_empty((self.config.n_layers, 2, batch_size, heads, 0, width)))
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Slots x (B, T, d) -> hidden states (B, T, d); with a cache the slots follow, and join, those it holds."""
         begin = cache.filled if cache is not None else 0
+        x, rotation, mask = self._enter(x, begin)
         end = begin + x.shape[1]
-        if self.positions == "learned":
-            x, rotation = x + self.position[begin:end], None
-        else:
-            rotation = self.rotation[:, begin:end].to(x.dtype)
-        mask = None
-        if begin and x.shape[1] > 1:  # (T, S): slot t sees slots 0 … begin+t
-            mask = torch.ones(x.shape[1], end, dtype=torch.bool, device=x.device).tril(begin)
         for i, block in enumerate(self.blocks):
             x = block(x, rotation, None if cache is None else cache.data[i, ..., :end, :], mask)
         if cache is not None:
             cache.filled = end
         return self.norm(x)
 
+    def attention(self, x: Tensor) -> Tensor:
+        """Where each of the slots x (B, T, d) looks: (layers, B, heads, T, T), every row of which sums to 1."""
+        x, rotation, mask = self._enter(x, 0)
+        found = []
+        for block in self.blocks:
+            query, key, _ = block.project(x, rotation)
+            found.append(attention_weights(query, key, mask))
+            x = block(x, rotation, None, mask)
+        return torch.stack(found)
+
+    def _enter(self, x: Tensor, begin: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What enters the first block, and for all of them the rotation and the mask."""
+        end = begin + x.shape[1]
+        if self.position is not None:
+            x = x + self.position[begin:end]
+        rotation = None if self.rotation is None else self.rotation[:, begin:end].to(x.dtype)
+        return x, rotation, self._mask(begin, end, x.device)
+
+    def _mask(self, begin: int, end: int, device: torch.device) -> Tensor | None:
+        """Which slots the slots begin … end-1 see (T, S); None where it is all of them up to each itself."""
+        window = self.config.attention_window
+        narrow = window is not None and end > window
+        if not narrow and (begin == 0 or end - begin == 1):
+            return None
+        mask = torch.ones(end - begin, end, dtype=torch.bool, device=device).tril(begin)
+        return mask.triu(begin - window + 1) if narrow else mask
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(QKᵀ/√width)V per head (B, heads, T, width); causal where no mask is given.
 
+    There may be fewer heads of keys and values: each then serves as many heads of queries, side by side.
+
     On a CPU, training in bf16 spells the products out: the backward pass of torch's fused bf16 kernel takes several
     times as long at 65 slots, and still longer at 400 (benchmarks/attention.py).
     """
-    length = query.shape[2]
-    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and mask is None:
-        hidden = torch.full((length, length), -math.inf, dtype=query.dtype).triu(1)  # (T, T)
-        scores = torch.baddbmm(
-            hidden, query.flatten(0, 1), key.flatten(0, 1).mT, alpha=query.shape[-1] ** -0.5
-        )  # (B*heads, T, T)
-        return (scores.softmax(-1) @ value.flatten(0, 1)).view_as(query)
-    causal = mask is None and length > 1
+    key, value = shared(key, query), shared(value, query)
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu" and (mask is None or mask.dtype == torch.bool):
+        return attention_weights(query, key, mask) @ value
+    causal = mask is None and query.shape[2] > 1
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
+
+
+def attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(QKᵀ/√width) per head (B, heads, T, S); the last T slots look, each at all up to itself or at `mask`."""
+    (length, width), key = query.shape[2:], shared(key, query)
+    seen = torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device)
+    seen = seen.tril(key.shape[2] - length) if mask is None else mask  # (T, S)
+    hidden = torch.zeros(seen.shape, dtype=query.dtype, device=query.device).masked_fill(~seen, -math.inf)
+    scores = torch.baddbmm(hidden, query.flatten(0, 1), key.flatten(0, 1).mT, alpha=width**-0.5)  # (B*heads, T, S)
+    return scores.softmax(-1).unflatten(0, query.shape[:2])
+
+
+def shared(key: Tensor, query: Tensor) -> Tensor:
+    """Keys or values (B, fewer, S, width), once for each head of the queries (B, heads, S, width)."""
+    return key if key.shape[1] == query.shape[1] else key.repeat_interleave(query.shape[1] // key.shape[1], 1)
 
 
 def rotary_angles(length: int, width: int, base: float = 10_000.0) -> Tensor:
@@ -143,3 +226,9 @@ def rotary_angles(length: int, width: int, base: float = 10_000.0) -> Tensor:
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn each pair (i, i + width/2) of x (..., T, width) by its slot's angle."""
     return x * rotation[0] + x.roll(x.shape[-1] // 2, -1) * rotation[1]
+
+
+def sinusoids(length: int, width: int, base: float = 10_000.0) -> Tensor:
+    """Sine and cosine by turns, of wavelengths from 2π to 2π · base (arXiv 1706.03762): (length, width)."""
+    angle = torch.outer(torch.arange(length), base ** (-torch.arange(0, width, 2) / width))  # (length, width/2)
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)

@@ -73,15 +73,18 @@ def draw_calibration(curves: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def draw_grid(frame: pd.DataFrame, title: str) -> Figure:
-    """A number for every row and column: white where it is 0, orange above, blue below."""
+def draw_grid(frame: pd.DataFrame, title: str, number: str = "+g") -> Figure:
+    """A number for every row and column, written by the format `number`: white at 0, orange above, blue below.
+
+    Nothing is written where it is 0, or NaN: there is no such cell.
+    """
     values = frame.to_numpy(dtype=float)
-    limit = max(1e-9, np.abs(values).max())
+    limit = max(1e-9, np.nanmax(np.abs(values)))
     figure, ax = plt.subplots(figsize=(1.6 + 0.62 * values.shape[1], 0.8 + 0.3 * values.shape[0]), layout="constrained")
     ax.imshow(values, cmap="PuOr_r", vmin=-1.6 * limit, vmax=1.6 * limit, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
-        if value:
-            ax.text(column, row, f"{value:+g}", ha="center", va="center", fontsize=9)
+        if value and not np.isnan(value):
+            ax.text(column, row, f"{value:{number}}", ha="center", va="center", fontsize=9)
     ax.set_xticks(range(values.shape[1]), [visible(str(name)) for name in frame.columns], family="monospace")
     ax.set_yticks(range(values.shape[0]), [str(name) or "∅" for name in frame.index], family="monospace")
     ax.tick_params(length=0, labeltop=True, labelbottom=False)

@@ -1,0 +1,1 @@
+"""Models from elsewhere: what others trained, and what others serve."""
