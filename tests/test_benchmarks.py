@@ -141,6 +141,14 @@ def test_objectives_compare_within_a_round(script):
     assert mse == ["mse", "3000.0", "2.00", "2.00 – 2.50", "1", "1.00"]
 
 
+def test_windows_take_turns_behind_two_lengths(script, capsys):
+    script("window").main(["--quick"])
+    rows = rows_of(capsys.readouterr().out)
+    assert [row[0] for row in rows] == ["sum", "ema", "rotated", "bound", "gist", "plain attention"]
+    assert all(row[5] == row[6] for row in rows[:-1])  # what is kept is the same behind both
+    assert rows[-1][5] != rows[-1][6]
+
+
 def test_store_compares_every_content_and_contestant(script, tmp_path, capsys):
     script("store").main(["--quick", "--folder", str(tmp_path), "--json", str(tmp_path / "kept.json")])
     rows = rows_of(capsys.readouterr().out)

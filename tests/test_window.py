@@ -296,12 +296,12 @@ def test_recollapse_reads_the_memory_too(windowed):
     assert again.text == generate(model, "abc", 50, schedule="never", feedback="raw").text
 
 
-@pytest.mark.parametrize("way", [{}, {"schedule": "never"}, {"schedule": "retro(3)"}, {"schedule": "liquid(4)"}])
+@pytest.mark.parametrize("way", [{}, {"schedule": "never"}, {"schedule": "retro(3)"}, {"schedule": "liquid(2)"}])
 def test_stream_hands_over_what_generate_writes(windowed, way):
     model, prompts, seeds = windowed("sum", objective="mse"), ["abc", "ab"], [1, 2]
-    whole = generate(model, prompts, 300, seed=seeds, **way)
-    pieces = list(stream(model, prompts, 300, seed=seeds, **way))
-    assert len(pieces) >= 3
+    whole = generate(model, prompts, 150, seed=seeds, **way)
+    pieces = list(stream(model, prompts, 150, seed=seeds, **way))
+    assert len(pieces) >= 2
     assert [piece[1].settings["begin"] for piece in pieces][:2] == [0, 128]
     for row, one in enumerate(whole):
         assert "".join(piece[row].text for piece in pieces) == one.text

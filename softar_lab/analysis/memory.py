@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from ..evaluation import distributions, scored_windows
-from ..predictor import Predictor
 from ..sources.tales import answer, question_parts
 
 AGES = (0, 40, 80, 120, 160)  # characters, where the bins of a fact's age begin
@@ -48,29 +48,28 @@ def _told(told: str, question: str) -> int:
     return next((e for e, sentence in zip(reversed(opening), reversed(sentences)) if asked in sentence), opening[0])
 
 
-def answers_by_age(model: Predictor, documents: Sequence[str], known: pd.DataFrame) -> pd.DataFrame:
-    """For each answer of `facts`: its age, its bits (of all characters together), right (each the most probable)."""
-    ids, pieces = scored_windows(model, "".join(documents), "\n", "given")
-    log_probs, targets = distributions(model, ids, pieces)
-    bits = -log_probs.gather(1, targets[:, None])[:, 0].double().numpy() / np.log(2)
-    right = (log_probs.argmax(1) == targets).numpy()
-    spans = [slice(begin, end) for begin, end in zip(known["begin"], known["end"])]
-    return pd.DataFrame(
-        {"age": known["age"], "bits": [bits[s].sum() for s in spans], "right": [right[s].all() for s in spans]}
-    )
+def answers_by_age(bits: Float[Tensor, " S"], known: pd.DataFrame) -> pd.DataFrame:
+    """What each answer of `facts` costs, all its characters together, beside its age: columns age, bits.
+
+    `bits` (S,): of every character of the documents, as `char_log_probs` scores them, in bits.
+    """
+    total = torch.cat([bits.new_zeros(1), bits.cumsum(0)])
+    begin, end = (torch.tensor(known[name].to_numpy()) for name in ("begin", "end"))
+    return pd.DataFrame({"age": known["age"], "bits": (total[end] - total[begin]).numpy()})
 
 
-def recovered(table: pd.DataFrame, control: str = "masked") -> pd.DataFrame:
+def recovered(table: pd.DataFrame, control: str = "masked", best: str = "full") -> pd.DataFrame:
     """The share of a gap that each layout's memory recovers, a row a corpus, measure, layout and seed.
 
-    `table` is data/results/window.csv. (negative - own) / (negative - positive): nothing hidden is layout "full"; all
-    hidden is the same model whose memory is `control`led, or, for control "plain", a model of as many slots that never
-    had a memory, which has learned to do without. A share of NaN: there is no gap to speak of.
+    `table` is data/results/window.csv. (negative - own) / (negative - positive): positive is a model from which nothing
+    is hidden, layout "full", or the "truth" that also errs in nothing; negative is the same model with its memory
+    `control`led, "masked" or "other", or, for control "plain", a model of as many slots that never had a memory, and so
+    has learned to do without. NaN: there is no gap to speak of.
     """
     keys = ["corpus", "measure", "seed"]
     bits = table[table["measure"].str.endswith("bits") & table["age"].isna()].set_index(keys)
-    own = bits[(bits["control"] == "own") & ~bits["layout"].isin(["full", "plain"])]
-    full = bits.loc[bits["layout"] == "full", "value"]
+    own = bits[(bits["control"] == "own") & ~bits["layout"].isin(["truth", "full", "plain"])]
+    full = bits.loc[bits["layout"] == best, "value"]
     if control == "plain":
         negative = own.join(bits.loc[bits["layout"] == "plain", "value"].rename("negative"))["negative"]
     else:
