@@ -20,6 +20,11 @@ RECIPES = {
         "train": STORY,
     },
     "tales-orthonormal": {"corpus": "tales", "model": {"objective": "mse", "table": "orthonormal"}, "train": STORY},
+    "tales-words": {
+        "corpus": "tales-words",
+        "model": {"context": 80, "n_layers": 2},
+        "train": TrainConfig(steps=2500, eval_every=500),
+    },
     "mess3-hard": {
         "corpus": "mess3",
         "model": {"context": 64, "n_layers": 2, "d_model": 64, "embedding_dim": 16},

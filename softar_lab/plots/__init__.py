@@ -11,6 +11,7 @@ from .interactive import TRAIL, history_figure, path_figure, update_now, update_
 from .languages import draw_simplex, draw_trie
 from .look import ACCENT, COLORMAP, GREY, axis_label, visible
 from .paths import draw_path, draw_paths
+from .sums import draw_offsets, draw_reading, draw_sum
 from .texts import candidates_html, difference_html, step_hover, text_html
 from .together import (
     SETTINGS,
@@ -43,11 +44,14 @@ __all__ = [
     "draw_history",
     "draw_intervals",
     "draw_lines",
+    "draw_offsets",
     "draw_path",
     "draw_paths",
     "draw_ranking",
+    "draw_reading",
     "draw_simplex",
     "draw_step",
+    "draw_sum",
     "draw_survival",
     "draw_together",
     "draw_trie",

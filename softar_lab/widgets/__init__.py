@@ -7,7 +7,8 @@ carries a still picture and a `__repr__` that tells its state, for readers witho
 from .collapse import CollapseExplorer
 from .generation import GenerationPanel
 from .panel import Panel
+from .sums import SumExplorer
 from .training import TrainingMonitor
 from .trajectory import TrajectoryExplorer
 
-__all__ = ["CollapseExplorer", "GenerationPanel", "Panel", "TrainingMonitor", "TrajectoryExplorer"]
+__all__ = ["CollapseExplorer", "GenerationPanel", "Panel", "SumExplorer", "TrainingMonitor", "TrajectoryExplorer"]
