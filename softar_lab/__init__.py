@@ -4,9 +4,10 @@ from .analysis.ways import compare
 from .evaluation import evaluate
 from .evidence import claim, measured, scaled, setup, table
 from .fitting import train_mixing
-from .generation import Always, EveryK, Never, Trajectory, generate
+from .generation import Always, EveryK, Never, Trajectory, generate, stream
 from .models.config import ModelConfig
 from .models.soft_ar import SoftAR
+from .models.window import Window
 from .predictor import Prediction, Predictor
 from .sources.corpora import Corpus, corpus_of, load_corpus, load_language
 from .sources.tokenizers import CharTokenizer
@@ -30,6 +31,7 @@ __all__ = [
     "TrainConfig",
     "TrainingDiverged",
     "Trajectory",
+    "Window",
     "claim",
     "compare",
     "corpus_of",
@@ -42,6 +44,7 @@ __all__ = [
     "save_vectors",
     "scaled",
     "setup",
+    "stream",
     "table",
     "train",
     "train_mixing",

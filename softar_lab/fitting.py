@@ -34,9 +34,11 @@ def train_mixing(
     drawn = TrainingRows(model, corpus, TrainConfig(steps=steps, batch_size=batch_size), seed)
     layer = MixingCollapse(model.config, window, seed).to(model.device)
     _begin_as(model, layer)
-    targets = torch.cat([drawn.batch(i) for i in range(-(-rows // batch_size))])[:rows]  # (rows, T+1)
+    batches = range(-(-rows // batch_size))
+    targets = torch.cat([drawn.batch(i) for i in batches])[:rows]  # (rows, T+1)
     with torch.no_grad():
-        hidden = torch.cat([model.hidden_states(part[:, :-1]) for part in targets.split(8)])  # (rows, T+1, d)
+        read = [(drawn.batch(i)[:, :-1], None, drawn.memory(model, i)) for i in batches]
+        hidden = torch.cat([model.hidden_states(*one) for one in read])[:rows]  # (rows, T+1, d)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for step in range(steps):

@@ -80,9 +80,9 @@ class Predictor(ABC):
             steps.append(self.predict(state).log_probs)
         return torch.stack(steps, 1)
 
-    def log_probs(self, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """log p(token t | the tokens before it in its row), (B, T), in nats."""
-        return self.next_log_probs(token_ids).gather(-1, token_ids[..., None]).squeeze(-1)
+    def log_probs(self, token_ids: Int[Tensor, "B T"], *memory: Tensor) -> Float[Tensor, "B T"]:
+        """log p(token t | the tokens before it in its row), (B, T), in nats; `memory` as `next_log_probs` takes it."""
+        return self.next_log_probs(token_ids, *memory).gather(-1, token_ids[..., None]).squeeze(-1)
 
     def probs(self, state: Any) -> Float[Tensor, "B V"]:
         """p(w | prefix), (B, V)."""

@@ -90,21 +90,32 @@ def posterior_gumbel(
 
 
 def soft_rows(
-    model: SoftAR, token_ids: Int[Tensor, "B T"], how: Any, done: float, generator: torch.Generator
+    model: SoftAR,
+    token_ids: Int[Tensor, "B T"],
+    how: Any,
+    done: float,
+    generator: torch.Generator,
+    memory: Float[Tensor, "B M d"] | None = None,
 ) -> Float[Tensor, "B T m"]:
     """Pass 1, or all `how.passes` of them but the last: soft tokens for the input tokens (B, T) -> (B, T, m), by `how`.
 
     Each pass reads what the one before made, replaced in the same places with the same draws. In bf16 training only
     the body is bf16: predictions and soft tokens are float32, as in the loss and in generation.
+
+    In a structured window only the newest of its tokens may be soft (K7a); so the last ones of a row are, the others
+    stay hard. `memory` as in `SoftAR.hidden_states`.
     """
+    newest = model.config.layout and model.config.layout.newest(model.config.context)
+    hard = 0 if newest is None else max(0, token_ids.shape[1] - newest)
     inputs, draws = F.embedding(token_ids, model.table.weight), generator.get_state()
     for _ in range(getattr(how, "passes", 1)):
         with torch.no_grad():
-            hidden = model.hidden_states(vectors=inputs[:, :-1]).flatten(0, 1).float()
+            hidden = model.hidden_states(vectors=inputs[:, :-1], memory=memory).flatten(0, 1).float()
         with torch.autocast(token_ids.device.type, enabled=False):
             with torch.no_grad():
                 prediction: Prediction = model.objective.predict(hidden, model.table.weight)
             generator.set_state(draws)
-            inputs = how(prediction, token_ids.flatten(), model.table.weight, done, generator)
-        inputs = inputs.unflatten(0, token_ids.shape)
+            soft = how(prediction, token_ids.flatten(), model.table.weight, done, generator)
+        soft = soft.unflatten(0, token_ids.shape)
+        inputs = torch.cat([inputs[:, :hard], soft[:, hard:]], 1) if hard else soft
     return inputs

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -37,6 +37,7 @@ class TrainConfig:
     `window`: characters a training row holds (None: the model's context). `precision`: "auto" is bf16 where the
     processor has it, else "fp32". `save_every` and `eval_every` count steps; 0: only at the end.
     `soft_inputs`: None, hard tokens only, or a member of soft_inputs.py such as "scheduled(0.5)".
+    `history`: in running text, the most characters before a row that a model's memory (ModelConfig.window) holds.
     """
 
     steps: int = 400
@@ -48,11 +49,12 @@ class TrainConfig:
     warmup: float | int = 0.05
     precision: str = "auto"
     soft_inputs: str | None = None
+    history: int = 1024
     eval_every: int = 100
     save_every: int = 100
 
     def __post_init__(self):
-        for name, least in (("steps", 1), ("batch_size", 1), ("eval_every", 0), ("save_every", 0)):
+        for name, least in (("steps", 1), ("batch_size", 1), ("history", 0), ("eval_every", 0), ("save_every", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"TrainConfig.{name} must be a whole number of at least {least}, not {value!r}")
@@ -110,6 +112,9 @@ def train(
     model.to(pick_device(device))
     model.mixing = None  # fitted on the body as it was
     rows = TrainingRows(model, corpus, config, seed)
+    if model.memory is not None and hasattr(model.memory, "prior"):
+        counts = torch.bincount(rows.ids, minlength=model.vocab_size)
+        model.memory.prior.copy_(counts / counts.sum())
     held_out = scored_windows(model, corpus.val, corpus.separator, "validation")
     optimizers = make_optimizers(model, config)
     recipe = {"train": asdict(config), "train_seed": seed, "corpus": {"name": corpus.name, "sha256": corpus.sha256}}
@@ -138,7 +143,7 @@ def train(
 
     def evaluate_now(train_loss: float) -> dict[str, Any]:
         model.eval()
-        calibrate(model, rows.calibration(model.objective.readout.tokens))
+        rows.calibrate(model)
         nats = -scores(model, *held_out).double().mean().item()
         row = {"step": step, "train_loss": train_loss, "val_nats_per_char": nats}
         table = model.embedding
@@ -155,7 +160,7 @@ def train(
         while step < config.steps and not interrupted:
             begin = time.perf_counter()
             if config.soft_inputs and step % REFIT == 0:
-                calibrate(model, rows.calibration(model.objective.readout.tokens))
+                rows.calibrate(model)
             loss = update(model, rows, step, optimizers, config)
             seconds += time.perf_counter() - begin
             if not math.isfinite(loss):
@@ -181,32 +186,69 @@ def train(
 class TrainingRows:
     """The batches of a run: batch `step` depends on the seed and the step alone, so that resuming needs no state.
 
-    In a corpus of documents every row begins where a document begins, as every evaluated window does.
+    In a corpus of documents every row begins where a document begins, as every evaluated window does. With a structured
+    window it begins where any window does that generation would come to, and its memory holds the document up to there;
+    in running text, anywhere, with a stretch of text before it that is as often short as long (log-uniform).
     """
 
     def __init__(self, model: SoftAR, corpus: Corpus, config: TrainConfig, seed: int):
         self.seed, self.size, self.device = seed, config.batch_size, model.device
-        length = (config.window or model.config.context) + 1
-        if length > model.config.context + 1:
-            raise ValueError(f"TrainConfig.window {length - 1} is more than the model's context {model.config.context}")
+        length, most = (config.window or model.config.tokens) + 1, model.config.tokens
+        if length > most + 1:
+            raise ValueError(f"TrainConfig.window {length - 1} is more than the model's context {most}")
         self.ids = encode(model, corpus.train, "training")
         if len(self.ids) < length:
             raise ValueError(
                 f"the training text has {len(self.ids)} characters, one window needs {length}: give a longer text or "
                 f"a model with a shorter context"
             )
+        self.stride, self.history = most + 1 - model.config.kept, config.history
         begins = torch.arange(len(self.ids))
+        self.since: Tensor | None = None  # where the document of each row begins
         if corpus.separator:
             begins = document_begins(self.ids, model.tokenizer.encode(corpus.separator)[0])
-        self.begins = begins[begins <= len(self.ids) - length]
+            if model.config.layout:
+                begins, self.since = self._windows(begins)
+        fits = begins <= len(self.ids) - length
+        self.begins, self.since = begins[fits], self.since if self.since is None else self.since[fits]
         if not len(self.begins):
             raise ValueError(f"no document of the training text begins {length} characters before its end")
         self.offsets = torch.arange(length)
+
+    def _windows(self, begins: Int[Tensor, " D"]) -> tuple[Int[Tensor, " W"], Int[Tensor, " W"]]:
+        """Where the windows of documents begin, and where the document of each does."""
+        ends = torch.cat([begins[1:], torch.tensor([len(self.ids)])])
+        each = -(-(ends - begins) // self.stride)
+        since = begins.repeat_interleave(each)
+        depth = torch.arange(len(since)) - (each.cumsum(0) - each).repeat_interleave(each)
+        return since + depth * self.stride, since
 
     def batch(self, step: int) -> Int[Tensor, "B T"]:
         """The rows of one step (B, window+1)."""
         chosen = self.begins[torch.randint(len(self.begins), (self.size,), generator=self.generator(step))]
         return self.ids[chosen[:, None] + self.offsets].to(self.device)
+
+    def before(self, step: int) -> tuple[Int[Tensor, "B n"], Bool[Tensor, "B n"]]:
+        """What stands before the rows of a step in their streams, ending at the row, and which of it is there."""
+        generator = self.generator(step)
+        row = torch.randint(len(self.begins), (self.size,), generator=generator)
+        chosen = self.begins[row]
+        if self.since is not None:
+            n = chosen - self.since[row]
+        else:
+            most = torch.minimum(chosen, torch.tensor(self.history)) // self.stride  # windows that may lie before
+            n = torch.rand(self.size, generator=generator, dtype=torch.float64)
+            n = ((most + 1).double().log() * n).exp().long().sub(1) * self.stride  # 0 … most
+        ages = torch.arange(int(n.max()), 0, -1)
+        there = ages <= n[:, None]
+        return (self.ids[(chosen[:, None] - ages) * there] * there).to(self.device), there.to(self.device)
+
+    def memory(self, model: SoftAR, step: int) -> Float[Tensor, "B M d"] | None:
+        """The memory slots before the rows of a step; None for a model without any."""
+        if model.memory is None:
+            return None
+        before, there = self.before(step)
+        return model.recall(model.fold(self.size, before, there=there))
 
     def generator(self, step: int, stream: int = 0) -> torch.Generator:
         """The random numbers of one step; stream 0 chooses its rows, 1 is the objective's noise, 2 the soft inputs'.
@@ -217,8 +259,17 @@ class TrainingRows:
 
     def calibration(self, tokens: int) -> Int[Tensor, "B T"]:
         """Other draws than the steps': as many batches as it takes to hold so many tokens, at most 64."""
-        batches = min(64, -(-tokens // (self.size * len(self.offsets))))
-        return torch.cat([self.batch(-1 - i) for i in range(batches)])
+        return torch.cat([self.batch(-1 - i) for i in range(self._batches(tokens))])
+
+    def calibrate(self, model: SoftAR) -> None:
+        """Fit the model's reading of vectors on such draws."""
+        tokens = model.objective.readout.tokens
+        with torch.no_grad():
+            memory = [self.memory(model, -1 - i) for i in range(self._batches(tokens))]
+        calibrate(model, self.calibration(tokens), None if None in memory else torch.cat(memory))
+
+    def _batches(self, tokens: int) -> int:
+        return min(64, -(-tokens // (self.size * len(self.offsets))))
 
 
 def make_optimizers(model: SoftAR, config: TrainConfig) -> list[torch.optim.Optimizer]:
@@ -246,11 +297,11 @@ def update(
     """Step `step` of every optimizer; returns the mean loss."""
     batch, noise = rows.batch(step), rows.generator(step, stream=1)
     with autocast(model.device, config.precision):
-        read = {"token_ids": batch[:, :-1]}
+        read, memory = {"token_ids": batch[:, :-1]}, rows.memory(model, step)
         if config.soft_inputs:
             how, soft = SOFT_INPUTS.make(config.soft_inputs), rows.generator(step, stream=2)
-            read = {"vectors": soft_rows(model, batch[:, :-1], how, step / config.steps, soft)}
-        hidden = model.hidden_states(**read)
+            read = {"vectors": soft_rows(model, batch[:, :-1], how, step / config.steps, soft, memory)}
+        hidden = model.hidden_states(**read, memory=memory)
     loss = model.objective.loss(hidden.float(), batch, model.table.weight, noise) + model.table.penalty()
     loss.backward()
     share = _share(config, step)

@@ -566,7 +566,7 @@ def test_stop_returns_the_steps_done_so_far(tiny):
         ({"schedule": "every(0)"}, "every.* not 0"),
         ({"schedule": "every("}, "every"),
         ({"feedback": "echo"}, "unknown feedback 'echo'; known: mixture, raw"),
-        ({"window": "plain"}, "unknown window 'plain'"),
+        ({"window": "round"}, "unknown window 'round'; known: plain, sum"),
         ({"prompt": "abX"}, "'X'"),
         ({"prompt": "abcdefghijk a"}, "13 characters, the model's context holds 12: shorten"),
         ({"prompt": []}, "no prompt"),

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from ..evaluation import calibrate, distributions, document_begins, encode, evaluate, scored_windows
+from ..evaluation import distributions, document_begins, encode, evaluate, scored_windows
 from ..models.config import ModelConfig
 from ..models.objectives import make_objective
 from ..models.soft_ar import SoftAR, pick_device
@@ -144,7 +144,7 @@ def read(
 ) -> dict[str, Any]:
     """What one readout of a trained model is worth: fitted on training rows, judged on corpus.val."""
     model = model.with_readout(readout)
-    calibrate(model, rows.calibration(model.objective.readout.tokens))
+    rows.calibrate(model)
     log_probs, targets = distributions(model, *scored_windows(model, corpus.val, corpus.separator, "validation"))
     bits = -log_probs.gather(1, targets[:, None]).double().mean().item() / math.log(2)
     drawn = brier_lm(model, stretches, prefixes=range(0, stretches.shape[1] - 3, max(1, stretches.shape[1] // 8)))
@@ -207,7 +207,7 @@ def _first_documents(corpus: Corpus, chars: int) -> str:
 
 def _stretches(model: SoftAR, corpus: Corpus, rows: int) -> Int[Tensor, "B T"]:
     """Rows of the model's context, evenly spread over the validation text; of documents, from where one begins."""
-    ids, length = encode(model, corpus.val, "validation"), model.config.context
+    ids, length = encode(model, corpus.val, "validation"), model.config.tokens
     begins = torch.arange(len(ids))
     if corpus.separator:
         begins = document_begins(ids, model.tokenizer.encode(corpus.separator)[0])

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..evaluation import Piece, context_of, scores, windows
+from ..evaluation import Piece, context_of, overlap_of, scores, windows
 from ..generation.trajectory import Trajectory
 from ..predictor import Predictor
 from .texts import Judgement, distinct_n, judge, repetition
@@ -37,7 +37,7 @@ def judge_texts(
     end = tokenizer.encode(separator)[0] if separator else None
     pieces, begin = [], 0
     for one in ids:
-        cut = _overlapping(len(one), context) if end is None else windows(one, context, end)
+        cut = _overlapping(len(one), context) if end is None else windows(one, context, end, overlap_of(judging))
         pieces += [(begin + first, begin + last, skip) for first, last, skip in cut]
         begin += len(one)
     found = scores(judging, torch.cat(ids), pieces).double().split([len(one) for one in ids])

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from ..estimates import Estimate
-from ..evaluation import context_of, scores, windows
+from ..evaluation import context_of, pieces_of, scores
 from ..generation.trajectory import Trajectory
 from ..predictor import Predictor
 
@@ -132,7 +132,7 @@ def _read(judge: Predictor, ids: Int[Tensor, " N"], separator: Tensor | None) ->
     """log p of each token, the first included; of a judge that refuses the text, up to the first impossible one."""
     if not len(ids):
         return torch.zeros(0)
-    pieces = list(windows(ids, context_of(judge), separator)) or [(0, 1, 0)]  # one character has no running text
+    pieces = pieces_of(judge, ids, separator) or [(0, 1, 0)]  # one character has no running text
     pieces[0] = (*pieces[0][:2], 0)
     try:
         return scores(judge, ids, pieces)

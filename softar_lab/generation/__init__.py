@@ -2,8 +2,8 @@
 
 from .deferred import Deferred
 from .liquid import Liquid
-from .loop import generate
+from .loop import generate, stream
 from .schedule import Always, EveryK, Never, Oracle, Retro
 from .trajectory import Trajectory
 
-__all__ = ["Always", "Deferred", "EveryK", "Liquid", "Never", "Oracle", "Retro", "Trajectory", "generate"]
+__all__ = ["Always", "Deferred", "EveryK", "Liquid", "Never", "Oracle", "Retro", "Trajectory", "generate", "stream"]

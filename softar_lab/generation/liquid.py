@@ -62,7 +62,7 @@ class Tail:
 
     def __init__(self, schedule: Liquid, writing: Any):
         self.schedule, self.writing, self.model = schedule, writing, writing.model
-        self.size = min(schedule.tail, self.model.config.context)
+        self.size = min(schedule.tail, self.model.config.tokens)
 
     def predict(self, state: Any, t: int) -> Prediction:
         """What the oldest slot has matured to, when all of them have moved once more; it then leaves the tail."""

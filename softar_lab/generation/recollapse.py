@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..models.memory import Carry
 from ..models.mixing import mixing_layer
 from ..models.soft_ar import SoftAR
 from ..models.state import SoftState
@@ -108,28 +109,30 @@ class Window:
     begin: int
     parts: tuple[Tensor, ...]
     cache: Cache
+    carry: Carry
 
     def states(self) -> list[SoftState]:
         """The state after each entry, any of which may be read on from."""
         lengths = range(self.first, self.hidden.shape[1])
-        return [SoftState(self.cache, n, self.hidden[:, n], self.parts[:n], self.begin) for n in lengths]
+        return [SoftState(self.cache, n, self.hidden[:, n], self.parts[:n], self.begin, self.carry) for n in lengths]
 
 
 def read_again(model: SoftAR, slots: Float[Tensor, "1 N m"]) -> list[Window]:
     """The windows that N slots fill when they are read one by one, each in one pass.
 
-    Beyond the context a window begins anew with the latest half of the slots, as `SoftAR.read` has it.
+    When one is full the next begins with the latest of the slots, as `SoftAR.read` has it.
     """
-    total, context = slots.shape[1], model.config.context
-    keep = max(1, context // 2)
+    total, context, carry = slots.shape[1], model.config.tokens, model.fold(1)
     parts, windows, begin, done = slots.split(1, 1), [], 0, 0
     while done <= total:
         end = min(begin + context, total)
-        cache = model.body.new_cache(1).room_for(0, end - begin + 1)
-        start = model.body.start.expand(1, 1, -1)
-        hidden = model.body(torch.cat([start, model.input(slots[:, begin:end])], 1), cache)  # (1, end-begin+1, d)
-        windows.append(Window(hidden, done - begin, begin, parts[begin:end], cache))
-        begin, done = begin + context + 1 - keep, end + 1
+        cache = model.body.new_cache(1).room_for(0, model.n_front + end - begin)
+        hidden = model.body(torch.cat([model.front(1, carry), model.input(slots[:, begin:end])], 1), cache)
+        hidden = hidden[:, model.n_front - 1 :]  # (1, end-begin+1, d)
+        windows.append(Window(hidden, done - begin, begin, parts[begin:end], cache, carry))
+        following = begin + context + 1 - model.config.kept
+        carry = model.fold(carry, vectors=slots[:, begin:following])
+        begin, done = following, end + 1
     return windows
 
 

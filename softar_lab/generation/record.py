@@ -23,13 +23,19 @@ class Record:
         self.embedding, self.reach = embedding, reach
         self.pending: list[list] = []
         self.blocks: list[dict[str, Tensor]] = []
+        self.taken = 0  # steps whose blocks were taken
 
-    def keep(self, prediction: Prediction, token_ids: Tensor, collapsed: Tensor, inputs: Tensor | None) -> None:
-        """One more step. `inputs` (B, m): what was fed back; None: the rows of `token_ids`."""
+    def keep(self, prediction: Prediction, token_ids: Tensor, collapsed: Tensor, inputs: Tensor | None) -> bool:
+        """One more step. `inputs` (B, m): what was fed back; None: the rows of `token_ids`.
+
+        Whether older ones were reduced to a block.
+        """
         vector = torch.zeros(len(token_ids), 0) if self.embedding is None else prediction.vector
         self.pending.append([prediction.log_probs, vector, token_ids, collapsed, inputs])
-        if len(self.pending) == FLUSH + self.reach:
+        full = len(self.pending) == FLUSH + self.reach
+        if full:
             self.flush(FLUSH)
+        return full
 
     def revise(self, ago: int, token_ids: Int[Tensor, " B"]) -> None:
         """Other symbols for the step `ago` <= `reach` steps back, 1: the one kept last; what was fed back stays."""
@@ -92,14 +98,17 @@ class Record:
     ) -> list[Trajectory]:
         """One trajectory a prompt, its own steps only: those from `first` (B of them) on, at most `steps`.
 
-        Raises ValueError where there is no step.
+        They are taken out of the record: what follows begins where they end. Raises ValueError where there is no step.
         """
         if not self.blocks:
             raise ValueError("stopped before the first step")
         joined = {name: torch.cat([block[name] for block in self.blocks]) for name in self.blocks[0]}
+        done, self.taken = self.taken, self.taken + len(joined["token_ids"])
+        self.blocks.clear()
         tokenizer, result = model.tokenizer, []
         for row, (prompt, begin) in enumerate(zip(prompts, first, strict=True)):
-            arrays = {name: tensor[begin : begin + steps, row].clone() for name, tensor in joined.items()}
+            own = slice(max(0, begin - done), max(0, begin + steps - done))
+            arrays = {name: tensor[own, row].clone() for name, tensor in joined.items()}
             text = tokenizer.decode(arrays["token_ids"])
             result.append(Trajectory(prompt, text, tuple(tokenizer.tokens), **arrays, settings=settings))
         return result

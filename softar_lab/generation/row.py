@@ -29,7 +29,7 @@ def suits(model: Any, state: Any, collapse: Callable, steps: int) -> bool:
         and collapse is softmax
         and model.device.type == "cpu"
         and len(state.hidden) == 1
-        and state.length + steps - 1 <= model.config.context
+        and state.length + steps - 1 <= model.config.tokens
         and model.objective.affine_logits(model.table.weight) is not None
     )
 
@@ -41,11 +41,12 @@ def write(
     weight, bias = (tensor.numpy() for tensor in model.objective.affine_logits(model.table.weight))
     decoder = RowDecoder(model.input, model.body)
     rows = decoder.embed(model.embedding.numpy())  # (V, d)
-    slots = state.cache.room_for(state.length + 1, len(uniform) - 1)
+    begin = state.length + model.n_front
+    slots = state.cache.room_for(begin, len(uniform) - 1)
     cache, hidden = slots.data.numpy()[:, :, 0], state.hidden.numpy()[0]
     slots.filled += len(uniform) - 1  # what is written here belongs to no other state
     token_ids, states = [], []
-    for slot, draw in enumerate(uniform.tolist(), start=state.length):
+    for slot, draw in enumerate(uniform.tolist(), start=begin - 1):
         if stop():
             break
         if token_ids:

@@ -8,10 +8,12 @@ and all after it is read again. One that also has its say in what is predicted h
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..models.barycentric import hull_distance
 from ..predictor import Predictor
@@ -90,6 +92,35 @@ class Retro:
         hard = torch.zeros(len(thought.step), self.k + 1, dtype=torch.bool, device=thought.step.device)
         hard[:, 0] = True
         return hard
+
+
+@dataclass(frozen=True)
+class Within:
+    """`schedule`, but none except the latest `newest` slots may be soft: those before are grounded (K8)."""
+
+    schedule: Any
+    newest: int
+
+    def __call__(self, thought: Thought) -> Bool[Tensor, "B n"]:
+        hard = self.schedule(thought)
+        hard = hard if hard.ndim == 2 else hard[:, None]
+        hard = F.pad(hard, (max(0, self.newest + 1 - hard.shape[1]), 0), value=False)
+        return torch.cat([hard[:, : -self.newest].logical_or(True), hard[:, -self.newest :]], 1)
+
+
+def within(schedule: Any, newest: int | None) -> Any:
+    """A schedule in a window whose `newest` tokens alone may be soft; None: all may.
+
+    Raises ValueError for a schedule that would leave soft tokens where there is no place for one.
+    """
+    if newest is None or isinstance(schedule, Always) or hasattr(schedule, "open"):
+        return schedule
+    if newest == 0:
+        raise ValueError(
+            f'this window has no place for soft tokens, so only schedule "always" suits it, not '
+            f'"{SCHEDULES.spec(schedule)}": give Window(soft=…), or hard=0 to let every token stay soft'
+        )
+    return Within(schedule, newest)
 
 
 @dataclass(frozen=True)

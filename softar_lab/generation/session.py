@@ -1,5 +1,6 @@
 """What the steps of one call of generate() share: the model, what has been shown so far, and who reads along."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +24,7 @@ class Session:
 
     def __init__(self, model: Predictor, batch_size: int, reach: int = 0):
         self.model, self.batch_size, self.reach = model, batch_size, reach
-        self.shown: list[Int[Tensor, " B"]] = []
+        self.shown = Shown(batch_size)
         self.memory: dict[str, Any] = {}
         self._readers: dict[Predictor, Reader] = {}
         self._readings: dict[Predictor, dict[int, Reading]] = {}  # by how many symbols were read, the latest last
@@ -66,6 +67,36 @@ class Session:
         if not isinstance(self.model, SoftAR):
             raise ValueError(f"only a SoftAR reads through one linear map, which can be undone; not {self.model!r:.80}")
         return torch.linalg.pinv(self.model.input.weight.detach()).T
+
+
+class Shown(Sequence):
+    """Symbols (B,) a position, eight bytes each: in a text of a million steps, a million small tensors would weigh."""
+
+    def __init__(self, batch_size: int):
+        self._ids, self._length = torch.zeros(64, batch_size, dtype=torch.long), 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, at):
+        """The symbols at a position (B,), counted from the end where negative; of a slice, a tuple of them."""
+        return self._ids[: self._length][at] if isinstance(at, int) else self._ids[: self._length][at].unbind(0)
+
+    def __setitem__(self, at: int, token_ids: Int[Tensor, " B"]) -> None:
+        self._ids[: self._length][at] = token_ids
+
+    def append(self, token_ids: Int[Tensor, " B"]) -> None:
+        """One more position."""
+        if self._length == len(self._ids):
+            self._ids = torch.cat([self._ids, torch.zeros_like(self._ids)])
+        self._ids = self._ids.to(token_ids.device)
+        self._length += 1
+        self[-1] = token_ids
+
+    def __iadd__(self, more: Iterable[Int[Tensor, " B"]]) -> "Shown":
+        for token_ids in more:
+            self.append(token_ids)
+        return self
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """One call of generate(): B rows written step by step (K2, K5, K16, K38)."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from ..evaluation import context_of
@@ -17,6 +17,8 @@ from .record import FLUSH, Record
 from .schedule import Always
 from .session import Session
 from .thought import Thought
+
+KEPT = 16  # blocks of draws: a tail that looks ahead asks again for those behind
 
 
 class Writing:
@@ -45,14 +47,12 @@ class Writing:
         self.begin = min(lengths)
         self.first = [length - self.begin for length in lengths]  # each row's first step, counted from `begin`
         self.total = max(self.first) + steps  # positions to predict
-        self.forced = torch.full((self.total, len(prompts)), -1)  # what is left of each prompt
-        self.uniform = torch.zeros(self.total, len(prompts), dtype=torch.float64)
-        for row, (ids, first, seed) in enumerate(zip(self.prompt_ids, self.first, seeds, strict=True)):
+        self.forced = torch.full((max(self.first), len(prompts)), -1)  # what is left of each prompt
+        for row, (ids, first) in enumerate(zip(self.prompt_ids, self.first, strict=True)):
             self.forced[:first, row] = ids[self.begin :]
-            draws = torch.rand(steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-            self.uniform[first : first + steps, row] = draws
-        self.forced, self.uniform = self.forced.to(self.device), self.uniform.to(self.device)
-        self.steps = (torch.arange(self.total)[:, None] - torch.tensor(self.first)).to(self.device)  # (T, B), own ones
+        self.forced = self.forced.to(self.device)
+        self.uniform = Draws(self.first, seeds, self.device)
+        self.steps = Steps(torch.tensor(self.first, device=self.device))
         self.look = getattr(self.collapse, "look", 0) if hasattr(self.collapse, "revise") else 0
         ordinary = isinstance(self.schedule, Always)
         window = 0 if ordinary or self.embedding is None else context_of(model) or 0
@@ -61,30 +61,36 @@ class Writing:
         self.ordinary, self.curious = ordinary, takes_thought(self.collapse)
         self.plain = ordinary and not self.curious and not self.look  # then a step needs no thought
 
-    def run(self, stop: Callable[[], bool]) -> None:
-        """Read what all prompts have, then predict, collapse and feed back until every row has its steps."""
+    def run(self, stop: Callable[[], bool]) -> Iterator[None]:
+        """Read what all prompts have, then predict, collapse and feed back until every row has its steps.
+
+        Hands over whenever more steps are final and stand in `record.blocks`, from where they may be taken.
+        """
         state = self.model.start(len(self.seeds))
         heads = torch.stack([ids[: self.begin] for ids in self.prompt_ids]).to(self.device)
         if self.begin:
             state = self.model.read(state, heads)
         if self.ordinary and single.suits(self.model, state, self.collapse, self.total):
             self._write_row(state, stop)
+            yield
             return
         if not self.plain:
             self.session.shown += heads.unbind(1)
-        self._write(state, stop)
+        yield from self._write(state, stop)
         self.record.flush()
+        yield
 
     def _write_row(self, state: Any, stop: Callable[[], bool]) -> None:
         """`_write`, by the short way."""
-        token_ids, hidden = single.write(self.model, state, self.uniform[:, 0], self.temperature, stop)
+        uniform = self.uniform.of_row(self.total)
+        token_ids, hidden = single.write(self.model, state, uniform, self.temperature, stop)
         for ids, states in zip(token_ids.split(FLUSH), hidden.split(FLUSH), strict=True):
             prediction = self.model.objective.predict(states, self.embedding)
             vectors, inputs = prediction.vector, self.embedding[ids]
             columns = (prediction.log_probs, vectors, ids, torch.ones_like(ids, dtype=torch.bool), inputs)
             self.record.reduce(*(column[:, None] for column in columns))
 
-    def _write(self, state: Any, stop: Callable[[], bool]) -> None:
+    def _write(self, state: Any, stop: Callable[[], bool]) -> Iterator[None]:
         """The steps after the part of the prompts that all rows share in length."""
         model, session, leading = self.model, self.session, max(self.first)
         tail = self.schedule.open(self) if hasattr(self.schedule, "open") else None
@@ -122,7 +128,8 @@ class Writing:
                     raise ValueError('this model reads no vectors: only schedule "always" suits it')
                 soft = self.feedback(replace(thought, token_ids=token_ids))
                 inputs = torch.where(collapsed[:, None], self.embedding[token_ids], soft)
-            self.record.keep(prediction, token_ids, collapsed, inputs)
+            if self.record.keep(prediction, token_ids, collapsed, inputs):
+                yield
             if not self.plain:
                 session.shown.append(token_ids)
             if t + 1 < self.total:
@@ -170,6 +177,42 @@ class Writing:
         for i in range(skip, n):
             self.record.ground(n - i, late[:, i])
         return self.model.replace(state, state.end - n + skip, vectors[:, skip:])
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Each row's own step (B,) at a position, counted from its first."""
+
+    first: Int[Tensor, " B"]
+
+    def __getitem__(self, t: int) -> Int[Tensor, " B"]:
+        return t - self.first
+
+
+class Draws:
+    """The numbers in [0, 1) that choose the symbols, (B,) a position, decided by each row's seed and own step alone.
+
+    Drawn as far as they are asked for; the latest are kept.
+    """
+
+    def __init__(self, first: list[int], seeds: list[int], device: torch.device):
+        self.first, self.device, self.blocks, self.done = first, device, {}, 0
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __getitem__(self, t: int) -> Float64[Tensor, " B"]:
+        while t >= self.done:
+            block = torch.zeros(FLUSH, len(self.first), dtype=torch.float64)
+            for row, (first, generator) in enumerate(zip(self.first, self.generators)):
+                skip = min(max(0, first - self.done), FLUSH)
+                block[skip:, row] = torch.rand(FLUSH - skip, generator=generator, dtype=torch.float64)
+            self.blocks[self.done // FLUSH] = block.to(self.device)
+            self.blocks.pop(self.done // FLUSH - KEPT, None)
+            self.done += FLUSH
+        return self.blocks[t // FLUSH][t % FLUSH]
+
+    def of_row(self, total: int) -> Float64[Tensor, " T"]:
+        """All of a single row."""
+        return torch.rand(total, generator=self.generators[0], dtype=torch.float64)
 
 
 def split(hard: Bool[Tensor, "B *n"]) -> tuple[Bool[Tensor, "B late"], Bool[Tensor, " B"]]:

@@ -1,23 +1,27 @@
 """The shape of a model, checked when it is written down."""
 
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
 
+from .memory import make_memory
 from .objectives import OBJECTIVES, make_objective
 from .targets import TABLES
 from .transformer import POSITIONS
+from .window import LAYOUTS, Window, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that decides a model's shape. `context` counts tokens; a start slot comes before them.
+    """Everything that decides a model's shape. `context` counts slots; a start slot comes before them.
 
     `embedding_dim` is m, the width of the table; None: vocab_size for orthonormal rows, else d_model.
     `table` None: "joint" for the hard objective "ce", "random" for the others (a joint table collapses, K23).
     `readout`, how the objective's vector is read as probabilities; None: the objective's default.
     These three may carry arguments: "successor(0.5)", "barycentric(0.1)", "random(trained=True)".
+    `window`: how the slots are shared between a memory and tokens, see models/window.py; None: all are tokens.
     """
 
     vocab_size: int
@@ -30,6 +34,7 @@ class ModelConfig:
     readout: str | None = None
     table: str | None = None
     positions: str = "rotary"
+    window: str | Window | None = None
 
     def __post_init__(self):
         if self.table is None:
@@ -58,6 +63,26 @@ class ModelConfig:
                 f"ModelConfig.embedding_dim must be at least vocab_size ({self.vocab_size}) for orthonormal "
                 f"rows, not {self.embedding_dim}"
             )
+        window = resolve(self.window)
+        object.__setattr__(self, "window", window and LAYOUTS.spec(window))
+        if window:
+            window.tokens(self.context)
+            make_memory(self, torch.Generator())  # its arguments are checked
+
+    @cached_property
+    def layout(self) -> Window | None:
+        """The window; None where every slot is a token's and nothing is kept of what leaves the context."""
+        return resolve(self.window)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens a window holds."""
+        return self.layout.tokens(self.context) if self.layout else self.context
+
+    @property
+    def kept(self) -> int:
+        """How many of the latest tokens are read again when a window is full."""
+        return self.layout.kept(self.context) if self.layout else max(1, self.context // 2)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "ModelConfig":

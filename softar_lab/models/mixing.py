@@ -63,6 +63,7 @@ class Mixed(Predictor):
     def __init__(self, model: nn.Module):
         self.model, self.layer = model, mixing_layer(model, "Mixed(model)")
         self.vocab_size, self.tokenizer, self.config = model.vocab_size, model.tokenizer, model.config
+        self.memory, self.fold, self.recall = model.memory, model.fold, model.recall
 
     @property
     def device(self) -> torch.device:
@@ -85,9 +86,12 @@ class Mixed(Predictor):
         return Prediction(log_probs, self.layer.vectors(hidden)[:, -1])
 
     @torch.no_grad()
-    def next_log_probs(self, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+    def next_log_probs(
+        self, token_ids: Int[Tensor, "B T"], memory: Float[Tensor, "B M d"] | None = None
+    ) -> Float[Tensor, "B T V"]:
         """log p(w | the tokens before t in its row) at every t, (B, T, V), in one pass."""
-        return self.layer.log_probs(self.model.hidden_states(token_ids[:, :-1]), self.model.embedding)
+        hidden = self.model.hidden_states(token_ids[:, :-1], memory=memory)
+        return self.layer.log_probs(hidden, self.model.embedding)
 
 
 def mixing_layer(model: Any, who: str) -> MixingCollapse:
@@ -103,4 +107,5 @@ def last_hidden(model: Any, state: Any, window: int) -> Float[Tensor, "B n d"]:
     """The last hidden states (B, n <= window, d) of what a state's window holds, by one pass over all of it."""
     if not state.inputs:
         return state.hidden[:, None]
-    return model.hidden_states(vectors=torch.cat(state.inputs, 1))[:, -window:]
+    memory = model.recall(state.carry) if state.carry else None
+    return model.hidden_states(vectors=torch.cat(state.inputs, 1), memory=memory)[:, -window:]

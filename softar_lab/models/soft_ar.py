@@ -1,14 +1,14 @@
 """SoftAR (K1, K11): a table, a transformer body and an objective; reads hard tokens or soft ones, predicts both."""
 
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,11 +17,13 @@ from ..sources.tokenizers import CharTokenizer
 from ..store import CheckpointError, load_folder, save_folder, vectors_from_bytes, vectors_to_bytes
 from .config import ModelConfig
 from .decoding import RowDecoder
+from .memory import Carry, make_memory
 from .mixing import MixingCollapse
 from .objectives import make_objective
 from .state import SoftState
 from .targets import TABLES, make_table
 from .transformer import Transformer
+from .window import LAYOUTS, Window, resolve
 
 CHECKPOINT_FORMAT = "softar-lab/checkpoint"
 MANIFEST = "config.json"
@@ -45,7 +47,8 @@ class SoftAR(nn.Module, Predictor):
     """An autoregressive model over R^m. `seed` decides the first weights; `card` tells where they came from.
 
     `rows`, the table's first values instead of drawn ones, are required by the table "pretrained".
-    When the context is full, the next token begins a new window: the latest half of the slots is read again, once.
+    When the context is full, the next token begins a new window: the latest half of the tokens is read again, once.
+    With a `window` in the configuration what is older is folded into the memory slots that come before them (K8).
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class SoftAR(nn.Module, Predictor):
         self.input.weight.data.normal_(0, d**-0.5, generator=generator)
         self.body.initialise(generator)
         self.objective.initialise(generator)
+        self.memory = make_memory(config, generator)
+        self.n_front = 1 + (self.memory.slots if self.memory else 0)  # slots before the first token
         if rows is not None:
             if rows.shape != self.embedding.shape:
                 raise ValueError(f"rows must be {tuple(self.embedding.shape)} here, not {tuple(rows.shape)}")
@@ -107,24 +112,102 @@ class SoftAR(nn.Module, Predictor):
         other.card = dict(self.card)
         return other.to(self.device).train(self.training)
 
+    def with_window(self, window: str | Window | None) -> "SoftAR":
+        """This model, its weights shared, with another window: "masked", "other", "full", or other numbers of tokens.
+
+        Raises ValueError where the window does not fit the context or its memory slots are not those of the model.
+        """
+        own = self.config.layout
+        asked = resolve(window, own)
+        if asked == own:
+            return self
+        kept = ("aggregate", "segments", "kind", "stretch")
+        if self.memory and (asked is None or any(getattr(asked, name) != getattr(own, name) for name in kept)):
+            asked = LAYOUTS.spec(asked) if asked else "plain"
+            raise ValueError(
+                f"this model's memory is {LAYOUTS.spec(own)}, and {asked} would have another: only hard, soft, keep "
+                'and control may change; "masked" lets the memory say nothing'
+            )
+        if not self.memory and asked is not None and (asked.memory or asked.control in ("masked", "other")):
+            raise ValueError(
+                "this model was trained without a memory: give ModelConfig(window=…) and train it with one"
+            )
+        other = copy(self)
+        other.config = replace(self.config, window=asked)
+        return other
+
     # -- whole texts at once: training and scoring ---------------------------------------------------------------------
 
     def hidden_states(
-        self, token_ids: Int[Tensor, "B T"] | None = None, vectors: Float[Tensor, "B T m"] | None = None
+        self,
+        token_ids: Int[Tensor, "B T"] | None = None,
+        vectors: Float[Tensor, "B T m"] | None = None,
+        memory: Float[Tensor, "B M d"] | None = None,
     ) -> Float[Tensor, "B slots d"]:
-        """The body's output for the start slot and T tokens, (B, T+1, d); entry t predicts token t.
+        """The body's output before and after each of T tokens, (B, T+1, d); entry t predicts token t.
 
-        Raises ValueError for more tokens than the context holds.
+        `memory`: the slots that `recall` gives of what stood before; None: nothing did.
+        Raises ValueError for more tokens than a window holds.
         """
         x = self.input(self._vectors(token_ids, vectors))
-        if x.shape[1] > self.config.context:
-            raise ValueError(f"{x.shape[1]} tokens are more than the context of {self.config.context}")
-        start = self.body.start.expand(x.shape[0], 1, -1).to(x.dtype)
-        return self.body(torch.cat([start, x], 1))
+        if x.shape[1] > self.config.tokens:
+            raise ValueError(f"{x.shape[1]} tokens are more than the context of {self.config.tokens}")
+        if self.memory is None:
+            return self.behind_start(x)
+        return self.behind_start(self.recall(self.fold(len(x))) if memory is None else memory, x)[:, self.n_front - 1 :]
 
-    def next_log_probs(self, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """log p(w | the tokens before t in its row) of every symbol at every t, (B, T, V), in nats, in one pass."""
-        hidden = self.hidden_states(token_ids[:, :-1])
+    def behind_start(self, *slots: Float[Tensor, "B _ d"]) -> Float[Tensor, "B slots d"]:
+        """The body's output for the start slot and those given, in their order."""
+        kind = min((one.dtype for one in slots), key=lambda dtype: dtype.itemsize)  # bf16 where one is in bf16
+        start = self.body.start.expand(len(slots[0]), 1, -1)
+        return self.body(torch.cat([one.to(kind) for one in (start, *slots)], 1))
+
+    def front(self, batch_size: int, carry: Carry) -> Float[Tensor, "B front d"]:
+        """What stands before the first token of a window: the start slot and the memory's."""
+        start = self.body.start.expand(batch_size, 1, -1)
+        return start if self.memory is None else torch.cat([start, self.recall(carry)], 1)
+
+    def fold(
+        self,
+        carry: Carry | int,
+        token_ids: Int[Tensor, "B n"] | None = None,
+        vectors: Float[Tensor, "B n m"] | None = None,
+        there: Bool[Tensor, "B n"] | None = None,
+    ) -> Carry:
+        """What the memory keeps after n more tokens; `carry` is what it kept before, or the number of rows: nothing.
+
+        Rows that have fewer have theirs last, and `there` tells them. Empty for a model without a memory.
+        """
+        if self.memory is None:
+            return ()
+        if isinstance(carry, int):
+            carry = self.memory.empty(carry)
+        if token_ids is None and vectors is None:
+            return carry
+        new = self._vectors(token_ids, vectors)
+        return self.memory.fold(carry, new, self, there) if new.shape[1] else carry
+
+    def recall(self, carry: Carry) -> Float[Tensor, "B M d"]:
+        """The memory slots of a carry, as the window's control lets them be seen.
+
+        Raises ValueError for the control "other" with a single row.
+        """
+        control = self.config.layout.control
+        if control == "other" and len(carry[0]) < 2:
+            raise ValueError('window "other" shows a row the memory of another: it needs at least two rows')
+        if control == "masked":
+            carry = self.memory.empty(len(carry[0]))
+        slots = self.memory.read(carry, self)
+        return slots.roll(1, 0) if control == "other" else slots
+
+    def next_log_probs(
+        self, token_ids: Int[Tensor, "B T"], memory: Float[Tensor, "B M d"] | None = None
+    ) -> Float[Tensor, "B T V"]:
+        """log p(w | the tokens before t in its row) of every symbol at every t, (B, T, V), in nats, in one pass.
+
+        `memory` as in `hidden_states`.
+        """
+        hidden = self.hidden_states(token_ids[:, :-1], memory=memory)
         return self.objective.predict(hidden.flatten(0, 1), self.table.weight).log_probs.unflatten(0, token_ids.shape)
 
     # -- one token after the other: the predictor ----------------------------------------------------------------------
@@ -132,8 +215,12 @@ class SoftAR(nn.Module, Predictor):
     @without_gradients
     def start(self, batch_size: int = 1) -> SoftState:
         """Nothing read yet but the start slot."""
-        cache = self.body.new_cache(batch_size).room_for(0, 1)
-        return SoftState(cache, 0, self.body(self.body.start.expand(batch_size, 1, -1), cache)[:, -1])
+        return self._begin(batch_size, self.fold(batch_size), 0)
+
+    def _begin(self, batch_size: int, carry: Carry, begin: int) -> SoftState:
+        """A new window, which the first token is yet to enter."""
+        cache = self.body.new_cache(batch_size).room_for(0, self.n_front)
+        return SoftState(cache, 0, self.body(self.front(batch_size, carry), cache)[:, -1], (), begin, carry)
 
     @without_gradients
     def predict(self, state: SoftState) -> Prediction:
@@ -157,21 +244,26 @@ class SoftAR(nn.Module, Predictor):
         new = self._vectors(token_ids, vectors, state)
         if new.shape[1] == 0:
             return state
-        inputs, begin = (*state.inputs, new), state.begin
-        total, context = state.length + new.shape[1], self.config.context
+        inputs = (*state.inputs, new)
+        total, context = state.length + new.shape[1], self.config.tokens
         if total > context:
-            keep = max(1, context // 2)
+            if self.config.layout and self.config.layout.control == "full":
+                raise ValueError(f'window "full" holds {context} tokens, {total} are too many')
+            keep = self.config.kept
             length = keep + (total - context - 1) % (context - keep + 1)
-            new = torch.cat(inputs, 1)[:, -length:]
-            state, inputs, begin, total = self.start(new.shape[0]), (new,), begin + total - length, length
-        cache = state.cache.room_for(state.length + 1, new.shape[1])
+            old, new = torch.cat(inputs, 1).split([total - length, length], 1)
+            decoder, carry = state.cache.decoder, self.fold(state.carry, vectors=old)
+            state = self._begin(len(new), carry, state.begin + total - length)
+            state.cache.decoder, inputs, total = decoder, (new,), length
+        begin, carry = state.begin, state.carry
+        cache = state.cache.room_for(state.length + self.n_front, new.shape[1])
         if new.shape[:2] == (1, 1) and not new.is_cuda:
             if cache.decoder is None:
                 cache.decoder = RowDecoder(self.input, self.body)
             row = cache.decoder(cache.decoder.embed(new.numpy()[0, 0]), cache.data.numpy()[:, :, 0], cache.filled)
             cache.filled += 1
-            return SoftState(cache, total, torch.from_numpy(row[None]), inputs, begin)
-        return SoftState(cache, total, self.body(self.input(new), cache)[:, -1], inputs, begin)
+            return SoftState(cache, total, torch.from_numpy(row[None]), inputs, begin, carry)
+        return SoftState(cache, total, self.body(self.input(new), cache)[:, -1], inputs, begin, carry)
 
     @without_gradients
     def replace(self, state: SoftState, slot: int, vectors: Float[Tensor, "B n m"]) -> SoftState:
@@ -189,9 +281,9 @@ class SoftAR(nn.Module, Predictor):
             return state
         at, inputs = slot - state.begin, torch.cat(state.inputs, 1)
         inputs = torch.cat([inputs[:, :at], new, inputs[:, at + n :]], 1)
-        cache = state.cache.room_for(at + 1, state.length - at)
+        cache = state.cache.room_for(at + self.n_front, state.length - at)
         hidden = self.body(self.input(inputs[:, at:]), cache)[:, -1]
-        return SoftState(cache, state.length, hidden, (inputs,), state.begin)
+        return SoftState(cache, state.length, hidden, (inputs,), state.begin, state.carry)
 
     @without_gradients
     def foresee(self, state: SoftState, vectors: Float[Tensor, "B n m"]) -> Float[Tensor, "B n d"]:
@@ -200,16 +292,17 @@ class SoftAR(nn.Module, Predictor):
         Where the context has no room for them, they are read after its latest half, or as much of it as leaves room.
         Raises ValueError for more slots than the context holds; or as `advance` does.
         """
-        new, n, context = self._vectors(None, vectors, state), vectors.shape[1], self.config.context
+        new, n, context = self._vectors(None, vectors, state), vectors.shape[1], self.config.tokens
         if n > context:
             raise ValueError(f"{n} slots ahead are more than the context of {context}")
         if n == 0:
             return state.hidden[:, None, :][:, :0]
         if state.length + n > context:
-            keep = min(max(1, context // 2), context - n)
-            latest = torch.cat(state.inputs, 1)[:, state.length - keep :]
-            return self.hidden_states(vectors=torch.cat([latest, new], 1))[:, -n:]
-        cache = state.cache.room_for(state.length + 1, n)
+            keep = min(self.config.kept, context - n)
+            old, latest = torch.cat(state.inputs, 1).split([state.length - keep, keep], 1)
+            memory = None if self.memory is None else self.recall(self.fold(state.carry, vectors=old))
+            return self.hidden_states(vectors=torch.cat([latest, new], 1), memory=memory)[:, -n:]
+        cache = state.cache.room_for(state.length + self.n_front, n)
         hidden = self.body(self.input(new), cache)
         cache.filled -= n  # what was written belongs to no state, so whoever reads on may write over it
         return hidden

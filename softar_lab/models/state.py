@@ -13,7 +13,8 @@ from .transformer import Cache
 class SoftState:
     """What has been read: `inputs` are the slots' vectors, oldest first; `hidden` (B, d) is the last slot's output.
 
-    Slots count from 0, the first token ever read; the context still holds `length` of them, from `begin` on.
+    Slots count from 0, the first token ever read; the context still holds `length` of them, from `begin` on. `carry` is
+    what the model's memory keeps of those before.
     """
 
     cache: Cache
@@ -21,6 +22,7 @@ class SoftState:
     hidden: Float[Tensor, "B d"]
     inputs: tuple[Float[Tensor, "B _ m"], ...] = ()
     begin: int = 0
+    carry: tuple[Tensor, ...] = ()
 
     @property
     def end(self) -> int:
@@ -30,4 +32,5 @@ class SoftState:
     def select(self, rows: Int[Tensor, " n"]) -> "SoftState":
         """Fork, drop or reorder batch rows."""
         inputs = (torch.cat(self.inputs, 1)[rows],) if self.inputs else ()
-        return SoftState(self.cache.select(rows), self.length, self.hidden[rows], inputs, self.begin)
+        carry = tuple(one[rows] for one in self.carry)
+        return SoftState(self.cache.select(rows), self.length, self.hidden[rows], inputs, self.begin, carry)

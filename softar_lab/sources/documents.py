@@ -153,22 +153,24 @@ class Recall(Documents):
     """Key-value pairs, then a query: documents such as ``a3b7c1?b7`` and the separator.
 
     `n_pairs` distinct keys of `n_keys` letters, in random order, each with one of `n_values` digits; after the
-    question mark one of the shown keys, and its value, which costs nothing to who remembers. All choices are uniform.
+    question mark one of the shown keys, and its value, which costs nothing to who remembers; so `n_queries` times. All
+    choices are uniform.
     Raises ValueError for more than 26 keys, 10 values or n_keys pairs.
     """
 
-    def __init__(self, n_keys: int = 8, n_values: int = 8, n_pairs: int = 4):
+    def __init__(self, n_keys: int = 8, n_values: int = 8, n_pairs: int = 4, n_queries: int = 1):
         self.n_keys = _whole("n_keys", n_keys, 1, 26)
         self.n_values = _whole("n_values", n_values, 1, 10)
         self.n_pairs = _whole("n_pairs", n_pairs, 1, n_keys)
-        super().__init__(string.digits[:n_values] + "?" + letters(n_keys), 2 * n_pairs + 4)
+        self.n_queries = _whole("n_queries", n_queries, 1)
+        super().__init__(string.digits[:n_values] + "?" + letters(n_keys), 2 * (n_pairs + n_queries) + 2)
         self._values, self._query = slice(1, 1 + n_values), 1 + n_values
         self._keys = slice(2 + n_values, None)
 
     def document_entropy(self) -> float:
         """Exact entropy of a whole document, in nats."""
         keys = sum(math.log(self.n_keys - j) for j in range(self.n_pairs))
-        return keys + self.n_pairs * math.log(self.n_values) + math.log(self.n_pairs)
+        return keys + self.n_pairs * math.log(self.n_values) + self.n_queries * math.log(self.n_pairs)
 
     def _begin(self, batch_size: int) -> np.ndarray:
         return np.zeros((batch_size, 1 + self.n_keys), dtype=np.int64)  # the last key; the value of each key, 0: none
@@ -181,7 +183,7 @@ class Recall(Documents):
             probs[:, self._values] = 1 / self.n_values
         elif place == last:
             probs[:, self._query] = 1
-        elif place == last + 1:
+        elif (place - last) % 2:
             probs[:, self._keys] = shown / self.n_pairs
         else:
             rows = np.arange(len(memory))
