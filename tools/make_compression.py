@@ -24,7 +24,14 @@ STORIES, FACTS = 400, 300
 def told() -> dict:
     """All that decides a row but its seed."""
     recipe, corpus = RECIPES[NAME], load_corpus(NAME)
-    return {**recipe, "train": vars(recipe["train"]), "sha256": corpus.sha256, "seeds": SEEDS, "stories": STORIES, "facts": FACTS}
+    return {
+        **recipe,
+        "train": vars(recipe["train"]),
+        "sha256": corpus.sha256,
+        "seeds": SEEDS,
+        "stories": STORIES,
+        "facts": FACTS,
+    }
 
 
 def rows(model: SoftAR, seed: int) -> list[dict]:

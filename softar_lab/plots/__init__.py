@@ -22,6 +22,7 @@ from .together import (
     update_symbols,
     update_together,
 )
+from .windows import answers_html, draw_window, slots_html, window_html
 
 __all__ = [
     "ACCENT",
@@ -30,6 +31,7 @@ __all__ = [
     "GREY",
     "SETTINGS",
     "TRAIL",
+    "answers_html",
     "axis_label",
     "candidates_html",
     "curves_figure",
@@ -55,12 +57,14 @@ __all__ = [
     "draw_survival",
     "draw_together",
     "draw_trie",
+    "draw_window",
     "drift_figure",
     "history_figure",
     "hull_figure",
     "mixture_html",
     "move_cursor",
     "path_figure",
+    "slots_html",
     "step_hover",
     "text_html",
     "together_figure",
@@ -72,4 +76,5 @@ __all__ = [
     "update_symbols",
     "update_together",
     "visible",
+    "window_html",
 ]

@@ -10,5 +10,14 @@ from .panel import Panel
 from .sums import SumExplorer
 from .training import TrainingMonitor
 from .trajectory import TrajectoryExplorer
+from .window import WindowExplorer
 
-__all__ = ["CollapseExplorer", "GenerationPanel", "Panel", "SumExplorer", "TrainingMonitor", "TrajectoryExplorer"]
+__all__ = [
+    "CollapseExplorer",
+    "GenerationPanel",
+    "Panel",
+    "SumExplorer",
+    "TrainingMonitor",
+    "TrajectoryExplorer",
+    "WindowExplorer",
+]

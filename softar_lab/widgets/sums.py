@@ -72,7 +72,9 @@ class SumExplorer(Panel):
         weights, value = self._weights(), {word: i for i, word in enumerate(self.words)}
         return {
             "nearest of all words": [(word, float(cosine[value[word]])) for word in self.nearest()],
-            "nearest, the sum's own left out": [(word, float(cosine[value[word]])) for word in self.nearest(without=True)],
+            "nearest, the sum's own left out": [
+                (word, float(cosine[value[word]])) for word in self.nearest(without=True)
+            ],
             "closest mixture": [(word, float(weights[value[word]])) for word in self.mixture()],
         }
 
