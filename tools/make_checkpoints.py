@@ -20,6 +20,16 @@ RECIPES = {
         "train": STORY,
     },
     "tales-orthonormal": {"corpus": "tales", "model": {"objective": "mse", "table": "orthonormal"}, "train": STORY},
+    "tales-words": {
+        "corpus": "tales-words",
+        "model": {"context": 80, "n_layers": 2},
+        "train": TrainConfig(steps=2500, eval_every=500),
+    },
+    "tales-window": {  # the cell "sum + 2 segments" of data/results/window.csv
+        "corpus": "tales",
+        "model": {"context": 64, "n_layers": 3, "d_model": 96, "window": "window(1, 2, 0, None, 'sum', 32)"},
+        "train": TrainConfig(steps=600, batch_size=24, eval_every=0, save_every=0),
+    },
     "mess3-hard": {
         "corpus": "mess3",
         "model": {"context": 64, "n_layers": 2, "d_model": 64, "embedding_dim": 16},

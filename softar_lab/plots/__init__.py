@@ -12,6 +12,7 @@ from .languages import draw_simplex, draw_trie
 from .look import ACCENT, COLORMAP, GREY, axis_label, visible
 from .matrices import draw_matrices
 from .paths import draw_path, draw_paths
+from .sums import draw_offsets, draw_reading, draw_sum
 from .texts import candidates_html, difference_html, step_hover, text_html
 from .together import (
     SETTINGS,
@@ -23,6 +24,7 @@ from .together import (
     update_together,
 )
 from .tokens import draw_neighbours, draw_rows, draw_tokens, tokens_html
+from .windows import answers_html, draw_window, slots_html, window_html
 
 __all__ = [
     "ACCENT",
@@ -31,6 +33,7 @@ __all__ = [
     "GREY",
     "SETTINGS",
     "TRAIL",
+    "answers_html",
     "axis_label",
     "candidates_html",
     "curves_figure",
@@ -47,22 +50,27 @@ __all__ = [
     "draw_lines",
     "draw_matrices",
     "draw_neighbours",
+    "draw_offsets",
     "draw_path",
     "draw_paths",
     "draw_ranking",
+    "draw_reading",
     "draw_rows",
     "draw_simplex",
     "draw_step",
+    "draw_sum",
     "draw_survival",
     "draw_together",
     "draw_tokens",
     "draw_trie",
+    "draw_window",
     "drift_figure",
     "history_figure",
     "hull_figure",
     "mixture_html",
     "move_cursor",
     "path_figure",
+    "slots_html",
     "step_hover",
     "text_html",
     "together_figure",
@@ -75,4 +83,5 @@ __all__ = [
     "update_symbols",
     "update_together",
     "visible",
+    "window_html",
 ]

@@ -16,6 +16,7 @@ import pooch
 
 from softar_lab.sources.languages import Language, Recall, mess3
 from softar_lab.sources.tales import TALES, TALES_LANGUAGE
+from softar_lab.sources.words import WordAlphabet
 
 SPLITS = ("train", "val", "test")
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -81,7 +82,8 @@ class Corpus:
 def load_corpus(name_or_path: str | os.PathLike, seed: int = 0) -> Corpus:
     """A corpus by name ("shakespeare", "topics", "tales", "mess3", "recall") or any UTF-8 text file by its path.
 
-    The last three are drawn from languages (`load_language`), anew by every seed. Running text is cut as nanoGPT cuts
+    The last three are drawn from languages (`load_language`), anew by every seed; "tales-words" is `tales` with one
+    letter a word (`tales_words`). Running text is cut as nanoGPT cuts
     it, val being the last 10 % and train what comes before, but for its first 5 %, which are test: like the published
     figures, ours then profit from training text next to val. A seed other than 0 first rotates the text to start at a
     random line.
@@ -128,6 +130,22 @@ def _tales(seed: int) -> Corpus:
     splits = {split: _told(Random(f"tales/{seed}/{split}"), chars) for split, chars in _TALES_CHARS.items()}
     floor = -TALES.char_log_probs(splits["val"]).sum() / math.log(2) / len(splits["val"])
     return Corpus("tales", **splits, floor_bits_per_char=float(floor), separator="\n")
+
+
+@lru_cache(maxsize=1)
+def tales_words() -> WordAlphabet:
+    """The alphabet of "tales-words": every word and mark of the story language as a letter; its ids are the model's."""
+    return WordAlphabet.fit(_told(Random("tales/0/train"), 100_000))
+
+
+def _tales_words(seed: int) -> Corpus:
+    """The stories of `tales` word by word, for training four times as many: a word is a fourth of its letters."""
+    alphabet, corpus = tales_words(), _tales(seed)
+    more = (_told(Random(f"tales/{seed + i}/train"), _TALES_CHARS["train"]) for i in (1, 2, 3))
+    splits = {split: alphabet.encode(getattr(corpus, split)) for split in SPLITS}
+    splits["train"] += "".join(map(alphabet.encode, more))
+    floor = corpus.floor_bits_per_char * len(corpus.val) / len(splits["val"])  # the same bits, over fewer letters
+    return Corpus("tales-words", **splits, floor_bits_per_char=floor, separator=alphabet.encode("\n"))
 
 
 def _told(rng: Random, chars: int) -> str:
@@ -199,6 +217,7 @@ _BUILT_IN: dict[str, Callable[[int], Corpus]] = {
     "recall": lambda seed: corpus_of(Recall(), 800_000, seed=seed, name="recall"),
     "shakespeare": _shakespeare,
     "tales": _tales,
+    "tales-words": _tales_words,
     "topics": _topics,
 }
 

@@ -7,8 +7,19 @@ carries a still picture and a `__repr__` that tells its state, for readers witho
 from .collapse import CollapseExplorer
 from .generation import GenerationPanel
 from .panel import Panel
+from .sums import SumExplorer
 from .tokens import TokenExplorer
 from .training import TrainingMonitor
 from .trajectory import TrajectoryExplorer
+from .window import WindowExplorer
 
-__all__ = ["CollapseExplorer", "GenerationPanel", "Panel", "TokenExplorer", "TrainingMonitor", "TrajectoryExplorer"]
+__all__ = [
+    "CollapseExplorer",
+    "GenerationPanel",
+    "Panel",
+    "SumExplorer",
+    "TokenExplorer",
+    "TrainingMonitor",
+    "TrajectoryExplorer",
+    "WindowExplorer",
+]

@@ -1,0 +1,97 @@
+"""SumExplorer: add and subtract words, and see what lies nearest and what is in the sum."""
+
+import html
+import re
+from collections.abc import Sequence
+
+import ipywidgets as w
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import plots
+from ..analysis.compression import nearest_rows
+from ..models.barycentric import barycentric
+from .panel import Panel
+
+SHOWN = 6
+
+
+class SumExplorer(Panel):
+    """Type a sum such as "king - man + woman": the nearest words, with and without its own, and the closest mixture.
+
+    `table` (V, m): a row a word of `words`. `explorer.sum` is the text field, `explorer.nearest(k, without)` and
+    `explorer.mixture(k)` are what it shows, as names; a word that is not there is said in the status line.
+    """
+
+    def __init__(self, table: Float[Tensor, "V m"], words: Sequence[str], sum: str):
+        super().__init__()
+        self.table, self.words, self.terms = table, list(words), []
+        self.sum = w.Text(sum, description="Sum", continuous_update=False, layout=w.Layout(width="70%"))
+        self.shown = w.HTML()
+        self.children = (self.sum, self.status, self.shown)
+        self.sum.observe(lambda _: self._attempt(self.read), "value")
+        self._attempt(self.read)
+
+    def read(self) -> None:
+        """Take the sum as it is typed. Raises ValueError for what is no sum of known words."""
+        text = self.sum.value.strip()
+        found = re.findall(r"([+-]?)\s*([^\s+-]+)", text)
+        if not found or re.sub(r"[\s+-]|[^\s+-]+", "", text):
+            raise ValueError('write words with + or - between them, such as "king - man + woman"')
+        if unknown := [word for _, word in found if word not in self.words]:
+            raise ValueError(f"{unknown[0]!r} is not among the {len(self.words)} words, as are {self.words[-4:]}")
+        self.terms = [(-1 if sign == "-" else 1, self.words.index(word)) for sign, word in found]
+        columns = "".join(
+            f'<td style="vertical-align:top;padding-right:36px"><b>{name}</b><br>'
+            + "<br>".join(f"{value:.2f} {html.escape(plots.visible(word))}" for word, value in rows)
+            + "</td>"
+            for name, rows in self.rows().items()
+        )
+        self.shown.value = f'<table style="line-height:1.5"><tr>{columns}</tr></table>'
+        self.say(f"{len(self.terms)} words added, of {len(self.words)}")
+
+    @property
+    def vector(self) -> Float[Tensor, " m"]:
+        """The sum itself."""
+        return torch.stack([sign * self.table[i] for sign, i in self.terms]).sum(0)
+
+    def nearest(self, k: int = SHOWN, without: bool = False) -> list[str]:
+        """The k words of largest cosine with the sum, less the mean row; `without` the words of the sum."""
+        exclude = torch.tensor([sorted({i for _, i in self.terms})]) if without else None
+        return [self.words[i] for i in nearest_rows(self._centred(), self._rows(), k, exclude)[0].tolist()]
+
+    def mixture(self, k: int = SHOWN) -> list[str]:
+        """The k words of largest weight in the mixture of rows that lies closest to the mean of the terms."""
+        return [self.words[i] for i in self._weights().topk(k).indices.tolist()]
+
+    def rows(self) -> dict[str, list[tuple[str, float]]]:
+        """What is shown: for each reading words and values, best first."""
+        cosine = F.cosine_similarity(self._centred(), self._rows())
+        weights, value = self._weights(), {word: i for i, word in enumerate(self.words)}
+        return {
+            "nearest of all words": [(word, float(cosine[value[word]])) for word in self.nearest()],
+            "nearest, the sum's own left out": [
+                (word, float(cosine[value[word]])) for word in self.nearest(without=True)
+            ],
+            "closest mixture": [(word, float(weights[value[word]])) for word in self.mixture()],
+        }
+
+    def _rows(self) -> Tensor:
+        return self.table - self.table.mean(0)
+
+    def _centred(self) -> Tensor:
+        return (self.vector - sum(sign for sign, _ in self.terms) * self.table.mean(0))[None]
+
+    def _weights(self) -> Tensor:
+        return barycentric(self.vector[None] / max(1, sum(sign for sign, _ in self.terms)), self.table)[0]
+
+    def still(self):
+        return plots.draw_sum(self.rows(), self.sum.value) if self.terms else None
+
+    def __repr__(self) -> str:
+        if not getattr(self, "terms", None):
+            return f"SumExplorer(nothing: {self.problem})" if getattr(self, "problem", "") else "SumExplorer()"
+        best = {name: rows[0][0] for name, rows in self.rows().items()}
+        return f"SumExplorer({self.sum.value!r}: {', '.join(f'{name} {word!r}' for name, word in best.items())})"
