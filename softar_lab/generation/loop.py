@@ -92,9 +92,10 @@ def _check(
         raise ValueError("the model has no tokenizer, so it can neither read a prompt nor write a text")
     context = getattr(getattr(model, "config", None), "context", math.inf)
     for text in prompts:
-        if len(text) > context:
+        if len(text) > context and (count := len(model.tokenizer.encode(text))) > context:
+            what = "characters" if count == len(text) else "tokens"
             raise ValueError(
-                f"the prompt has {len(text)} characters, the model's context holds {context}: shorten the prompt"
+                f"the prompt has {count} {what}, the model's context holds {context}: shorten the prompt"
             )
 
 

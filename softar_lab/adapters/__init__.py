@@ -1,0 +1,1 @@
+"""Models from elsewhere, made into predictors (K31, K33)."""
