@@ -1,1 +1,1 @@
-"""Models from elsewhere, made into predictors (K31, K33)."""
+"""Models from elsewhere: what others trained, and what others serve."""
