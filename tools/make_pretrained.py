@@ -19,6 +19,9 @@ from softar_lab import Trajectory, generate
 from softar_lab.adapters.hugging_face import load_pretrained
 from softar_lab.analysis.answering import answer_lengths, answer_row
 from softar_lab.analysis.results import cell_path, kept, save_results
+from softar_lab.generation import writing
+from softar_lab.generation.record import Record
+from softar_lab.predictor import Predictor
 from softar_lab.sources.answers import stated
 from softar_lab.sources.questions import load_questions, right
 
@@ -51,31 +54,24 @@ def _thinking(feedback: str, control: str, **options: Any) -> Way:
 
 WAYS = {
     "greedy": Way(schedule="always"),
-    "sampled at 0.7": Way("greedy", schedule="always", temperature=0.7),
-    "sampled at 1": Way("greedy", schedule="always", temperature=1.0),
     **{f"mixture({t})": Way("greedy", f"mixture({t})") for t in (0.25, 0.5, 0.75, 1.0)},
     "mixture(0.6, 30)": Way("greedy", "mixture(0.6, 30)"),
-    "gumbel(0.5)": Way("sampled at 1", "gumbel(0.5)", temperature=1.0),
-    "sampled(1)": Way("sampled at 0.7", "sampled(1)", temperature=0.7),
     "hidden": Way("greedy", "hidden"),
     "pause": Way("greedy", "pause"),
-    "other": Way("greedy", "other"),
     "every(4)": Way("greedy", schedule="every(4)"),
     "every(4), pause": Way("greedy", "pause", "every(4)"),
-    "every(4), other": Way("greedy", "other", "every(4)"),
     "entropy(0.5)": Way("greedy", schedule="entropy(0.5)"),
     "entropy(0.5), pause": Way("greedy", "pause", "entropy(0.5)"),
+    "sampled at 0.7": Way("greedy", schedule="always", temperature=0.7),
+    "sampled at 1": Way("greedy", schedule="always", temperature=1.0),
+    "gumbel(0.5)": Way("sampled at 1", "gumbel(0.5)", temperature=1.0),
     "think: nothing": Way("greedy", think=0),
     "think: hard": _thinking("shown", "think: nothing"),
-    "think: mixture(1.0)": _thinking("mixture", "think: hard"),
     "think: mixture(0.6, 30)": _thinking("mixture(0.6, 30)", "think: hard"),
     "think: hidden": _thinking("hidden", "think: hard"),
     "think: pause": _thinking("pause", "think: hard"),
-    "think: other": _thinking("other", "think: hard"),
     "think: hard, cold stop": _thinking("shown", "think: nothing", cold=True),
     "think: mixture(0.6, 30), cold stop": _thinking("mixture(0.6, 30)", "think: hard, cold stop", cold=True),
-    "think: hard at 1": _thinking("shown", "think: nothing", temperature=1.0),
-    "think: gumbel(0.5)": _thinking("gumbel(0.5)", "think: hard at 1", temperature=1.0),
     "greedy, float32": Way("greedy", schedule="always", dtype="float32"),
 }
 
@@ -121,6 +117,31 @@ class Thinking:
         return thought.step >= thought.session.memory["thinking"]
 
 
+class Symbols(Predictor):
+    """A model without its vectors, where none are fed back: then none are computed."""
+
+    def __init__(self, model: Predictor):
+        self.model, self.vocab_size, self.tokenizer, self.config = model, model.vocab_size, model.tokenizer, model.config
+        self.start, self.predict, self.advance, self.read = model.start, model.predict, model.advance, model.read
+
+    start = predict = advance = read = None
+
+
+class TextsOnly(Record):
+    """Of the steps only what was shown: vectors and distances of all would cost as much as the model itself."""
+
+    def reduce(self, log_probs, vectors, token_ids):
+        nothing = torch.zeros(*token_ids.shape, 1)
+        names = ("log_probs", "entropy", "distance")
+        self.said.append({"vectors": nothing, "top_ids": nothing.long(), "top_probs": nothing,
+                          **dict.fromkeys(names, nothing[..., 0])})  # fmt: skip
+
+    def _reduce_oldest(self, n: int) -> None:
+        some, self.predictions = self.predictions[:n], self.predictions[n:]
+        if some:
+            self.reduce(None, None, torch.zeros(len(some), len(some[0].log_probs), dtype=torch.long))
+
+
 class Asked:
     """The questions put to a model, batch by batch of like length; what the prompts leave is read once."""
 
@@ -133,6 +154,7 @@ class Asked:
         self.batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
         self.read, self.states = self.model.read, {}
         self.model.read = self._read_once
+        writing.Record = TextsOnly
 
     def _read_once(self, state, token_ids=None, vectors=None):
         if state.length or token_ids is None:
@@ -148,7 +170,7 @@ class Asked:
         for batch in tqdm(self.batches, leave=False):
             for i, path in zip(batch, self._write(way, batch, seed), strict=True):
                 texts[i], lengths[i] = self._answer(path, self.questions[i], way)
-                scores[i] = self._judged(self.prompts[i], texts[i])
+                scores[i] = self._judged(self.prompts[i], texts[i]) if i % 4 == 0 else float("nan")
         marks = [right(question, text) for question, text in zip(self.questions, texts, strict=True)]
         return [{"seed": seed, **answer_row(texts, marks, lengths, scores)}]
 
@@ -158,7 +180,8 @@ class Asked:
         prompts = [self.prompts[i] for i in batch]
         if way.think is None:
             watched = Watched(self.tokenizer.end_id)
-            return generate(self.model, prompts, STEPS, collapse=watched, schedule=way.schedule,
+            model = Symbols(self.model) if way.schedule == "always" else self.model
+            return generate(model, prompts, STEPS, collapse=watched, schedule=way.schedule,
                             stop=watched.all_ended, **options)  # fmt: skip
         cue = self.tokenizer.encode(CUE)
         thinking = Thinking(way.think, cue, way.cold)
