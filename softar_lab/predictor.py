@@ -43,6 +43,29 @@ class Prediction:
         return self.sampler(n, generator)
 
 
+class MixturePrediction(Prediction):
+    """The prediction of a model that says p over the rows of a table: its soft token pE is computed when asked for.
+
+    With tens of thousands of rows that is a good part of a step, and ordinary generation needs none.
+    Shapes: log_probs (B, V), table (V, m).
+    """
+
+    def __init__(self, log_probs: Float[Tensor, "B V"], table: Float[Tensor, "V m"]):
+        super().__init__(log_probs)
+        self.__dict__["table"] = table
+        del self.__dict__["vector"]  # which the property below fills in
+
+    @property
+    def has_vector(self) -> bool:
+        """Whether the soft token has been computed."""
+        return "vector" in self.__dict__
+
+    @cached_property
+    def vector(self) -> Float[Tensor, "B m"]:
+        """The mixture pE (B, m)."""
+        return self.probs @ self.table
+
+
 class Predictor(ABC):
     """A model is: a start, a prediction, a step. States are never changed in place: one may be advanced twice."""
 

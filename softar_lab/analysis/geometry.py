@@ -8,6 +8,8 @@ from jaxtyping import Float
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+SAMPLE = 4096  # rows of a larger table that its basis is fitted on, evenly spread
+
 
 @dataclass(frozen=True)
 class PCABasis:
@@ -24,8 +26,12 @@ class PCABasis:
 
     @classmethod
     def fit(cls, table: Float[Tensor, "V m"], n_components: int = 3) -> "PCABasis":
-        """Fit on the rows of a table (V, m). ValueError: fewer rows or columns than directions, all rows alike, NaN."""
-        rows = table.detach().cpu().double().numpy()
+        """Fit on the rows of a table (V, m), of more than `SAMPLE` on as many, evenly spread.
+
+        ValueError: fewer rows or columns than directions, all rows alike, NaN.
+        """
+        some = np.linspace(0, len(table) - 1, min(len(table), SAMPLE)).astype(int)
+        rows = table.detach()[torch.from_numpy(some).to(table.device)].cpu().double().numpy()
         if min(rows.shape) < n_components:
             raise ValueError(f"a table of shape {tuple(rows.shape)} has no {n_components} principal directions")
         if (rows == rows[0]).all():

@@ -28,6 +28,9 @@ from ..predictor import Prediction, check_finite
 from ..registry import Registry
 from .thought import Thought
 
+LARGE = 4096  # rows of a table from which on not every distance is worth an exact computation
+NEAREST = 16
+
 COLLAPSES = Registry("collapse")
 register, names, resolve = COLLAPSES.register, COLLAPSES.names, COLLAPSES.resolve
 
@@ -146,17 +149,32 @@ def nearest(vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V m"]) -> I
     Ties go to the smallest id, so the result does not depend on the device.
     Raises ValueError where vectors hold NaN or infinity, naming the first bad row.
     """
-    return _distances(vectors, embedding).argmin(-1)
+    return _closest(vectors, embedding)[1]
 
 
 def nearest_distance(vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V m"]) -> Float[Tensor, " B"]:
     """How far each soft token lies from the closest row (B,), in embedding units."""
-    return _distances(vectors, embedding).amin(-1)
+    return _closest(vectors, embedding)[0]
 
 
-def _distances(vectors: Tensor, embedding: Tensor) -> Tensor:
+def _closest(vectors: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """The distance to the closest row and its id, (B,) each.
+
+    Of a large table each vector's `NEAREST` rows are found by one matrix product, which rounds; among these the
+    distances are exact.
+    """
     check_finite(vectors)
-    return torch.cdist(vectors, embedding, compute_mode="donot_use_mm_for_euclid_dist")  # (B, V)
+    if len(embedding) <= LARGE:
+        found = torch.cdist(vectors, embedding, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
+        return found.values, found.indices
+    squares, parts = embedding.square().sum(-1), []
+    for some in vectors.split(512):
+        near = torch.addmm(squares, some, embedding.T, alpha=-2).topk(NEAREST, largest=False).indices.sort(-1).values
+        exact = (embedding[near] - some[:, None]).norm(dim=-1)  # (b, NEAREST), ids ascending
+        least = exact.min(-1)
+        parts.append((least.values, near.gather(1, least.indices[:, None]).squeeze(1)))
+    distances, rows = zip(*parts, strict=True)
+    return torch.cat(distances), torch.cat(rows)
 
 
 def _largest(vectors: Tensor, embedding: Tensor) -> Tensor:

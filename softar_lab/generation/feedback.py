@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..predictor import MixturePrediction
 from ..registry import Registry
 from ..soft_inputs import posterior_gumbel
 from .collapse import nearest, soft_tokens
@@ -24,10 +25,30 @@ def mixture(probs: Float[Tensor, "B V"], embedding: Float[Tensor, "V m"]) -> Flo
 @register("mixture")
 @dataclass(frozen=True)
 class Mixture:
-    """pE with the model's own p(w | prefix): Soft Thinking's concept token."""
+    """pE with the model's own p(w | prefix): Soft Thinking's concept token (arXiv 2505.15778).
+
+    `temperature` sharpens p below 1 and flattens it above; `top_k` then keeps the k most probable symbols alone, scaled
+    to sum to 1 (the paper: 0.6 and 30).
+    """
+
+    temperature: float | int = 1.0
+    top_k: int | None = None
+
+    def __post_init__(self):
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"mixture(temperature) needs a number above 0, not {self.temperature!r}")
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
+            raise ValueError(f"mixture(temperature, top_k) needs a whole top_k of at least 1, not {self.top_k!r}")
 
     def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
-        return mixture(thought.prediction.probs, thought.embedding)
+        prediction, table = thought.prediction, thought.embedding
+        if self.top_k is not None and self.top_k < len(table):
+            best = prediction.log_probs.topk(self.top_k)
+            weights = torch.softmax(best.values / self.temperature, dim=-1)  # (B, k)
+            return torch.bmm(weights[:, None], table[best.indices]).squeeze(1)  # (B, 1, k) @ (B, k, m)
+        if self.temperature != 1:
+            return mixture(torch.softmax(prediction.log_probs / self.temperature, dim=-1), table)
+        return prediction.vector if isinstance(prediction, MixturePrediction) else mixture(prediction.probs, table)
 
 
 @register("raw")
@@ -174,11 +195,17 @@ class Pause:
     seed: int = 0
 
     def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
-        table = thought.embedding
+        memory, key = ({} if thought.session is None else thought.session.memory), f"pause {self.seed}"
+        if key not in memory:
+            memory[key] = self._vector(thought.embedding)
+        return memory[key].expand(len(thought.token_ids), -1)
+
+    def _vector(self, table: Float[Tensor, "V m"]) -> Float[Tensor, " m"]:
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randn(table.shape[1], generator=generator, dtype=torch.float64).to(table.device)
         rows = table.double()
-        free = drawn - torch.linalg.pinv(rows) @ (rows @ drawn)  # the part of it that no row has
+        spanned = rows.T @ rows if len(rows) > 4 * rows.shape[1] else rows  # the same span, of a table of any height
+        free = drawn - torch.linalg.pinv(spanned) @ (spanned @ drawn)  # the part of it that no row has
         direction = free if free.norm() > 1e-6 * drawn.norm() else drawn
         paused = direction / direction.norm() * rows.norm(dim=-1).mean()
-        return paused.to(table).expand(len(thought.token_ids), -1)
+        return paused.to(table)

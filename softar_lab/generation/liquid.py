@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..models.soft_ar import SoftAR
 from ..models.targets import mean_norm
 from ..predictor import Prediction
 from .collapse import pick
@@ -52,7 +51,7 @@ class Liquid:
 
     def open(self, writing: Any) -> "Tail":
         """A tail for one call of generate(). Raises ValueError for a model that is not a SoftAR."""
-        if not isinstance(writing.model, SoftAR):
+        if not hasattr(writing.model, "foresee"):
             raise ValueError('schedule "liquid" needs a model that reads vectors, a SoftAR')
         return Tail(self, writing)
 

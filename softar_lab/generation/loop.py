@@ -160,8 +160,10 @@ def _check(
         raise ValueError("the model has no tokenizer, so it can neither read a prompt nor write a text")
     context = context_of(model) or math.inf
     for text in prompts:
-        if (length := len(model.tokenizer.encode(text))) > context and overlap_of(model) is None:
-            raise ValueError(f"the prompt has {length} tokens, the model's context holds {context}: shorten the prompt")
+        if len(text) <= context or overlap_of(model) is not None:  # a token is a character or more
+            continue
+        if (count := len(model.tokenizer.encode(text))) > context:
+            raise ValueError(f"the prompt has {count} tokens, the model's context holds {context}: shorten the prompt")
 
 
 @contextmanager

@@ -64,9 +64,11 @@ class Session:
 
         Raises ValueError for a model whose input is not one linear map.
         """
-        if not isinstance(self.model, SoftAR):
-            raise ValueError(f"only a SoftAR reads through one linear map, which can be undone; not {self.model!r:.80}")
-        return torch.linalg.pinv(self.model.input.weight.detach()).T
+        if isinstance(self.model, SoftAR):
+            return torch.linalg.pinv(self.model.input.weight.detach()).T
+        if getattr(self.model, "reads_hidden_states", False):  # as wide as a soft token: fed back as it is
+            return torch.eye(self.model.config.embedding_dim, device=self.model.device)
+        raise ValueError(f"only a SoftAR reads through one linear map, which can be undone; not {self.model!r:.80}")
 
 
 class Shown(Sequence):
@@ -124,7 +126,8 @@ class Reader(Predictor):
         known = getattr(getattr(predictor, "tokenizer", None), "tokens", None)
         if known is None:
             raise ValueError("a predictor that reads along needs a tokenizer, which says what its ids mean")
-        if strange := [token for token in known if token not in tokens]:
+        spoken = set(tokens)
+        if strange := [token for token in known if token not in spoken]:
             raise ValueError(f"a predictor that reads along could write {strange[0]!r}, which the model cannot")
         own = {token: i for i, token in enumerate(known)}
         self.predictor, self.device, self.vocab_size = predictor, device_of(predictor), len(tokens)

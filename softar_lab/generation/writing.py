@@ -56,7 +56,7 @@ class Writing:
         self.look = getattr(self.collapse, "look", 0) if hasattr(self.collapse, "revise") else 0
         ordinary = isinstance(self.schedule, Always)
         window = 0 if ordinary or self.embedding is None else context_of(model) or 0
-        self.record = Record(self.embedding, max(window, self.look))
+        self.record = Record(self.embedding, window, self.look)
         self.session = Session(model, len(prompts), self.look)
         self.ordinary, self.curious = ordinary, takes_thought(self.collapse)
         self.plain = ordinary and not self.curious and not self.look  # then a step needs no thought
@@ -86,9 +86,9 @@ class Writing:
         token_ids, hidden = single.write(self.model, state, uniform, self.temperature, stop)
         for ids, states in zip(token_ids.split(FLUSH), hidden.split(FLUSH), strict=True):
             prediction = self.model.objective.predict(states, self.embedding)
-            vectors, inputs = prediction.vector, self.embedding[ids]
-            columns = (prediction.log_probs, vectors, ids, torch.ones_like(ids, dtype=torch.bool), inputs)
-            self.record.reduce(*(column[:, None] for column in columns))
+            ids = ids[:, None]
+            self.record.reduce(prediction.log_probs[:, None], prediction.vector[:, None], ids)
+            self.record.settle(ids, torch.ones_like(ids, dtype=torch.bool), self.embedding[ids])
 
     def _write(self, state: Any, stop: Callable[[], bool]) -> Iterator[None]:
         """The steps after the part of the prompts that all rows share in length."""

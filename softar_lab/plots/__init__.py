@@ -9,7 +9,7 @@ from .drift import draw_drift, draw_frontier, draw_survival
 from .hull import CURVES, curves_figure, draw_step, hull_figure, mixture_html, move_cursor, update_curves, update_hull
 from .interactive import TRAIL, history_figure, path_figure, update_now, update_path
 from .languages import draw_simplex, draw_trie
-from .look import ACCENT, COLORMAP, GREY, axis_label, visible
+from .look import ACCENT, COLORMAP, GREY, MANY, axis_label, visible
 from .matrices import draw_matrices
 from .paths import draw_path, draw_paths
 from .sums import draw_offsets, draw_reading, draw_sum
@@ -31,6 +31,7 @@ __all__ = [
     "COLORMAP",
     "CURVES",
     "GREY",
+    "MANY",
     "SETTINGS",
     "TRAIL",
     "answers_html",

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 from ..analysis.geometry import PCABasis
 from ..generation.trajectory import Trajectory
 from .interactive import plane_layout
-from .look import ACCENT, COLORMAP, GREY, axis_label, plain
+from .look import ACCENT, COLORMAP, GREY, axis_label, plain, written_ids
 from .paths import draw_symbols
 
 BLUE = "#0072B2"
@@ -59,6 +59,7 @@ def update_hull(
     """Show one step; `weights` (V,) are those of the mixture of rows nearest to its soft token."""
     embedding = embedding.detach().cpu().float()
     points, rows = basis.transform(trajectory.vectors), basis.transform(embedding)
+    written = written_ids(len(embedding), trajectory.token_ids)
     here, mixed = points[step].tolist(), basis.transform(weights.float() @ embedding).tolist()
     found = parts(weights, trajectory.tokens)
     off = float((weights.float() @ embedding - trajectory.vectors[step]).norm())
@@ -66,12 +67,12 @@ def update_hull(
     ahead, symbols, path, spokes, heavy, residual, mixture, now = figure.data
     with figure.batch_update():
         for k, axis in enumerate("xy"):
-            ahead[axis], symbols[axis] = points[:, k].tolist(), rows[:, k].tolist()
+            ahead[axis], symbols[axis] = points[:, k].tolist(), rows[written, k].tolist()
             path[axis] = points[: step + 1, k].tolist()
             heavy[axis] = [rows[i, k].item() for i, _, _ in found]
             spokes[axis] = [end for i, _, _ in found for end in (mixed[k], rows[i, k].item(), None)]
             residual[axis], mixture[axis], now[axis] = [here[k], mixed[k]], [mixed[k]], [here[k]]
-        symbols.text = ["" if i in heavy_ids else plain(token) for i, token in enumerate(trajectory.tokens)]
+        symbols.text = ["" if i in heavy_ids else plain(trajectory.tokens[i]) for i in written]
         heavy.text = named
         mixture.hovertext = ["   ".join(named)]
         now.hovertext = [f"step {step}: {off:.3f} off the hull"]

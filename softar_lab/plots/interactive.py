@@ -4,7 +4,7 @@ import plotly.graph_objects as go
 
 from ..analysis.geometry import PCABasis
 from ..generation.trajectory import Trajectory
-from .look import ACCENT, COLORMAP, GREY, axis_label, plain, visible
+from .look import ACCENT, COLORMAP, GREY, axis_label, plain, visible, written_ids
 from .texts import step_hover
 
 TRAIL = 6  # steps before the present one that are drawn in the accent colour
@@ -39,7 +39,8 @@ def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis
 
     Plotly's widgets stumble over arrays that come back from the browser, so they are given lists.
     """
-    rows, points = basis.transform(embedding).tolist(), basis.transform(trajectory.vectors).tolist()
+    ids = written_ids(len(embedding), trajectory.token_ids, trajectory.top_ids[:, :3])
+    rows, points = basis.transform(embedding[ids]).tolist(), basis.transform(trajectory.vectors).tolist()
     hovers = [step_hover(trajectory, step) for step in range(len(trajectory))]
     with figure.batch_update():
         for offset, axes, shown in ((0, "xy", not three), (3, "xyz", three)):
@@ -50,7 +51,7 @@ def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis
                     path[axis], symbols[axis] = [point[k] for point in points], [row[k] for row in rows]
                 path.hovertext = hovers
                 written = visible if three else plain  # WebGL writes text as it is
-                symbols.text = [written(token) for token in trajectory.tokens]
+                symbols.text = [written(trajectory.tokens[i]) for i in ids]
         figure.layout.xaxis.visible = figure.layout.yaxis.visible = not three
         if three:
             figure.layout.scene = {f"{axis}axis": {"title": f"PC {k + 1}"} for k, axis in enumerate("xyz")}

@@ -2,11 +2,15 @@
 
 import html
 
+import torch
+from torch import Tensor
+
 from ..analysis.geometry import PCABasis
 from ..sources.units import EMPTY, HALF_BYTES
 
 COLORMAP = "viridis"  # steps, from dark to bright; readable by the colour-blind and in grey
 ACCENT = "#D55E00"
+MANY = 400  # symbols; of larger tables only those that a path shows are written, the others are a cloud
 GREY = "#8a8f98"
 
 
@@ -23,6 +27,13 @@ def _half_byte(char: str) -> str:
 def plain(symbol: str) -> str:
     """A visible symbol that neither HTML nor plotly takes for markup (plotly knows no &quot;)."""
     return html.escape(visible(symbol), quote=False)
+
+
+def written_ids(vocab_size: int, *ids: Tensor) -> list[int]:
+    """Which symbols are written into a picture: all of them, or of a table of `MANY` rows and more only `ids`."""
+    if vocab_size < MANY or not ids:
+        return list(range(min(vocab_size, MANY)))
+    return torch.cat([some.flatten().cpu() for some in ids]).unique().tolist()
 
 
 def axis_label(basis: PCABasis, axis: int) -> str:

@@ -9,7 +9,9 @@ from matplotlib.patheffects import withStroke
 
 from ..analysis.geometry import PCABasis
 from ..generation.trajectory import Trajectory
-from .look import COLORMAP, axis_label, visible
+from .look import COLORMAP, MANY, axis_label, visible
+
+CLOUD = 3000  # points that stand for a large table
 
 
 def draw_path(
@@ -47,12 +49,18 @@ def draw_path(
 
 
 def draw_symbols(ax: plt.Axes, rows: np.ndarray, tokens: Sequence[str], shown: set[int]) -> None:
-    """Every symbol at its row; the ones the path shows in black."""
+    """Every symbol at its row; the ones the path shows in black. Of a large table the others are a cloud of points."""
     halo = [withStroke(linewidth=3, foreground="white")]
-    for i, (x, y) in enumerate(rows):
+    if many := len(rows) >= MANY:
+        ax.scatter(*rows[:: max(1, len(rows) // CLOUD)].T, s=2, color="#d5d9e0", lw=0, zorder=1)
+    for i in sorted(shown) if many else range(len(rows)):
+        x, y = rows[i]
         style = {"color": "#111111", "weight": "bold", "zorder": 5} if i in shown else {"color": "#b3b8c2", "zorder": 2}
-        ax.text(x, y, visible(tokens[i]), ha="center", va="center", fontsize=12, path_effects=halo, **style)
-    ax.scatter(*rows.T, s=0)
+        ax.text(
+            x, y, visible(tokens[i]), ha="center", va="center", fontsize=9 if many else 12, path_effects=halo, **style
+        )
+    if not many:
+        ax.scatter(*rows.T, s=0)
     ax.margins(0.08)
 
 

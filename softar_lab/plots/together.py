@@ -11,7 +11,7 @@ from ..analysis.geometry import PCABasis
 from ..evidence import COLOURS
 from ..generation.trajectory import Trajectory
 from .interactive import plane_layout
-from .look import ACCENT, axis_label, plain
+from .look import ACCENT, axis_label, plain, written_ids
 from .paths import draw_symbols
 from .texts import step_hover
 
@@ -42,12 +42,18 @@ def together_figure(width: int = 980, height: int = 520) -> go.FigureWidget:
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "itemclick": "toggle"}
 
 
-def update_symbols(figure: go.FigureWidget, basis: PCABasis, embedding, tokens: Sequence[str]) -> None:
-    """Put the rows of a table (V, m) into a `together_figure` as letters, and name its axes."""
-    symbols, rows = figure.data[8], basis.transform(embedding).tolist()
+def update_symbols(
+    figure: go.FigureWidget, basis: PCABasis, embedding, tokens: Sequence[str], paths: Sequence[Trajectory] = ()
+) -> None:
+    """Put the rows of a table (V, m) into a `together_figure` as letters, and name its axes.
+
+    Of a large table only those symbols that `paths` show.
+    """
+    ids = written_ids(len(embedding), *(path.token_ids for path in paths))
+    symbols, rows = figure.data[8], basis.transform(embedding[ids]).tolist()
     with figure.batch_update():
         symbols.x, symbols.y = [row[0] for row in rows], [row[1] for row in rows]
-        symbols.text = [plain(token) for token in tokens]
+        symbols.text = [plain(tokens[i]) for i in ids]
         figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = axis_label(basis, 0), axis_label(basis, 1)
 
 

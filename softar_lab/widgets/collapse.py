@@ -191,7 +191,11 @@ class CollapseExplorer(Panel):
                 return
             path = setting.trajectory if self._in_plane(setting) else None
             embedding = None if path is None else self._plane.embedding
-            plots.update_together(self.figure, which, path, self._basis, embedding, slice(*self.shown.value))
+            part = slice(*self.shown.value)
+            plots.update_together(self.figure, which, path, self._basis, embedding, part)
+            if path is not None and len(embedding) >= plots.MANY:  # too many to stand there all the time
+                drawn = [one.trajectory for one in self.settings if one.trajectory and self._in_plane(one)]
+                plots.update_symbols(self.figure, self._basis, embedding, path.tokens, drawn)
             if setting.drift is None:
                 plots.update_drift(self.drift_figure, which, None)
 

@@ -1,0 +1,91 @@
+"""A Hugging Face tokenizer with the lab's interface: pieces of text as tokens, special ones among them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+REPLACEMENT = "\ufffd"
+
+
+class PieceTokenizer:
+    """Text to ids and back by `library`, a tokenizer of transformers; `vocab_size` is the model's, which may be larger.
+
+    Special tokens written in a text, as "<|im_end|>", are read as such, so that a chat is a text like any other
+    (`chat`). `unk_id` is None: what no piece covers is cut into bytes, or becomes the library's own unknown token.
+    """
+
+    unk_id = None
+
+    def __init__(self, library: Any, vocab_size: int):
+        self.library, self.vocab_size = library, vocab_size
+
+    @cached_property
+    def begin_id(self) -> int | None:
+        """The token that `library` itself puts before every text; None where it puts none."""
+        ids = self.library("a")["input_ids"]
+        return ids[0] if ids and ids[0] == self.library.bos_token_id else None
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The pieces as text (V), all distinct; what is no text by itself, as a part of a letter, in angle brackets."""
+        pieces = self.library.convert_ids_to_tokens(list(range(len(self.library))))
+        pieces += [f"unused {i}" for i in range(len(pieces), self.vocab_size)]
+        spoken = self.library.batch_decode([[i] for i in range(len(self.library))])
+        spoken += [REPLACEMENT] * (self.vocab_size - len(spoken))
+        twice = {piece for piece, count in Counter(spoken).items() if count > 1}
+        special = set(self.library.all_special_tokens)
+        names = [
+            said if (said and REPLACEMENT not in said and said not in twice) or piece in special
+            else piece.replace("\u2581", " ") if said in twice and piece.startswith("\u2581") else f"<{piece}>"
+            for piece, said in zip(pieces, spoken, strict=True)
+        ]  # fmt: skip
+        if len(set(names)) < len(names):
+            names = [f"{name}#{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+        return tuple(names)
+
+    def encode(self, text: str) -> Int64[Tensor, " T"]:
+        """Ids (T,) of a text; nothing is put before or behind it."""
+        return torch.tensor(self.library(text, add_special_tokens=False)["input_ids"], dtype=torch.int64)
+
+    def decode(self, ids: Tensor | np.ndarray | Sequence[int]) -> str:
+        """The text of ids (T,), special tokens included. Raises ValueError at an id outside the vocabulary."""
+        ids = torch.as_tensor(ids, dtype=torch.int64).tolist()
+        if wrong := [i for i in ids if not 0 <= i < self.vocab_size]:
+            raise ValueError(f"id {wrong[0]} is not in 0..{self.vocab_size - 1}")
+        return self.library.decode(ids, clean_up_tokenization_spaces=False)
+
+    def unknown_in(self, text: str) -> dict[str, int]:
+        """How often each character occurs in a text that becomes the library's unknown token; {} where none can."""
+        unknown = self.library.unk_token_id
+        if unknown is None or unknown not in self.encode(text).tolist():
+            return {}
+        return {char: n for char, n in Counter(text).items() if unknown in self.encode(char).tolist()}
+
+    def chat(self, messages: str | Sequence[Mapping[str, str]]) -> str:
+        """A conversation as the model was trained to read it, up to where it is to answer: a prompt for generate().
+
+        `messages`: what the user says, or all of it as [{"role": "user", "content": …}, …].
+        Raises ValueError for a model without a chat template.
+        """
+        if not getattr(self.library, "chat_template", None):
+            raise ValueError("this model has no chat template: give it a text to go on with instead")
+        messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
+        return self.library.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    @property
+    def end_id(self) -> int | None:
+        """The token with which the model ends an answer, or a text; None where it has none."""
+        return self.library.eos_token_id
+
+    def spoken(self, text: str) -> str:
+        """An answer up to the token that ends it."""
+        return text.split(self.library.eos_token)[0] if self.library.eos_token else text
+
+    def __repr__(self) -> str:
+        return f"PieceTokenizer({self.vocab_size} pieces of {type(self.library).__name__})"
