@@ -201,7 +201,7 @@ class Asked:
         def spoken(ids) -> str:
             text = decode(ids)
             if way.think is not None:
-                thought, cue, said = text.partition(CUE)
+                _thought, cue, said = text.partition(CUE)
                 text = cue + said
             return self.tokenizer.spoken(text)
 

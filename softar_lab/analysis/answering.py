@@ -55,7 +55,7 @@ def paired_shares(frame: pd.DataFrame) -> pd.DataFrame:
     is falls out. Columns: right, low, high, gain, gain_low, gain_high (NaN without a control), seeds.
     Raises ValueError for a control that is not there.
     """
-    groups = {name: group for name, group in frame.groupby("setting", sort=False)}
+    groups = dict(frame.groupby("setting", sort=False))
     shares = {name: verdicts(group["answers"]) for name, group in groups.items()}
     rows = []
     for name, group in groups.items():
