@@ -62,9 +62,12 @@ def test_figure_on_the_card_is_what_the_model_costs(name):
     """Some documents stand for all of them: what tales cost above the truth has a standard error of at most 0.009."""
     corpus = corpus_of(name)
     text, told = "".join(corpus.documents("val")[::8]), card(name)["card"]["val_bits_per_char"]
-    readers = SoftAR.load(FOLDER / name), load_language(corpus.name)
-    bits, truth = (evaluate(reader, text, corpus.separator) / math.log(2) for reader in readers)
+    bits = evaluate(SoftAR.load(FOLDER / name), text, corpus.separator) / math.log(2)
     excess = told - corpus.floor_bits_per_char
+    assert 0 < excess < 0.3
+    if corpus.name == "tales-words":  # has no language of its own to tell what these documents cost: 1,800 words
+        assert bits == pytest.approx(told, abs=0.1)
+        return
+    truth = evaluate(load_language(corpus.name), text, corpus.separator) / math.log(2)
     assert len(text) > 2_000
     assert bits - truth == pytest.approx(excess, abs=0.03)
-    assert 0 < excess < 0.3
