@@ -61,7 +61,7 @@ class SumExplorer(Panel):
         """The k words of largest cosine with the sum, less the mean row; `without` the words of the sum."""
         exclude = torch.tensor([sorted({i for _, i in self.terms})]) if without else None
         k = min(k, len(self.words) - (0 if exclude is None else exclude.shape[1]))
-        return [self.words[i] for i in nearest_rows(self._centred(), self._rows(), k, exclude)[0].tolist()] if k else []
+        return [self.words[i] for i in nearest_rows(self._centred(), self._rows(), k, exclude)[0].tolist()]
 
     def mixture(self, k: int = SHOWN) -> list[str]:
         """The k words of largest weight in the mixture of rows that lies closest to the mean of the terms."""
@@ -94,5 +94,5 @@ class SumExplorer(Panel):
     def __repr__(self) -> str:
         if not getattr(self, "terms", None):
             return f"SumExplorer(nothing: {self.problem})" if getattr(self, "problem", "") else "SumExplorer()"
-        best = {name: rows[0][0] for name, rows in self.rows().items() if rows}
+        best = {name: rows[0][0] for name, rows in self.rows().items()}
         return f"SumExplorer({self.sum.value!r}: {', '.join(f'{name} {word!r}' for name, word in best.items())})"
