@@ -19,8 +19,8 @@ SOURCES = [
     f"WindowExplorer(model, {STORY!r})",
     "SumExplorer(words.embedding, tales_words().words, 'king - man + woman')",
 ]
-# Sets a slider as dragging does, through its widget's own model; how long until the strip has changed.
-STRIP = "() => [...document.querySelectorAll('span[title]')].map(e => e.title).join()"
+# The slot of every character that the strip shows.
+STRIP = "() => [...document.querySelectorAll('.widget-html span[title]')].map(e => e.title).join()"
 
 
 @pytest.fixture(scope="module")
