@@ -69,7 +69,8 @@ def truth_of(name, text, separator):
 def test_figure_on_the_card_is_what_the_model_costs(name):
     """Some documents stand for all of them: what tales cost above the truth has a standard error of at most 0.009."""
     corpus = corpus_of(name)
-    text, told = "".join(corpus.documents("val")[::8]), card(name)["card"]["val_bits_per_char"]
+    some = corpus.documents("val")[:: 2 if name == "tales-words" else 8]  # words are fewer than letters
+    text, told = "".join(some), card(name)["card"]["val_bits_per_char"]
     bits = evaluate(SoftAR.load(FOLDER / name), text, corpus.separator) / math.log(2)
     truth = truth_of(corpus.name, text, corpus.separator)
     excess = told - corpus.floor_bits_per_char

@@ -19,6 +19,7 @@ from softar_lab.store import StoreError
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import make_collapse  # noqa: E402
+import make_compression  # noqa: E402
 import make_soft_inputs  # noqa: E402
 import make_tokenizers  # noqa: E402
 from make_results import BUDGETS, PARTS, RESULTS, SEEDS  # noqa: E402
@@ -249,3 +250,14 @@ def test_every_way_of_a_model_is_there_and_once(collapses, name):
             assert cells.eq(make_collapse.SEEDS).all()
             wanted += len(hows) * len(feedbacks) * len(ten[:count])
     assert len(frame) == wanted * make_collapse.SEEDS
+
+
+# -- what sums keep ---------------------------------------------------------------------------------------------------
+
+
+def test_compression_is_whole_and_its_recipe_is_that_of_the_tool():
+    frame, recipes = load_results(make_compression.RESULTS)
+    assert recipes == [json.loads(json.dumps(make_compression.told()))]
+    assert frame["value"].between(-1, 1).all()
+    assert not frame.duplicated(["part", "way", "at", "what", "seed"]).any()
+    assert frame.groupby(["part", "way", "at", "what"])["seed"].nunique().eq(make_compression.SEEDS).all()

@@ -63,7 +63,7 @@ def draw_sum(rows: Mapping[str, Sequence[tuple[str, float]]], title: str) -> Fig
     """Bars of named values, a panel a reading: (word, value) best first."""
     figure, axes = plt.subplots(1, len(rows), figsize=(9.6, 2.9), layout="constrained", squeeze=False)
     for i, (ax, (name, found)) in enumerate(zip(axes[0], rows.items(), strict=True)):
-        words, values = zip(*found, strict=True)
+        words, values = [word for word, _ in found], [value for _, value in found]
         ax.barh(range(len(words)), values, color=f"C{i}")
         ax.set_yticks(range(len(words)), words)
         ax.invert_yaxis()
