@@ -119,9 +119,9 @@ def test_load_corpus_names_a_text_that_is_too_short(text_file, size):
 
 
 def test_load_corpus_names_what_is_wrong_with_a_file(text_file, tmp_path):
-    with pytest.raises(CorpusError, match=r"nowhere\.txt is neither a file nor .*shakespeare, tales, topics"):
+    with pytest.raises(CorpusError, match=r"nowhere\.txt is neither .*shakespeare, tales, tales-words, topics"):
         load_corpus(tmp_path / "nowhere.txt")
-    with pytest.raises(CorpusError, match=r"tails is neither a file nor .*shakespeare, tales, topics"):
+    with pytest.raises(CorpusError, match=r"tails is neither a file nor .*shakespeare, tales, tales-words, topics"):
         load_corpus("tails")
     with pytest.raises(CorpusError, match="is a folder"):
         load_corpus(tmp_path)

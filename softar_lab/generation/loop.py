@@ -160,9 +160,7 @@ def _check(
         raise ValueError("the model has no tokenizer, so it can neither read a prompt nor write a text")
     context = context_of(model) or math.inf
     for text in prompts:
-        if len(text) <= context or overlap_of(model) is not None:  # a token is a character or more
-            continue
-        if (count := len(model.tokenizer.encode(text))) > context:
+        if (count := len(model.tokenizer.encode(text))) > context and overlap_of(model) is None:
             raise ValueError(f"the prompt has {count} tokens, the model's context holds {context}: shorten the prompt")
 
 

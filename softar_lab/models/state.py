@@ -1,12 +1,11 @@
 """What a SoftAR keeps of what it has read."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from .transformer import Cache
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class SoftState:
     what the model's memory keeps of those before.
     """
 
-    cache: Cache
+    cache: Any  # keys and values: a transformer.Cache, or what another body keeps
     length: int
     hidden: Float[Tensor, "B d"]
     inputs: tuple[Float[Tensor, "B _ m"], ...] = ()

@@ -80,7 +80,8 @@ def draw_grid(frame: pd.DataFrame, title: str, number: str = "+g") -> Figure:
     """
     values = frame.to_numpy(dtype=float)
     limit = max(1e-9, np.nanmax(np.abs(values)))
-    figure, ax = plt.subplots(figsize=(1.6 + 0.62 * values.shape[1], 0.8 + 0.3 * values.shape[0]), layout="constrained")
+    cell = max(0.62, 0.13 * max(len(str(name)) for name in frame.columns))  # inches: names must not touch
+    figure, ax = plt.subplots(figsize=(1.6 + cell * values.shape[1], 0.8 + 0.3 * values.shape[0]), layout="constrained")
     ax.imshow(values, cmap="PuOr_r", vmin=-1.6 * limit, vmax=1.6 * limit, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         if value and not np.isnan(value):
