@@ -39,6 +39,21 @@ def test_config_names_the_wrong_number(name, value):
         ({"objective": "magic"}, "unknown objective 'magic'; known: ce, metric, anchored"),
         ({"table": "magic"}, "unknown table 'magic'; known: joint, random, orthonormal"),
         ({"positions": "magic"}, "unknown positions 'magic'; known: learned, sinusoidal, rotary, none"),
+        ({"norm": "batch"}, "unknown norm 'batch'; known: layer, rms"),
+        ({"mlp": "relu"}, "unknown mlp 'relu'; known: gelu, gelu-tanh, swiglu"),
+        ({"queries_per_key": 3}, r"n_heads \(4\) must be a multiple of queries_per_key, 3"),
+        ({"queries_per_key": 0}, "queries_per_key must be a whole number of at least 1, not 0"),
+        ({"attention_window": 0}, "attention_window must be a whole number of at least 1, not 0"),
+        ({"mlp_ratio": 0}, "mlp_ratio must be above 0, not 0"),
+        ({"mlp_ratio": 0.001}, "mlp_ratio"),
+        ({"norm_eps": float("inf")}, "norm_eps must be above 0, not inf"),
+        ({"rotary_base": -1.0}, "rotary_base must be above 0, not -1.0"),
+        (
+            {"input_map": False, "embedding_dim": 64},
+            r"embedding_dim must be d_model \(128\) with input_map=False, not 64",
+        ),
+        ({"tied": True, "embedding_dim": 64}, r"embedding_dim must be d_model \(128\) with tied=True, not 64"),
+        ({"tied": True, "objective": "mse"}, "tied is for the objective \"ce\".*not 'mse'"),
         ({"table": "orthonormal", "embedding_dim": 9}, r"embedding_dim .*vocab_size \(10\).* not 9"),
     ],
 )
@@ -68,6 +83,13 @@ def test_preset_is_valid_and_takes_changes(name):
     changed = ModelConfig.preset(name, n_layers=1, vocab_size=7)
     assert (changed.n_layers, changed.vocab_size) == (1, 7)
     assert changed.context == ModelConfig.preset(name).context
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama2", "mistral"])
+def test_presets_of_others_are_made_small_by_three_numbers(name):
+    small = ModelConfig.preset(name, n_layers=1, n_heads=4, d_model=16, vocab_size=7)
+    assert small.embedding_dim == 16
+    assert ModelConfig.from_dict(json.loads(json.dumps(small.to_dict()))) == small
 
 
 def test_preset_unknown_lists_the_known():

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from softar_lab.analysis.results import cell_path, interval, kept, load_results,
 from softar_lab.models.objectives import OBJECTIVES
 from softar_lab.sources.corpora import load_corpus
 from softar_lab.store import StoreError
+from softar_lab.training import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import make_collapse  # noqa: E402
 import make_compression  # noqa: E402
+import make_positions  # noqa: E402
 import make_soft_inputs  # noqa: E402
 import make_tokenizers  # noqa: E402
 from make_results import BUDGETS, PARTS, RESULTS, SEEDS  # noqa: E402
@@ -142,6 +145,46 @@ def test_tokenizers_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeypa
     assert len(load_results(tmp_path / "results.csv")[0]) == len(list((tmp_path / "cells").iterdir())) == 12
     monkeypatch.setattr(make_tokenizers, "run", lambda *cell: [])
     make_tokenizers.main()
+    assert (tmp_path / "results.csv").read_bytes() == first
+
+
+# -- positions --------------------------------------------------------------------------------------------------------
+
+
+def test_positions_are_whole_and_their_recipe_is_that_of_the_tool():
+    frame, recipes = load_results(make_positions.RESULTS)
+    told = make_positions.recipe(recipes[0]["sha256"])  # its text may not be here
+    assert recipes == [json.loads(json.dumps(told))]
+    bins = range(0, make_positions.SCORED, make_positions.BIN)
+    for name, shape in make_positions.MODELS.items():
+        windows = [shape["attention_window"]] if "attention_window" in shape else [0, make_positions.TRAINED]
+        part = frame[frame["positions"] == name]
+        found = set(part[["window", "seed", "begin"]].itertuples(index=False, name=None))
+        assert found == {(w, s, b) for w in windows for s in range(make_positions.SEEDS) for b in bins}
+        assert len(part) == len(found)
+        near = part[part["begin"] < 64].pivot(index=["seed", "begin"], columns="window", values="bits")
+        assert near.std(axis=1).fillna(0).max() < 1e-6  # a window of 64 hides nothing there
+    assert frame["problem"].eq("").all()
+    assert frame["bits"].between(2, 5).all()
+
+
+def test_positions_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeypatch, corpus):
+    """Tiny models, on a text of its own: what is scored at each position is what `next_log_probs` says."""
+    monkeypatch.setattr(make_positions, "load_corpus", lambda name: replace(corpus, val=corpus.train))
+    monkeypatch.setattr(make_positions, "TRAINED", 8)
+    monkeypatch.setattr(make_positions, "SCORED", 32)
+    monkeypatch.setattr(make_positions, "TRAIN", TrainConfig(steps=2, window=8, eval_every=0, save_every=0))
+    monkeypatch.setattr(make_positions, "SEEDS", 1)
+    monkeypatch.setattr(make_positions, "CELLS", tmp_path / "cells")
+    monkeypatch.setattr(make_positions, "RESULTS", tmp_path / "results.csv")
+    make_positions.main([])
+    frame, _ = load_results(tmp_path / "results.csv")
+    first = (tmp_path / "results.csv").read_bytes()
+    assert len(list((tmp_path / "cells").iterdir())) == len(make_positions.MODELS)
+    assert len(frame) == (2 * 4 + 1) * 2
+    assert frame["bits"].between(1, 5).all()
+    monkeypatch.setattr(make_positions, "run", lambda *cell: [])
+    make_positions.main([])
     assert (tmp_path / "results.csv").read_bytes() == first
 
 

@@ -6,7 +6,7 @@ import torch
 from scipy.special import erf, softmax
 
 from softar_lab.models.config import ModelConfig
-from softar_lab.models.transformer import POSITIONS, Transformer, attend, rotary_angles, rotate
+from softar_lab.models.transformer import POSITIONS, Transformer, attend, rotary_angles, rotate, sinusoids
 
 CONTEXT, LAYERS, HEADS, D = 9, 2, 2, 12
 
@@ -70,10 +70,15 @@ def test_forward_agrees_with_float64_loops(positions):
     np.testing.assert_allclose(body(x).detach(), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
+LLAMA = {"norm": "rms", "mlp": "swiglu", "mlp_ratio": 2.6, "queries_per_key": 2}
+KINDS = [*({"positions": name} for name in POSITIONS), {"attention_window": 3}, {"mlp": "gelu-tanh", "bias": True},
+         LLAMA, {**LLAMA, "attention_window": 1}, {**LLAMA, "attention_window": 4, "positions": "none"}]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pieces", [[1] * 10, [10], [3, 1, 1, 5], [1, 9], [9, 1]])
-def test_forward_with_a_cache_is_the_same_in_any_pieces(positions, pieces):
-    body, x = make(positions), slots()
+def test_forward_with_a_cache_is_the_same_in_any_pieces(kind, pieces):
+    body, x = make(**kind), slots()
     cache, found = body.new_cache(2), []
     for piece in x.split(pieces, 1):
         cache = cache.room_for(cache.filled, piece.shape[1])
@@ -104,6 +109,34 @@ def test_forward_rows_do_not_mix():
     changed = x.clone()
     changed[1] = slots(seed=2)[1]
     torch.testing.assert_close(body(changed)[[0, 2]], body(x)[[0, 2]], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [{}, {**LLAMA, "positions": "none"}])
+def test_a_slot_sees_as_many_slots_as_its_window_holds(kind):
+    """With one layer, exactly those; the outputs are those of a text that begins where the window does."""
+    body, x = make(**kind, n_layers=1, attention_window=4), slots()
+    free = make(**kind, n_layers=1)
+    free.load_state_dict(body.state_dict())
+    for t in range(10):
+        begin = max(0, t - 3)
+        torch.testing.assert_close(body(x)[:, t], free(x[:, begin : t + 1])[:, -1], atol=2e-5, rtol=0)
+
+
+def test_sinusoids_are_the_papers():
+    found = sinusoids(50, 6).double()
+    for t, i in ((0, 0), (3, 0), (49, 2), (17, 1)):
+        angle = t / 10_000 ** (2 * i / 6)
+        assert found[t, 2 * i].item() == pytest.approx(np.sin(angle), abs=1e-5)
+        assert found[t, 2 * i + 1].item() == pytest.approx(np.cos(angle), abs=1e-5)
+
+
+@pytest.mark.parametrize("length", [2, 7])
+def test_attend_in_bf16_sees_what_the_mask_shows(length):
+    generator = torch.Generator().manual_seed(length)
+    query, key, value = torch.randn(3, 2, 4, length, 8, generator=generator)
+    mask = torch.ones(length, length, dtype=torch.bool).tril().triu(-2)
+    found = attend(query.bfloat16(), key[:, :2].bfloat16(), value[:, :2].bfloat16(), mask)
+    torch.testing.assert_close(found.float(), attend(query, key[:, :2], value[:, :2], mask), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7])

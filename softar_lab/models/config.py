@@ -69,6 +69,8 @@ class ModelConfig:
         for name in ("rotary_base", "norm_eps", "mlp_ratio"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"ModelConfig.{name} must be above 0, not {getattr(self, name)!r}")
+        if round(self.mlp_ratio * self.d_model) < 1:
+            raise ValueError(f"ModelConfig.mlp_ratio {self.mlp_ratio} of {self.d_model} leaves no inner width")
         if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             raise ValueError(
                 f"ModelConfig.d_model must be n_heads times an even number; {self.d_model} is not "

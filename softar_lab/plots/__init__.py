@@ -3,6 +3,16 @@
 Drawing never computes: pictures get coordinates, trajectories and histories that are ready.
 """
 
+from .attention import (
+    ATTENDED_TEXT,
+    attention_figure,
+    draw_attention,
+    heads_figure,
+    mark_head,
+    mark_query,
+    update_attention,
+    update_heads,
+)
 from .charts import draw_bits, draw_calibration, draw_excess, draw_grid, draw_history
 from .comparisons import draw_among, draw_intervals, draw_lines, draw_ranking
 from .drift import draw_drift, draw_frontier, draw_survival
@@ -28,6 +38,7 @@ from .windows import answers_html, draw_window, slots_html, window_html
 
 __all__ = [
     "ACCENT",
+    "ATTENDED_TEXT",
     "COLORMAP",
     "CURVES",
     "GREY",
@@ -35,11 +46,13 @@ __all__ = [
     "SETTINGS",
     "TRAIL",
     "answers_html",
+    "attention_figure",
     "axis_label",
     "candidates_html",
     "curves_figure",
     "difference_html",
     "draw_among",
+    "draw_attention",
     "draw_bits",
     "draw_calibration",
     "draw_drift",
@@ -66,8 +79,11 @@ __all__ = [
     "draw_trie",
     "draw_window",
     "drift_figure",
+    "heads_figure",
     "history_figure",
     "hull_figure",
+    "mark_head",
+    "mark_query",
     "mixture_html",
     "move_cursor",
     "path_figure",
@@ -76,8 +92,10 @@ __all__ = [
     "text_html",
     "together_figure",
     "tokens_html",
+    "update_attention",
     "update_curves",
     "update_drift",
+    "update_heads",
     "update_hull",
     "update_now",
     "update_path",

@@ -4,6 +4,7 @@ Long work runs in a worker thread with a Stop button; what goes wrong is said in
 carries a still picture and a `__repr__` that tells its state, for readers without a kernel.
 """
 
+from .attention import AttentionExplorer
 from .collapse import CollapseExplorer
 from .generation import GenerationPanel
 from .panel import Panel
@@ -14,6 +15,7 @@ from .trajectory import TrajectoryExplorer
 from .window import WindowExplorer
 
 __all__ = [
+    "AttentionExplorer",
     "CollapseExplorer",
     "GenerationPanel",
     "Panel",

@@ -9,11 +9,12 @@ from nbformat.v4 import new_code_cell, new_notebook
 ROOT = Path(__file__).parents[2]
 MODELS = """
 import softar_lab as lab
-from softar_lab.widgets import CollapseExplorer, TokenExplorer, TrajectoryExplorer
+from softar_lab.widgets import AttentionExplorer, CollapseExplorer, TokenExplorer, TrajectoryExplorer
 soft = lab.SoftAR.load("../data/checkpoints/tales-soft")
 hard = lab.SoftAR.load("../data/checkpoints/tales-hard")
 """
 NOTEBOOKS = {
+    "attention": [MODELS, "AttentionExplorer(hard, 'Once the king had a lamp. The king gave the lamp to the')"],
     "collapse": [
         MODELS,
         "settings = [{}, {'schedule': 'never', 'feedback': 'raw', 'collapse': 'nearest'}]",
@@ -143,4 +144,37 @@ def test_token_explorer_cuts_what_is_typed(lab):
     lab.page.locator(".jupyter-widgets textarea").fill("then the thane")
     lab.wait_for(r"14 characters; tokens: letters 14, units \d")
     lab.screenshot("tokens")
+    lab.check()
+
+
+def test_attention_explorer_shows_under_the_pointer_where_a_token_looks(lab):
+    lab.open("attention.ipynb")
+    lab.run_all()
+    lab.wait_for(r"4 layers of 4 heads, 56 slots")
+    letters = lab.page.locator(".attended span")
+    assert letters.all_inner_texts()[1:5] == list("Once")
+    tint = "[...document.querySelectorAll('.attended span')].map(e => e.style.background)"
+    before = lab.page.evaluate(tint)
+    letters.nth(20).hover()
+    lab.wait_for(r"␣ \(20\) looks at")
+    assert lab.page.evaluate(tint) != before
+    lab.screenshot("attention-hover")
+    lab.page.mouse.move(5, 5)
+    lab.wait_for(r"e \(55\) looks at")
+    assert lab.page.evaluate(tint) == before
+    letters.nth(20).click()
+    lab.choose("Head", "mean of all")
+    lab.page.mouse.move(5, 5)
+    lab.wait_for(r"␣ \(20\) looks at")
+    frames = "[...document.querySelectorAll('.js-plotly-plot')].map(e => e.layout.shapes[0])"
+    assert lab.page.evaluate(frames)[1]["y0"] == 19.5
+    squares = lab.page.locator(".js-plotly-plot .nsewdrag")
+    box = squares.nth(0).bounding_box()
+    squares.nth(0).click(position={"x": 0.6 * box["width"], "y": 0.9 * box["height"]})  # layer 4, head 3
+    lab.wait_until(lambda: lab.page.evaluate(frames)[0]["y0"] > 3 * 56, "the fourth layer to be framed")
+    box = squares.nth(1).bounding_box()
+    squares.nth(1).click(position={"x": 0.1 * box["width"], "y": 0.7 * box["height"]})  # row 39 of 56
+    lab.wait_for(r" \(39\) looks at")
+    assert "⚠" not in lab.shown()
+    lab.screenshot("attention")
     lab.check()

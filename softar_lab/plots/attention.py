@@ -1,0 +1,201 @@
+"""Where tokens look: one head as a heat map, all heads as small ones, and a text that shows it under the pointer.
+
+Colours follow the square root of a weight, so that a hundredth can still be seen; every scale tells the weights.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import plotly.graph_objects as go
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .look import ACCENT, GREY, plain, visible
+
+_TICKS = (0, 0.01, 0.1, 0.3, 0.6, 1)
+_BLUES = ((0, "#ffffff"), (0.5, "#7fb8e0"), (1, "#08407e"))
+
+# Draws the text of a `widgets.attention.AttendedText` in the browser, so that hovering needs no answer from the kernel.
+ATTENDED_TEXT = """
+function render({ model, el }) {
+    let keys = [], queries = [], told;
+    const name = word => word === '\\n' ? '↵' : word === ' ' ? '␣' : word;
+    const line = (words, soft, title) => {
+        const box = document.createElement('div');
+        box.className = 'attended';
+        box.style.cssText = 'font:16px/1.9 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere';
+        if (title) box.append(title);
+        const spans = words.map((word, i) => {
+            const span = document.createElement('span');
+            span.textContent = word === '\\n' ? '↵\\n' : word;
+            span.style.cssText = 'border-radius:3px;padding:2px 0;' +
+                (soft[i] ? 'border-bottom:2px dotted #0072B2;' : '');
+            return span;
+        });
+        box.append(...spans);
+        el.append(box);
+        return spans;
+    };
+    const paint = t => {
+        const { weights, queries: words, keys: others } = model.get('shown'), row = weights[t] ?? [];
+        const cross = others.length > 0, seen = cross ? others : words;
+        keys.forEach((span, s) => {
+            const weight = row[s] ?? 0;
+            span.style.background = `rgba(8,64,126,${0.9 * Math.sqrt(weight)})`;
+            span.style.color = weight > 0.25 ? 'white' : !cross && s > t ? '#8a8f98' : 'inherit';
+            span.title = `${(100 * weight).toFixed(1)} %`;
+        });
+        queries.forEach((span, s) => { span.style.outline = s === t ? '2px solid #D55E00' : ''; });
+        const best = row.map((weight, s) => [weight, s]).sort((a, b) => b[0] - a[0]).slice(0, 5);
+        const parts = best.filter(([weight]) => weight >= 0.005)
+            .map(([weight, s]) => `${name(seen[s])} (${s}) ${(100 * weight).toFixed(0)} %`);
+        told.textContent = words.length ? `${name(words[t])} (${t}) looks at  ${parts.join('  ·  ')}` : '';
+    };
+    const build = () => {
+        const { queries: words, keys: others, soft } = model.get('shown'), cross = others.length > 0;
+        el.replaceChildren();
+        queries = line(words, soft, cross ? 'looks:         ' : '');
+        keys = cross ? line(others, [], 'is looked at:  ') : queries;
+        told = document.createElement('div');
+        told.style.cssText = 'font:13px/1.6 ui-monospace,monospace;color:#5a606e;min-height:22px';
+        el.append(told);
+        queries.forEach((span, t) => {
+            span.style.cursor = 'pointer';
+            span.onmouseenter = () => paint(t);
+            span.onmouseleave = () => paint(model.get('chosen'));
+            span.onclick = () => { model.set('chosen', t); model.save_changes(); };
+        });
+        paint(model.get('chosen'));
+    };
+    model.on('change:shown', build);
+    model.on('change:chosen', () => paint(model.get('chosen')));
+    build();
+}
+export default { render };
+"""
+
+
+def attention_figure(width: int = 560, height: int = 520) -> go.FigureWidget:
+    """An empty heat map of one head; `update_attention` fills it."""
+    scale = {"tickvals": [w**0.5 for w in _TICKS], "ticktext": [f"{w:.0%}" for w in _TICKS], "thickness": 10}
+    figure = go.FigureWidget(go.Heatmap(zmin=0, zmax=1, colorscale=_BLUES, colorbar=scale, xgap=0.5, ygap=0.5,
+        hovertemplate="%{y} looks at %{x}: %{customdata:.1%}<extra></extra>"))  # fmt: skip
+    figure.add_shape(type="rect", line={"color": ACCENT, "width": 1.5}, visible=False)
+    axis = {"type": "category", "showgrid": False, "zeroline": False}
+    figure.update_layout(
+        width=width, height=height, margin={"l": 10, "r": 10, "t": 30, "b": 10}, template="plotly_white",
+        xaxis={**axis, "side": "top", "title": "is looked at"},
+        yaxis={**axis, "autorange": "reversed", "title": "looks"},
+        hoverlabel={"font": {"family": "monospace"}},
+    )  # fmt: skip
+    return figure
+
+
+def update_attention(figure: go.FigureWidget, weights, queries: Sequence[str], keys: Sequence[str]) -> None:
+    """Show one head, weights (T, S): row t tells where `queries[t]` looks among `keys`."""
+    trace = figure.data[0]
+    with figure.batch_update():
+        trace.x, trace.y = ([f"{plain(word)} ({i})" for i, word in enumerate(words)] for words in (keys, queries))
+        trace.z, trace.customdata = weights.sqrt().tolist(), weights.tolist()
+        for axis, words in ((figure.layout.xaxis, keys), (figure.layout.yaxis, queries)):
+            axis.tickvals, axis.ticktext = list(range(len(words))), [plain(word) for word in words]
+            axis.tickfont.size = max(6, min(13, 560 // max(1, len(words))))
+            axis.tickangle = 0 if max(map(len, words)) < 3 else None
+
+
+def mark_query(figure: go.FigureWidget, query: int, keys: int) -> None:
+    """A frame around the row of one query."""
+    figure.layout.shapes[0].update(x0=-0.5, x1=keys - 0.5, y0=query - 0.5, y1=query + 0.5, visible=True)
+
+
+def heads_figure(width: int = 400) -> go.FigureWidget:
+    """An empty picture of all heads, a row a layer; `update_heads` fills it."""
+    figure = go.FigureWidget(go.Heatmap(zmin=0, zmax=1, colorscale=_BLUES, showscale=False, hoverongaps=False,
+        hovertemplate="click to see this head<extra></extra>"))  # fmt: skip
+    figure.add_shape(type="rect", line={"color": ACCENT, "width": 2.5}, visible=False)
+    axis = {"showgrid": False, "zeroline": False}
+    figure.update_layout(
+        width=width, height=width, margin={"l": 10, "r": 10, "t": 30, "b": 10}, template="plotly_white",
+        plot_bgcolor="#d9dce1", xaxis={**axis, "side": "top", "title": "head"},
+        yaxis={**axis, "autorange": "reversed", "title": "layer"},
+    )  # fmt: skip
+    return figure
+
+
+def update_heads(figure: go.FigureWidget, tiles, layers: int, heads: int, side: tuple[int, int]) -> None:
+    """Show the picture of all heads (`tiles`, one below and beside another, None between); `side`: of one with gap."""
+    with figure.batch_update():
+        figure.data[0].z = tiles
+        figure.layout.height = max(160, min(620, 60 + 340 * layers * side[0] // max(1, heads * side[1])))
+        for axis, count, length in ((figure.layout.yaxis, layers, side[0]), (figure.layout.xaxis, heads, side[1])):
+            axis.tickvals = [i * length + (length - 2) / 2 for i in range(count)]
+            axis.ticktext = [str(i + 1) for i in range(count)]
+
+
+def mark_head(figure: go.FigureWidget, layer: int, head: int | None, heads: int, side: tuple[int, int]) -> None:
+    """A frame around one head, or around all of a layer (None)."""
+    first, last = (0, heads) if head is None else (head, head + 1)
+    box = {"x0": first * side[1] - 0.5, "x1": last * side[1] - 1.5}
+    figure.layout.shapes[0].update(**box, y0=layer * side[0] - 0.5, y1=(layer + 1) * side[0] - 1.5, visible=True)
+
+
+def draw_attention(
+    weights, queries: Sequence[str], keys: Sequence[str], layer: int, head: int | None, query: int
+) -> Figure:
+    """The still picture: all heads (layers, heads, T, S), one of them large, and where one query looks, in the text.
+
+    `head` None: the mean of a layer's.
+    """
+    layers, heads = weights.shape[:2]
+    look = {"cmap": "Blues", "norm": PowerNorm(0.5, 0, 1), "aspect": "auto"}
+    figure = plt.figure(figsize=(10.4, 6.0), layout="constrained")
+    places = figure.add_gridspec(2, 2, height_ratios=(6, 1), width_ratios=(1, 1.25))
+    grid = places[0, 0].subgridspec(layers, heads, wspace=0.06, hspace=0.06)
+    for i in range(layers):
+        for j in range(heads):
+            ax = figure.add_subplot(grid[i, j])
+            ax.imshow(weights[i, j], interpolation="nearest", **look)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(visible=False)
+            chosen = i == layer and head in (j, None)
+            for spine in ax.spines.values():
+                spine.set(visible=True, color=ACCENT if chosen else "#d9dce1", linewidth=2 if chosen else 0.8)
+            if i == 0:
+                ax.set_title(f"head {j + 1}" if j == 0 else str(j + 1), fontsize=9)
+            if j == 0:
+                ax.set_ylabel(f"layer {i + 1}" if i == 0 else str(i + 1), fontsize=9)
+    ax, row = figure.add_subplot(places[0, 1]), weights[layer].mean(0) if head is None else weights[layer, head]
+    image = ax.imshow(row, interpolation="nearest", **look)
+    ax.grid(visible=False)
+    size = max(4, min(10, 320 // max(len(keys), len(queries))))
+    ax.set_xticks(range(len(keys)), [visible(word) for word in keys], fontsize=size)
+    ax.set_yticks(range(len(queries)), [visible(word) for word in queries], fontsize=size)
+    ax.tick_params(length=0)
+    ax.add_patch(Rectangle((-0.5, query - 0.5), len(keys), 1, fill=False, edgecolor=ACCENT, lw=1.4))
+    ax.set_title(f"layer {layer + 1}, {'mean of all heads' if head is None else f'head {head + 1}'}", fontsize=10)
+    ax.set(xlabel="is looked at", ylabel="looks")
+    figure.colorbar(image, ax=ax, ticks=_TICKS, format=lambda w, _: f"{w:.0%}", fraction=0.04)
+    _draw_text(figure.add_subplot(places[1, :]), row, queries, keys, query)
+    plt.close(figure)
+    return figure
+
+
+def _draw_text(ax: plt.Axes, weights, queries: Sequence[str], keys: Sequence[str], query: int) -> None:
+    """The keys as a text, each on the colour of its weight."""
+    ax.set_axis_off()
+    colours, norm = plt.get_cmap("Blues"), PowerNorm(0.5, 0, 1)
+    ax.set_title(f"where {visible(queries[query])} ({query}) looks", fontsize=10, loc="left")
+    wide = min(96, max(40, sum(len(visible(word)) for word in keys)))
+    x = y = 0
+    for i, word in enumerate(keys):
+        width = max(1, len(visible(word)))
+        if x + width > wide:
+            x, y = 0, y + 1
+        share = float(weights[query, i])
+        ax.add_patch(Rectangle((x, y), width, 1, color=colours(norm(share)), lw=0))
+        ink = "white" if share > 0.3 else GREY if len(keys) == len(queries) and i > query else "#222"
+        ax.text(x + width / 2, y + 0.5, visible(word), ha="center", va="center", fontsize=9, family="monospace",
+                color=ink, parse_math=False)  # fmt: skip
+        x += width
+    ax.set(xlim=(0, wide), ylim=(max(2, y + 1), 0))
