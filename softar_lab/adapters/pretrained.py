@@ -16,6 +16,7 @@ from .memory import Memory
 from .pieces import PieceTokenizer
 
 _TOKENS = 4096  # read in one pass at most when whole texts are scored
+_HALF = (torch.float16, torch.bfloat16)
 _ENTRIES = 2**24  # log-probabilities held at once then: 64 MB
 
 
@@ -27,6 +28,11 @@ class PretrainedConfig:
     context: int
     embedding_dim: int
     source: str
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the context holds: nothing else is kept there."""
+        return self.context
 
 
 class Pretrained(nn.Module, Predictor):
@@ -200,10 +206,12 @@ class Pretrained(nn.Module, Predictor):
         """Hidden states (B, T, d) of vectors; those a memory holds come before them, and it remembers them too."""
         kept = {} if memory is None else {self._cache: memory.cache}
         x = x.to(self.network.get_input_embeddings().weight.dtype)
-        return self.network.base_model(inputs_embeds=x, use_cache=memory is not None, **kept).last_hidden_state
+        hidden = self.network.base_model(inputs_embeds=x, use_cache=memory is not None, **kept).last_hidden_state
+        return hidden.float() if hidden.dtype in _HALF else hidden
 
     def _log_probs(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n V"]:
-        logits = self.network.get_output_embeddings()(hidden).float() * self._scale
+        head = self.network.get_output_embeddings()
+        logits = head(hidden.to(head.weight.dtype)).float() * self._scale
         if self._cap:
             logits = self._cap * torch.tanh(logits / self._cap)
         return torch.log_softmax(logits, -1)
@@ -239,7 +247,7 @@ class Pretrained(nn.Module, Predictor):
         ids = torch.arange(4, device=self.device)[None] % self.vocab_size
         own = self.network(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
         again = self._log_probs(self._body(self.rows[ids]))
-        if not torch.allclose(own, again, atol=0.5 if self.network.dtype == torch.bfloat16 else 1e-3):
+        if not torch.allclose(own, again, atol=0.5 if self.network.dtype in _HALF else 1e-3):
             raise ValueError(
                 f"{self.network.config.model_type}: reading vectors does not give what reading ids gives (by "
                 f"{float((own - again).abs().max()):.2g} nats); this kind of network cannot be read here"
