@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..models.soft_ar import without_gradients
 from ..models.state import SoftState
 from ..predictor import MixturePrediction, Predictor
-from .memory import Memory
 from .pieces import PieceTokenizer
 
 _TOKENS = 4096  # read in one pass at most when whole texts are scored
@@ -122,6 +121,8 @@ class Pretrained(nn.Module, Predictor):
     @without_gradients
     def start(self, batch_size: int = 1) -> SoftState:
         """Nothing read yet, but for what the tokenizer puts before every text."""
+        from .memory import Memory  # which needs transformers, as nothing else here does
+
         memory, begin = Memory(self.network.config), self._begin(batch_size)
         if self.tokenizer.begin_id is None:
             return SoftState(memory, 0, self._body(begin)[:, -1])
@@ -130,7 +131,12 @@ class Pretrained(nn.Module, Predictor):
     @without_gradients
     def predict(self, state: SoftState) -> MixturePrediction:
         """p(w | what was read), and the mixture that stands for it."""
-        return MixturePrediction(self._log_probs(state.hidden), self.rows)
+        return self.predict_after(state.hidden)
+
+    @without_gradients
+    def predict_after(self, hidden: Float[Tensor, "B d"]) -> MixturePrediction:
+        """The prediction that follows from hidden states."""
+        return MixturePrediction(self._log_probs(hidden), self.rows)
 
     def advance(self, state, token_ids=None, vectors=None) -> SoftState:
         """One more slot a row: a hard token (B,) or a soft one (B, m).
@@ -202,7 +208,7 @@ class Pretrained(nn.Module, Predictor):
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    def _body(self, x: Tensor, memory: Memory | None = None) -> Float[Tensor, "B T d"]:
+    def _body(self, x: Tensor, memory: Any = None) -> Float[Tensor, "B T d"]:
         """Hidden states (B, T, d) of vectors; those a memory holds come before them, and it remembers them too."""
         kept = {} if memory is None else {self._cache: memory.cache}
         x = x.to(self.network.get_input_embeddings().weight.dtype)

@@ -54,7 +54,7 @@ def paired_shares(frame: pd.DataFrame) -> pd.DataFrame:
     is falls out. Columns: right, low, high, gain, gain_low, gain_high (NaN without a control), seeds.
     Raises ValueError for a control that is not there.
     """
-    groups = dict(frame.groupby("setting", sort=False))
+    groups = dict(iter(frame.groupby("setting", sort=False)))  # dict() alone takes its keys for a mapping's
     shares = {name: verdicts(group["answers"]) for name, group in groups.items()}
     rows = []
     for name, group in groups.items():
