@@ -38,13 +38,14 @@ notebooks: $(VENV)/.installed ## execute every notebook and store its outputs
 checkpoints: $(VENV)/.installed ## train every model in data/checkpoints again
 	$(BIN)/python tools/make_checkpoints.py
 
-bench: $(VENV)/.bench-installed ## measure training, generation, attention, objectives, store and window beside their peers
+bench: $(VENV)/.bench-installed ## measure training, generation, attention, objectives, store, window and tokenizers beside their peers
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/objectives.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/window.py
+	$(BIN)/python benchmarks/cutting.py
 
 lint: $(VENV)/.installed ## check style and format, the notebooks included
 	$(BIN)/ruff check

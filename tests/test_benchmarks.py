@@ -141,6 +141,14 @@ def test_objectives_compare_within_a_round(script):
     assert mse == ["mse", "3000.0", "2.00", "2.00 – 2.50", "1", "1.00"]
 
 
+def test_cutting_compares_units_with_the_library(script, capsys):
+    script("cutting").main(["--quick", "--corpus", "topics"])
+    rows = rows_of(capsys.readouterr().out)
+    made = [f"{kind}, {size} tokens" for size in (256, 1024) for kind in ("BPE", "growing")]
+    assert [row[0] for row in rows] == ["characters", *made]
+    assert all(float(row[3]) > 0 for row in rows[1:])
+
+
 def test_windows_take_turns_behind_two_lengths(script, capsys):
     script("window").main(["--quick"])
     rows = rows_of(capsys.readouterr().out)

@@ -224,7 +224,8 @@ class GrowingTokenizer(UnitTokenizer):
 
         Two units join once the second was foreseen, from the last `context` units of the word, with `confidence` at
         least `least` times (None: one in 50 characters of the text). Where no pair is left, both thresholds fall to
-        a share `fall` of what they were; 1: they never do, and growth ends there. At confidence 0 this is BPE.
+        a share `fall` of what they were; 1: they never do, and growth ends there. At confidence 0 frequency alone
+        decides, as in BPE.
         Raises ValueError for a number out of range, naming it.
         """
         least = len(text) / 50 if least is None else least

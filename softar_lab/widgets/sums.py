@@ -60,11 +60,12 @@ class SumExplorer(Panel):
     def nearest(self, k: int = SHOWN, without: bool = False) -> list[str]:
         """The k words of largest cosine with the sum, less the mean row; `without` the words of the sum."""
         exclude = torch.tensor([sorted({i for _, i in self.terms})]) if without else None
+        k = min(k, len(self.words) - (0 if exclude is None else exclude.shape[1]))
         return [self.words[i] for i in nearest_rows(self._centred(), self._rows(), k, exclude)[0].tolist()]
 
     def mixture(self, k: int = SHOWN) -> list[str]:
         """The k words of largest weight in the mixture of rows that lies closest to the mean of the terms."""
-        return [self.words[i] for i in self._weights().topk(k).indices.tolist()]
+        return [self.words[i] for i in self._weights().topk(min(k, len(self.words))).indices.tolist()]
 
     def rows(self) -> dict[str, list[tuple[str, float]]]:
         """What is shown: for each reading words and values, best first."""
