@@ -19,6 +19,7 @@ from softar_lab.generation.recollapse import can_recollapse, recollapse
 from softar_lab.generation.thought import Thought
 from softar_lab.models import barycentric as hull
 from softar_lab.plots.look import written_ids
+from softar_lab.plots.paths import drawable
 from softar_lab.predictor import MixturePrediction
 from softar_lab.widgets import CollapseExplorer, GenerationPanel
 
@@ -131,6 +132,12 @@ def test_plane_of_a_large_table_is_that_of_a_sample(rng):
 def test_only_the_symbols_of_a_path_are_written_where_there_are_many():
     assert written_ids(5, torch.tensor([3])) == [0, 1, 2, 3, 4]
     assert written_ids(50_000, torch.tensor([9, 3, 9]), torch.tensor([[4], [70]])) == [3, 4, 9, 70]
+
+
+def test_what_no_font_draws_is_a_box():
+    assert drawable(" ") == "␣"
+    assert drawable("\x05") == drawable("\U0001f600") == "□"
+    assert drawable("é") == "é"
 
 
 # -- everything downstream --------------------------------------------------------------------------------------------
