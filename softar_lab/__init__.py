@@ -1,5 +1,6 @@
 """softAR Lab: see what happens when a language model runs on vectors instead of symbols."""
 
+from .adapters.hugging_face import load_pretrained
 from .analysis.ways import compare
 from .evaluation import evaluate
 from .evidence import claim, measured, scaled, setup, table
@@ -41,6 +42,7 @@ __all__ = [
     "generate",
     "load_corpus",
     "load_language",
+    "load_pretrained",
     "load_vectors",
     "measured",
     "save_vectors",

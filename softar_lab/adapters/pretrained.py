@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from ..models.soft_ar import without_gradients
 from ..models.state import SoftState
 from ..predictor import MixturePrediction, Predictor
-from .memory import Memory
 from .pieces import PieceTokenizer
 
 _TOKENS = 4096  # read in one pass at most when whole texts are scored
+_HALF = (torch.float16, torch.bfloat16)
 _ENTRIES = 2**24  # log-probabilities held at once then: 64 MB
 
 
@@ -27,6 +27,11 @@ class PretrainedConfig:
     context: int
     embedding_dim: int
     source: str
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the context holds: nothing else is kept there."""
+        return self.context
 
 
 class Pretrained(nn.Module, Predictor):
@@ -116,6 +121,8 @@ class Pretrained(nn.Module, Predictor):
     @without_gradients
     def start(self, batch_size: int = 1) -> SoftState:
         """Nothing read yet, but for what the tokenizer puts before every text."""
+        from .memory import Memory  # which needs transformers, as nothing else here does
+
         memory, begin = Memory(self.network.config), self._begin(batch_size)
         if self.tokenizer.begin_id is None:
             return SoftState(memory, 0, self._body(begin)[:, -1])
@@ -124,7 +131,12 @@ class Pretrained(nn.Module, Predictor):
     @without_gradients
     def predict(self, state: SoftState) -> MixturePrediction:
         """p(w | what was read), and the mixture that stands for it."""
-        return MixturePrediction(self._log_probs(state.hidden), self.rows)
+        return self.predict_after(state.hidden)
+
+    @without_gradients
+    def predict_after(self, hidden: Float[Tensor, "B d"]) -> MixturePrediction:
+        """The prediction that follows from hidden states."""
+        return MixturePrediction(self._log_probs(hidden), self.rows)
 
     def advance(self, state, token_ids=None, vectors=None) -> SoftState:
         """One more slot a row: a hard token (B,) or a soft one (B, m).
@@ -196,14 +208,16 @@ class Pretrained(nn.Module, Predictor):
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    def _body(self, x: Tensor, memory: Memory | None = None) -> Float[Tensor, "B T d"]:
+    def _body(self, x: Tensor, memory: Any = None) -> Float[Tensor, "B T d"]:
         """Hidden states (B, T, d) of vectors; those a memory holds come before them, and it remembers them too."""
         kept = {} if memory is None else {self._cache: memory.cache}
         x = x.to(self.network.get_input_embeddings().weight.dtype)
-        return self.network.base_model(inputs_embeds=x, use_cache=memory is not None, **kept).last_hidden_state
+        hidden = self.network.base_model(inputs_embeds=x, use_cache=memory is not None, **kept).last_hidden_state
+        return hidden.float() if hidden.dtype in _HALF else hidden
 
     def _log_probs(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n V"]:
-        logits = self.network.get_output_embeddings()(hidden).float() * self._scale
+        head = self.network.get_output_embeddings()
+        logits = head(hidden.to(head.weight.dtype)).float() * self._scale
         if self._cap:
             logits = self._cap * torch.tanh(logits / self._cap)
         return torch.log_softmax(logits, -1)
@@ -239,7 +253,7 @@ class Pretrained(nn.Module, Predictor):
         ids = torch.arange(4, device=self.device)[None] % self.vocab_size
         own = self.network(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
         again = self._log_probs(self._body(self.rows[ids]))
-        if not torch.allclose(own, again, atol=0.5 if self.network.dtype == torch.bfloat16 else 1e-3):
+        if not torch.allclose(own, again, atol=0.5 if self.network.dtype in _HALF else 1e-3):
             raise ValueError(
                 f"{self.network.config.model_type}: reading vectors does not give what reading ids gives (by "
                 f"{float((own - again).abs().max()):.2g} nats); this kind of network cannot be read here"

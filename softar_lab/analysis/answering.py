@@ -7,22 +7,21 @@ import numpy as np
 import pandas as pd
 
 from ..estimates import Estimate
-from ..generation.trajectory import Trajectory
 from .texts import distinct_n
 
 RIGHT, WRONG = "x", "."  # one letter a question, so that a table can be paired with another later
 
 
-def answer_lengths(trajectory: Trajectory, decode: Callable[[Any], str], said: Callable[[str], Any]) -> int:
+def answer_lengths(trajectory: Any, decode: Callable[[Any], str], said: Callable[[str], Any]) -> int:
     """How many tokens were shown when the text first said what it says in the end; all of them where it says nothing.
 
-    `said` reads a text: what it answers, or None.
+    `said` reads a text: what it answers, or None. `trajectory` has the `token_ids` (T,).
     """
-    final = said(decode(trajectory.token_ids))
+    ids = trajectory.token_ids
+    final = said(decode(ids))
     if final is None:
-        return len(trajectory)
-    ends = range(1, len(trajectory) + 1)
-    return next((n for n in ends if said(decode(trajectory.token_ids[:n])) == final), len(trajectory))
+        return len(ids)
+    return next((n for n in range(1, len(ids) + 1) if said(decode(ids[:n])) == final), len(ids))
 
 
 def answer_row(
@@ -55,7 +54,7 @@ def paired_shares(frame: pd.DataFrame) -> pd.DataFrame:
     is falls out. Columns: right, low, high, gain, gain_low, gain_high (NaN without a control), seeds.
     Raises ValueError for a control that is not there.
     """
-    groups = dict(frame.groupby("setting", sort=False))
+    groups = dict(iter(frame.groupby("setting", sort=False)))  # dict() alone takes its keys for a mapping's
     shares = {name: verdicts(group["answers"]) for name, group in groups.items()}
     rows = []
     for name, group in groups.items():

@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..adapters.pretrained import Pretrained
 from ..models.memory import Carry
 from ..models.mixing import mixing_layer
 from ..models.soft_ar import SoftAR
 from ..models.state import SoftState
 from ..models.transformer import Cache
-from ..predictor import Prediction
+from ..predictor import Prediction, Predictor
 from . import collapse as collapses
 from . import feedback as feedbacks
 from . import schedule as schedules
@@ -43,8 +44,15 @@ def path_is_free(schedule: Any, feedback: Any, collapse: Any = "softmax") -> boo
     return isinstance(schedules.resolve(schedule), schedules.Never) and isinstance(feedbacks.resolve(feedback), _BLIND)
 
 
+def can_recollapse(model: Predictor, collapse: Any = "softmax") -> bool:
+    """Whether `recollapse` can ask a model: a SoftAR anything, a pretrained one what looks at the prediction alone."""
+    how = collapses.resolve(collapse)
+    one_pass = isinstance(model, Pretrained) and not collapses.takes_thought(how)
+    return not hasattr(how, "revise") and (isinstance(model, SoftAR) or one_pass)
+
+
 def recollapse(
-    model: SoftAR,
+    model: SoftAR | Pretrained,
     trajectory: Trajectory,
     collapse: Any,
     temperature: float | int | None = None,
@@ -67,7 +75,7 @@ def recollapse(
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature!r}")
     seed = trajectory.settings.get("seed", 0) if seed is None else seed
-    _check(model, trajectory)
+    _check(model, trajectory, how)
     steps = len(trajectory)
     uniform = torch.rand(steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(model.device)
     heat = torch.full((steps,), float(temperature))
@@ -76,9 +84,13 @@ def recollapse(
     with torch.inference_mode(), few_threads(1):
         prompt_ids = model.tokenizer.encode(trajectory.prompt).to(model.device)
         slots = torch.cat([model.embedding[prompt_ids], trajectory.inputs[:-1].to(model.device)])[None]  # (1, N, m)
-        windows, first = read_again(model, slots), len(prompt_ids)
-        hidden = torch.cat([window.hidden[0, window.first :] for window in windows])[first:]  # (T, d)
-        prediction = model.objective.predict(hidden, model.embedding)
+        first = len(prompt_ids)
+        if isinstance(model, SoftAR):
+            windows = read_again(model, slots)
+            hidden = torch.cat([window.hidden[0, window.first :] for window in windows])[first:]  # (T, d)
+            prediction = model.objective.predict(hidden, model.embedding)
+        else:
+            prediction = model.predict_after(model.hidden_states(vectors=slots)[0, first:])
         _check_path(prediction.vector, trajectory.vectors.to(model.device))
         if how is collapses.mixing:
             layer = mixing_layer(model, 'collapse "mixing"')
@@ -184,9 +196,10 @@ def _row(model: SoftAR, prediction: Prediction, state: SoftState, t: int) -> Pre
     )
 
 
-def _check(model: SoftAR, trajectory: Trajectory) -> None:
-    if not isinstance(model, SoftAR):
-        raise ValueError(f"recollapse reads the soft tokens of a SoftAR, not of {model!r:.80}")
+def _check(model: Predictor, trajectory: Trajectory, collapse: Callable) -> None:
+    if not can_recollapse(model, collapse):
+        of = "this collapse's" if isinstance(model, Pretrained) else "the"
+        raise ValueError(f"recollapse reads {of} soft tokens of a SoftAR, not of {model!r:.80}")
     if not len(trajectory):
         raise ValueError("the trajectory has no step to be read again")
     tokens = None if model.tokenizer is None else tuple(model.tokenizer.tokens)

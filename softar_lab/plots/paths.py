@@ -1,10 +1,12 @@
 """Still pictures of trajectories among the symbols."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patheffects import withStroke
 
 from ..analysis.geometry import PCABasis
@@ -12,6 +14,18 @@ from ..generation.trajectory import Trajectory
 from .look import COLORMAP, MANY, axis_label, visible
 
 CLOUD = 3000  # points that stand for a large table
+
+
+@cache
+def _drawn() -> set[int]:
+    """The characters that matplotlib's own fonts hold, code by code."""
+    held = (get_font(findfont(FontProperties(family=[name]))).get_charmap() for name in ("sans-serif", "monospace"))
+    return set.intersection(*map(set, held))
+
+
+def drawable(symbol: str) -> str:
+    """A visible symbol, □ in place of characters that no font here can draw: large tables hold every script."""
+    return "".join(char if ord(char) in _drawn() and char.isprintable() else "□" for char in visible(symbol))
 
 
 def draw_path(
@@ -57,7 +71,7 @@ def draw_symbols(ax: plt.Axes, rows: np.ndarray, tokens: Sequence[str], shown: s
         x, y = rows[i]
         style = {"color": "#111111", "weight": "bold", "zorder": 5} if i in shown else {"color": "#b3b8c2", "zorder": 2}
         ax.text(
-            x, y, visible(tokens[i]), ha="center", va="center", fontsize=9 if many else 12, path_effects=halo, **style
+            x, y, drawable(tokens[i]), ha="center", va="center", fontsize=9 if many else 12, path_effects=halo, **style
         )
     if not many:
         ax.scatter(*rows.T, s=0)
@@ -67,7 +81,7 @@ def draw_symbols(ax: plt.Axes, rows: np.ndarray, tokens: Sequence[str], shown: s
 def _title(trajectory: Trajectory, part: slice, width: int = 44) -> str:
     """The settings, and below them the beginning of what the drawn part says."""
     names = ("collapse", "schedule", "feedback")
-    words = "".join(visible(trajectory.tokens[i]) for i in trajectory.token_ids[part].tolist())
+    words = "".join(drawable(trajectory.tokens[i]) for i in trajectory.token_ids[part].tolist())
     shown = words if len(words) <= width else words[: width - 1] + "…"
     return " · ".join(str(trajectory.settings.get(name)) for name in names) + "\n" + shown
 

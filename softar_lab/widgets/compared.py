@@ -11,7 +11,7 @@ from .. import plots
 from ..analysis.coherence import drift
 from ..analysis.texts import differing
 from ..generation import Trajectory, generate
-from ..generation.recollapse import path_is_free, recollapse
+from ..generation.recollapse import can_recollapse, path_is_free, recollapse
 from ..predictor import Predictor
 from .setting import Setting, has_rows
 
@@ -52,6 +52,7 @@ class Compared(Setting):
         choices, seed = {name: wanted[name] for name in self.values()}, wanted["seed"]
         same = self._complete() and has_rows(model) and all(self.asked[name] == wanted[name] for name in _PATH)
         again = same and path_is_free(wanted["schedule"], wanted["feedback"], wanted["collapse"])
+        again = again and can_recollapse(model, wanted["collapse"])
         try:
             if again:
                 found = recollapse(model, stored, wanted["collapse"], wanted["temperature"], seed)
