@@ -91,6 +91,19 @@ def test_reducing_step_by_step_keeps_the_same(model, monkeypatch, schedule):
             torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("schedule", ["always", "every(3)", "retro(2)"])
+@pytest.mark.parametrize("collapse", ["softmax", "deferred(3)"])
+def test_steps_reduced_by_any_number_at_once_are_the_same(tiny, monkeypatch, schedule, collapse):
+    """Fifty distributions at once, where 128 steps are put together at once: neither divides the other."""
+    how = {"schedule": schedule, "collapse": collapse, "seed": [1, 2]}
+    expected = generate(tiny(), ["abc", "a"], 300, **how)
+    monkeypatch.setattr(record, "ENTRIES", 13 * 2 * 50)
+    for one, other in zip(generate(tiny(), ["abc", "a"], 300, **how), expected, strict=True):
+        assert one.token_ids.tolist() == other.token_ids.tolist()
+        for name in ("vectors", "inputs", "log_probs", "entropy", "top_ids"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
 def test_soft_token_is_computed_when_asked_for(rng):
     log_probs, table = torch.randn(2, 5, generator=rng(0)).log_softmax(-1), torch.randn(5, 3, generator=rng(1))
     prediction = MixturePrediction(log_probs, table)

@@ -53,6 +53,7 @@ class Pretrained(nn.Module, Predictor):
         self.config = PretrainedConfig(self.vocab_size, context, width, source)
         self.tokenizer = PieceTokenizer(tokenizer, self.vocab_size)
         self._scale, self._cap = _of_logits(text)
+        self._first: dict[torch.device, Tensor] = {}  # the hidden state with nothing read yet
         names = inspect.signature(network.base_model.forward).parameters
         self._cache = "cache" if "cache" in names else "past_key_values"  # its name changed within transformers 5
         with torch.inference_mode():
@@ -123,10 +124,12 @@ class Pretrained(nn.Module, Predictor):
         """Nothing read yet, but for what the tokenizer puts before every text."""
         from .memory import Memory  # which needs transformers, as nothing else here does
 
-        memory, begin = Memory(self.network.config), self._begin(batch_size)
-        if self.tokenizer.begin_id is None:
-            return SoftState(memory, 0, self._body(begin)[:, -1])
-        return SoftState(memory, 0, self._body(begin, memory)[:, -1])
+        memory = Memory(self.network.config)
+        if self.tokenizer.begin_id is not None:
+            return SoftState(memory, 0, self._body(self._begin(batch_size), memory)[:, -1])
+        if self.device not in self._first:  # nothing is trained here, so it is what it is
+            self._first[self.device] = self._body(self._begin(1))[:, -1]
+        return SoftState(memory, 0, self._first[self.device].expand(batch_size, -1))
 
     @without_gradients
     def predict(self, state: SoftState) -> MixturePrediction:

@@ -167,7 +167,7 @@ def _closest(vectors: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
     if len(embedding) <= LARGE:
         found = torch.cdist(vectors, embedding, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
         return found.values, found.indices
-    squares, parts = embedding.square().sum(-1), []
+    squares, parts = embedding.norm(dim=-1).square(), []  # the square of the whole table would be as large as it
     for some in vectors.split(512):
         near = torch.addmm(squares, some, embedding.T, alpha=-2).topk(NEAREST, largest=False).indices.sort(-1).values
         exact = (embedding[near] - some[:, None]).norm(dim=-1)  # (b, NEAREST), ids ascending

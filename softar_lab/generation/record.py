@@ -43,6 +43,7 @@ class Record:
             self._reduce_oldest(several)
         full = len(self.pending) == FLUSH + self.reach
         if full:
+            self._reduce_oldest(max(0, len(self.predictions) - self.reach))  # of those that leave
             self._settle_oldest(FLUSH)
         return full
 

@@ -58,7 +58,7 @@ def hull_distance(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) ->
 
 def _of_large(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> Float[Tensor, "N V"]:
     """Column generation: the best mixture of some rows, then the rows that its residual asks for, and again."""
-    squares, weights = table.square().sum(-1), vectors.new_zeros(len(vectors), len(table))
+    squares, weights = table.norm(dim=-1).square(), vectors.new_zeros(len(vectors), len(table))
     near = [some.topk(FIRST, largest=False).indices for some in _products(vectors, table, squares)]
     columns, open_rows = list(torch.cat(near)) if near else [], list(range(len(vectors)))
     slack = 1e-5 * squares.mean()
