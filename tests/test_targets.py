@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from softar_lab.models.config import ModelConfig
+from softar_lab.models.pretrained import pretrained_rows
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.models.targets import (
     TABLES,
     effective_rank,
     make_table,
     mean_norm,
-    pretrained_rows,
     variance_covariance,
 )
 

@@ -80,9 +80,9 @@ TASKS = {
     ),
     "tales": Task(
         corpus=lambda: load_corpus("tales"),
-        slots=64, full=400, train=TrainConfig(steps=600, batch_size=32, eval_every=0, save_every=0), full_batch=5,
-        late=64, seeds=3, model={"n_layers": 3, "d_model": 96, "n_heads": 4},
-        layouts={k: v for k, v in STRUCTURED.items() if k not in ("ema", "rotated")},
+        slots=64, full=400, train=TrainConfig(steps=1500, batch_size=48, eval_every=0, save_every=0), full_batch=8,
+        late=64, seeds=3, model={"n_layers": 4, "d_model": 128, "n_heads": 4},
+        layouts=STRUCTURED,
     ),
     "shakespeare": Task(
         corpus=lambda: load_corpus("shakespeare"),

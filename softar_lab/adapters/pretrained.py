@@ -2,17 +2,21 @@
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..models.soft_ar import without_gradients
+from ..models.slots import SlotReader, without_gradients
 from ..models.state import SoftState
-from ..predictor import MixturePrediction, Predictor
+from ..predictor import MixturePrediction
 from .pieces import PieceTokenizer
+
+if TYPE_CHECKING:
+    from .memory import Memory
 
 _TOKENS = 4096  # read in one pass at most when whole texts are scored
 _HALF = (torch.float16, torch.bfloat16)
@@ -33,14 +37,19 @@ class PretrainedConfig:
         """How many tokens the context holds: nothing else is kept there."""
         return self.context
 
+    @property
+    def kept(self) -> int:
+        """How many of the latest tokens are read again when it is full."""
+        return max(1, self.context // 2)
 
-class Pretrained(nn.Module, Predictor):
+
+class Pretrained(nn.Module, SlotReader):
     """`network`, any causal language model of transformers, and its tokenizer. Its soft token is the mixture pE.
 
     Whatever the network computes in, predictions and soft tokens are float32. Before the first token it has read what
     its tokenizer puts before a text. Where that is nothing, a prediction with nothing read yet is what the network says
-    after its begin (or end) token alone, which no later prediction sees. A full context goes on as in `SoftAR`: the
-    latest half of the slots is read again, once. Raises ValueError for a network that cannot be read this way.
+    after its begin (or end) token alone, which no later prediction sees. Raises ValueError for a network that cannot be
+    read this way.
     """
 
     def __init__(self, network: nn.Module, tokenizer: Any, source: str = ""):
@@ -60,6 +69,7 @@ class Pretrained(nn.Module, Predictor):
             rows = torch.cat([table(ids) for ids in torch.arange(self.vocab_size, device=self.device).split(8192)])
             same = rows.dtype == torch.float32 and torch.equal(rows, table.weight)
             self.register_buffer("rows", table.weight.detach() if same else rows.float(), persistent=False)
+            self._lay_out()
             self._check()
 
     @property
@@ -141,73 +151,22 @@ class Pretrained(nn.Module, Predictor):
         """The prediction that follows from hidden states."""
         return MixturePrediction(self._log_probs(hidden), self.rows)
 
-    def advance(self, state, token_ids=None, vectors=None) -> SoftState:
-        """One more slot a row: a hard token (B,) or a soft one (B, m).
+    def _continue(self, state: SoftState, new: Tensor, at: int) -> tuple["Memory", Tensor]:
+        memory = state.cache.first(at + int(self.tokenizer.begin_id is not None)) if at < state.length else None
+        if memory is None and at < state.length:  # forgotten by a sliding window: all is read again
+            memory, new = self.start(len(new)).cache.branch(), torch.cat([torch.cat(state.inputs, 1)[:, :at], new], 1)
+            return memory, self._body(new, memory)[:, at:]
+        memory = memory or state.cache.branch()
+        return memory, self._body(new, memory)
 
-        Raises ValueError for both or neither, a wrong shape, an unknown id, NaN or infinity.
-        """
-        if token_ids is not None:
-            token_ids = token_ids.unsqueeze(1)
-        if vectors is not None:
-            vectors = vectors.unsqueeze(1)
-        return self.read(state, token_ids=token_ids, vectors=vectors)
+    def _renew(self, state: SoftState, old: Tensor) -> SoftState:
+        return replace(self.start(len(old)), begin=state.begin + old.shape[1])
 
-    @without_gradients
-    def read(self, state, token_ids=None, vectors=None) -> SoftState:
-        """T more slots a row in one pass: hard tokens (B, T) or soft ones (B, T, m)."""
-        new = self._vectors(token_ids, vectors, state)
-        if new.shape[1] == 0:
-            return state
-        inputs, begin = (*state.inputs, new), state.begin
-        total, context = state.length + new.shape[1], self.config.context
-        if total > context:
-            keep = max(1, context // 2)
-            length = keep + (total - context - 1) % (context - keep + 1)
-            new = torch.cat(inputs, 1)[:, -length:]
-            state, inputs, begin, total = self.start(new.shape[0]), (new,), begin + total - length, length
-        memory = state.cache.branch()
-        return SoftState(memory, total, self._body(new, memory)[:, -1], inputs, begin)
+    def _give_back(self, state: SoftState, cache: "Memory") -> None:
+        state.cache.give_back(cache)
 
-    @without_gradients
-    def replace(self, state: SoftState, slot: int, vectors: Float[Tensor, "B n m"]) -> SoftState:
-        """The state there would be had n slots, `slot` and those after it, held these vectors from the start (K5).
-
-        Raises ValueError, naming those that are, for slots that are not in the context; or as `advance` does.
-        """
-        new, n = self._vectors(None, vectors, state), vectors.shape[1]
-        if not state.begin <= slot <= state.end - n:
-            asked = f"slots {slot} … {slot + n - 1} cannot be replaced"
-            held = f"holds {state.begin} … {state.end - 1}" if state.length else "is empty"
-            raise ValueError(f"{asked}: the context {held}")
-        if n == 0:
-            return state
-        at, inputs = slot - state.begin, torch.cat(state.inputs, 1)
-        inputs = torch.cat([inputs[:, :at], new, inputs[:, at + n :]], 1)
-        memory = state.cache.first(at + int(self.tokenizer.begin_id is not None))
-        if memory is None:
-            memory, at = self.start(len(new)).cache.branch(), 0
-        return SoftState(memory, state.length, self._body(inputs[:, at:], memory)[:, -1], (inputs,), state.begin)
-
-    @without_gradients
-    def foresee(self, state: SoftState, vectors: Float[Tensor, "B n m"]) -> Float[Tensor, "B n d"]:
-        """The hidden states that n more slots would leave, one after each, in one pass; the state stays as it is.
-
-        Where the context has no room for them, they are read after its latest half, or as much of it as leaves room.
-        Raises ValueError for more slots than the context holds; or as `advance` does.
-        """
-        new, n, context = self._vectors(None, vectors, state), vectors.shape[1], self.config.context
-        if n > context:
-            raise ValueError(f"{n} slots ahead are more than the context of {context}")
-        if n == 0:
-            return state.hidden[:, None, :][:, :0]
-        if state.length + n > context:
-            keep = min(max(1, context // 2), context - n)
-            latest = torch.cat(state.inputs, 1)[:, state.length - keep :]
-            return self.hidden_states(vectors=torch.cat([latest, new], 1))[:, -n:]
-        memory = state.cache.branch()
-        hidden = self._body(new, memory)
-        state.cache.give_back(memory)
-        return hidden
+    def _lookup(self, token_ids: Tensor) -> Tensor:
+        return F.embedding(token_ids, self.rows)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -220,7 +179,9 @@ class Pretrained(nn.Module, Predictor):
 
     def _log_probs(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n V"]:
         head = self.network.get_output_embeddings()
-        logits = head(hidden.to(head.weight.dtype)).float() * self._scale
+        hidden = hidden.to(head.weight.dtype)
+        logits = head(hidden) if self.columns is None else F.linear(hidden, self.columns.T, head.bias)
+        logits = logits.float() * self._scale
         if self._cap:
             logits = self._cap * torch.tanh(logits / self._cap)
         return torch.log_softmax(logits, -1)
@@ -234,22 +195,18 @@ class Pretrained(nn.Module, Predictor):
             raise ValueError("this model has no token to begin with (bos or eos), so it predicts nothing from nothing")
         return self.rows[found].expand(batch_size, 1, -1)
 
-    def _vectors(self, token_ids: Tensor | None, vectors: Tensor | None, state: SoftState | None = None) -> Tensor:
-        """The rows of the table for ids, the vectors themselves otherwise; ValueError for what is neither or unfit."""
-        if (token_ids is None) == (vectors is None):
-            raise ValueError("give either token_ids or vectors")
-        given = token_ids if vectors is None else vectors
-        if state is not None and len(given) != len(state.hidden):
-            raise ValueError(f"{len(given)} rows given, the state has {len(state.hidden)}")
-        if token_ids is not None:
-            if given.numel() and not 0 <= int(given.min()) <= int(given.max()) < self.vocab_size:
-                raise ValueError(f"token ids must lie in 0 … {self.vocab_size - 1}")
-            return self.rows[token_ids]
-        if vectors.shape[-1] != self.config.embedding_dim:
-            raise ValueError(f"soft tokens are {self.config.embedding_dim} wide here, not {vectors.shape[-1]}")
-        if not torch.isfinite(vectors).all():
-            raise ValueError("soft tokens must be finite; found NaN or infinity")
-        return vectors
+    def _lay_out(self) -> None:
+        """Let wide float32 matrices on a CPU lie in memory column by column: a product with one vector reads them so.
+
+        Such products are most of a step, and wait for memory: by rows it gives half as much a second
+        (benchmarks/README.md). A head that is the table is copied, since the mixture pE reads rows.
+        """
+        head, table = self.network.get_output_embeddings(), self.network.get_input_embeddings().weight
+        for layer in self.network.modules():
+            if isinstance(layer, nn.Linear) and layer.weight is not table and _gains(layer.weight):
+                layer.weight.data = layer.weight.T.contiguous().T
+        own = isinstance(head, nn.Linear) and head.weight is table and _gains(table)
+        self.register_buffer("columns", table.detach().T.contiguous() if own else None, persistent=False)
 
     def _check(self) -> None:
         """ValueError where the parts put together here are not what the network itself computes from ids."""
@@ -261,6 +218,11 @@ class Pretrained(nn.Module, Predictor):
                 f"{self.network.config.model_type}: reading vectors does not give what reading ids gives (by "
                 f"{float((own - again).abs().max()):.2g} nats); this kind of network cannot be read here"
             )
+
+
+def _gains(matrix: Tensor) -> bool:
+    rows, columns = matrix.shape
+    return matrix.device.type == "cpu" and matrix.dtype == torch.float32 and rows >= columns
 
 
 def _of_logits(config: Any) -> tuple[float, float | None]:

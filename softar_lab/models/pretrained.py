@@ -1,4 +1,4 @@
-"""Weights of the Hugging Face implementations, taken over into our own body (K21): GPT-2, Llama, Mistral.
+"""Weights that others trained: those of Hugging Face's GPT-2, Llama, Mistral in our own body (K21); rows of a table.
 
 Nothing of that library is needed: a model in memory tells its configuration and its weights, a folder holds them as
 config.json and safetensors.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ..store import CheckpointError
 from .config import PRESETS, ModelConfig
 from .soft_ar import SoftAR, pick_device
+from .targets import placed
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _MLP = {"gelu": "gelu", "gelu_new": "gelu-tanh", "gelu_pytorch_tanh": "gelu-tanh"}
@@ -200,3 +202,14 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: not the JSON of a configuration")
     return found
+
+
+def pretrained_rows(folder: str | Path, part: str = "table", sphere: bool = True) -> Float[Tensor, "V m"]:
+    """Rows of a checkpoint, centred and scaled: its table (V, m), or the head (V, d) of a hard model.
+
+    Raises CheckpointError for a folder that holds no model; ValueError for another part or a head that has no rows.
+    """
+    model = SoftAR.load(folder, "cpu")
+    if part not in ("table", "head") or (part == "head" and model.config.objective != "ce"):
+        raise ValueError(f"part must be 'table', or 'head' of a model with the objective 'ce', not {part!r}")
+    return placed(model.embedding if part == "table" else model.objective.head.weight.detach(), sphere)

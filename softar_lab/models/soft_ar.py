@@ -1,9 +1,7 @@
 """SoftAR (K1, K11): a table, a transformer body and an objective; reads hard tokens or soft ones, predicts both."""
 
-from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..predictor import Prediction, Predictor
+from ..predictor import Prediction
 from ..sources.tokenizers import CharTokenizer, UnitTokenizer, tokenizer_from_dict
 from ..store import CheckpointError, load_folder, save_folder, vectors_from_bytes, vectors_to_bytes
 from .config import ModelConfig
@@ -20,9 +18,10 @@ from .decoding import RowDecoder
 from .memory import Carry, make_memory
 from .mixing import MixingCollapse
 from .objectives import make_objective
+from .slots import SlotReader, without_gradients
 from .state import SoftState
 from .targets import TABLES, make_table
-from .transformer import Transformer
+from .transformer import Cache, Transformer
 from .window import LAYOUTS, Window, resolve
 
 CHECKPOINT_FORMAT = "softar-lab/checkpoint"
@@ -30,24 +29,10 @@ MANIFEST = "config.json"
 WEIGHTS = "model.safetensors"
 
 
-def without_gradients(method: Callable) -> Callable:
-    """Run in inference mode. Entering it takes microseconds, of which a step has few: only where it is not on yet."""
-
-    @wraps(method)
-    def wrapped(*args, **kwargs):
-        if torch.is_inference_mode_enabled():
-            return method(*args, **kwargs)
-        with torch.inference_mode():
-            return method(*args, **kwargs)
-
-    return wrapped
-
-
-class SoftAR(nn.Module, Predictor):
+class SoftAR(nn.Module, SlotReader):
     """An autoregressive model over R^m. `seed` decides the first weights; `card` tells where they came from.
 
     `rows`, the table's first values instead of drawn ones, are required by the table "pretrained".
-    When the context is full, the next token begins a new window: the latest half of the tokens is read again, once.
     With a `window` in the configuration what is older is folded into the memory slots that come before them (K8).
     """
 
@@ -251,103 +236,30 @@ class SoftAR(nn.Module, Predictor):
         """p(w | what was read) and the soft token that stands for it."""
         return self.objective.predict(state.hidden, self.table.weight)
 
-    def advance(self, state, token_ids=None, vectors=None) -> SoftState:
-        """One more slot a row: a hard token (B,) or a soft one (B, m).
+    def _lookup(self, token_ids: Tensor) -> Tensor:
+        return F.embedding(token_ids, self.table.weight)
 
-        Raises ValueError for both or neither, a wrong shape, an unknown id, NaN or infinity.
-        """
-        if token_ids is not None:
-            token_ids = token_ids.unsqueeze(1)
-        if vectors is not None:
-            vectors = vectors.unsqueeze(1)
-        return self.read(state, token_ids=token_ids, vectors=vectors)
-
-    @without_gradients
-    def read(self, state, token_ids=None, vectors=None) -> SoftState:
-        """T more slots a row in one pass: hard tokens (B, T) or soft ones (B, T, m)."""
-        new = self._vectors(token_ids, vectors, state)
-        if new.shape[1] == 0:
-            return state
-        inputs = (*state.inputs, new)
-        total, context = state.length + new.shape[1], self.config.tokens
-        if total > context:
-            if self.config.layout and self.config.layout.control == "full":
-                raise ValueError(f'window "full" holds {context} tokens, {total} are too many')
-            keep = self.config.kept
-            length = keep + (total - context - 1) % (context - keep + 1)
-            old, new = torch.cat(inputs, 1).split([total - length, length], 1)
-            decoder, carry = state.cache.decoder, self.fold(state.carry, vectors=old)
-            state = self._begin(len(new), carry, state.begin + total - length)
-            state.cache.decoder, inputs, total = decoder, (new,), length
-        begin, carry = state.begin, state.carry
-        cache = state.cache.room_for(state.length + self.n_front, new.shape[1])
+    def _continue(self, state: SoftState, new: Tensor, at: int) -> tuple[Cache, Tensor]:
+        cache = state.cache.room_for(at + self.n_front, new.shape[1])
         if new.shape[:2] == (1, 1) and not new.is_cuda and RowDecoder.suits(self.body):
             if cache.decoder is None:
                 cache.decoder = RowDecoder(self.input, self.body)
             row = cache.decoder(cache.decoder.embed(new.numpy()[0, 0]), cache.data.numpy()[:, :, 0], cache.filled)
             cache.filled += 1
-            return SoftState(cache, total, torch.from_numpy(row[None]), inputs, begin, carry)
-        return SoftState(cache, total, self.body(self.input(new), cache)[:, -1], inputs, begin, carry)
+            return cache, torch.from_numpy(row[None, None])
+        return cache, self.body(self.input(new), cache)
 
-    @without_gradients
-    def replace(self, state: SoftState, slot: int, vectors: Float[Tensor, "B n m"]) -> SoftState:
-        """The state there would be had n slots, `slot` and those after it, held these vectors from the start (K5).
+    def _renew(self, state: SoftState, old: Tensor) -> SoftState:
+        new = self._begin(len(old), self.fold(state.carry, vectors=old), state.begin + old.shape[1])
+        new.cache.decoder = state.cache.decoder
+        return new
 
-        What came before is taken from the cache, what comes after is read again; `state` itself stays as it is.
-        Raises ValueError, naming those that are, for slots that are not in the context; or as `advance` does.
-        """
-        new, n = self._vectors(None, vectors, state), vectors.shape[1]
-        if not state.begin <= slot <= state.end - n:
-            asked = f"slots {slot} … {slot + n - 1} cannot be replaced"
-            held = f"holds {state.begin} … {state.end - 1}" if state.length else "is empty"
-            raise ValueError(f"{asked}: the context {held}")
-        if n == 0:
-            return state
-        at, inputs = slot - state.begin, torch.cat(state.inputs, 1)
-        inputs = torch.cat([inputs[:, :at], new, inputs[:, at + n :]], 1)
-        cache = state.cache.room_for(at + self.n_front, state.length - at)
-        hidden = self.body(self.input(inputs[:, at:]), cache)[:, -1]
-        return SoftState(cache, state.length, hidden, (inputs,), state.begin, state.carry)
+    def _give_back(self, state: SoftState, cache: Cache) -> None:
+        cache.filled = state.length + self.n_front
 
-    @without_gradients
-    def foresee(self, state: SoftState, vectors: Float[Tensor, "B n m"]) -> Float[Tensor, "B n d"]:
-        """The hidden states that n more slots would leave, one after each, in one pass; the state stays as it is.
-
-        Where the context has no room for them, they are read after its latest half, or as much of it as leaves room.
-        Raises ValueError for more slots than the context holds; or as `advance` does.
-        """
-        new, n, context = self._vectors(None, vectors, state), vectors.shape[1], self.config.tokens
-        if n > context:
-            raise ValueError(f"{n} slots ahead are more than the context of {context}")
-        if n == 0:
-            return state.hidden[:, None, :][:, :0]
-        if state.length + n > context:
-            keep = min(self.config.kept, context - n)
-            old, latest = torch.cat(state.inputs, 1).split([state.length - keep, keep], 1)
-            memory = None if self.memory is None else self.recall(self.fold(state.carry, vectors=old))
-            return self.hidden_states(vectors=torch.cat([latest, new], 1), memory=memory)[:, -n:]
-        cache = state.cache.room_for(state.length + self.n_front, n)
-        hidden = self.body(self.input(new), cache)
-        cache.filled -= n  # what was written belongs to no state, so whoever reads on may write over it
-        return hidden
-
-    def _vectors(self, token_ids: Tensor | None, vectors: Tensor | None, state: SoftState | None = None) -> Tensor:
-        """The rows of the table for ids, the vectors themselves otherwise; ValueError for what is neither or unfit."""
-        if (token_ids is None) == (vectors is None):
-            raise ValueError("give either token_ids or vectors")
-        given = token_ids if vectors is None else vectors
-        if state is not None and len(given) != len(state.hidden):
-            raise ValueError(f"{len(given)} rows given, the state has {len(state.hidden)}")
-        if token_ids is not None:
-            try:
-                return F.embedding(token_ids, self.table.weight)
-            except IndexError:
-                raise ValueError(f"token ids must lie in 0 … {self.vocab_size - 1}") from None
-        if vectors.shape[-1] != self.config.embedding_dim:
-            raise ValueError(f"soft tokens are {self.config.embedding_dim} wide here, not {vectors.shape[-1]}")
-        if not torch.isfinite(vectors).all():
-            raise ValueError("soft tokens must be finite; found NaN or infinity")
-        return vectors
+    def _check_renewal(self, total: int) -> None:
+        if self.config.layout and self.config.layout.control == "full":
+            raise ValueError(f'window "full" holds {self.config.tokens} tokens, {total} are too many')
 
     # -- on disk ------------------------------------------------------------------------------------------------------
 

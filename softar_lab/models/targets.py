@@ -6,7 +6,6 @@ to vectors that mean another symbol. Trained rows are free to leave the sphere.
 """
 
 import math
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -143,16 +142,3 @@ def regularised(vocab_size, embedding_dim, generator, weight: float | int = 1.0,
 def pretrained(vocab_size, embedding_dim, generator, trained: bool = False) -> EmbeddingTable:
     """A place for rows given to the model, as by `pretrained_rows`: SoftAR(config, tokenizer, rows=rows)."""
     return EmbeddingTable(torch.zeros(vocab_size, embedding_dim), trained)
-
-
-def pretrained_rows(folder: str | Path, part: str = "table", sphere: bool = True) -> Float[Tensor, "V m"]:
-    """Rows of a checkpoint, centred and scaled: its table (V, m), or the head (V, d) of a hard model.
-
-    Raises CheckpointError for a folder that holds no model; ValueError for another part or a head that has no rows.
-    """
-    from .soft_ar import SoftAR  # which makes its table here
-
-    model = SoftAR.load(folder, "cpu")
-    if part not in ("table", "head") or (part == "head" and model.config.objective != "ce"):
-        raise ValueError(f"part must be 'table', or 'head' of a model with the objective 'ce', not {part!r}")
-    return placed(model.embedding if part == "table" else model.objective.head.weight.detach(), sphere)
