@@ -14,6 +14,8 @@ from softar_lab.adapters.hugging_face import load_pretrained, smollm2_installed
 from softar_lab.adapters.random_model import random_pretrained
 from softar_lab.analysis.coherence import detectors, drift
 from softar_lab.analysis.geometry import PCABasis
+from softar_lab.analysis.ways import compare
+from softar_lab.evaluation import evaluate
 from softar_lab.generation import Trajectory, collapse, generate, record
 from softar_lab.generation.feedback import Mixture
 from softar_lab.generation.recollapse import can_recollapse, recollapse
@@ -214,6 +216,35 @@ def test_a_chat_is_a_text_with_marks(model):
     assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
     assert model.tokenizer.spoken("Hi.<|im_end|>\nand") == "Hi."
     assert len(set(model.tokenizer.tokens)) == model.vocab_size
+
+
+@pytest.mark.parametrize("text", ["", "Once upon a time", "naïve 日本 🦜🦜 é", "a\n\n  b", "<|im_start|>user\n"])
+def test_every_character_belongs_to_one_token(model, text):
+    ids = model.tokenizer.encode(text)
+    lengths = model.tokenizer.lengths(ids)
+    assert int(lengths.sum()) == len(text)
+    for t in range(len(ids)):
+        if lengths[t]:  # a character begins here, so the tokens before it spell what stands before it
+            assert model.tokenizer.decode(ids[:t]) == text[: int(lengths[:t].sum())]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_lengths_of_any_tokens_add_up_to_their_text(model, rng, seed):
+    """Also of bytes that are no text: what stands for them counts."""
+    ids = torch.randint(3, 262, (40,), generator=rng(seed))
+    assert int(model.tokenizer.lengths(ids).sum()) == len(model.tokenizer.decode(ids))
+
+
+def test_texts_are_compared_in_bits_per_character(model):
+    text = "Once upon a time."
+    ids = model.tokenizer.encode(text)
+    nats, chars = -model.log_probs(ids[None])[0, 1:].sum(), len(model.tokenizer.decode(ids[1:]))
+    assert evaluate(model, text) == pytest.approx(nats.item() / chars, rel=1e-5)  # the first token is only read
+    how = {"schedules": ("always", "every(2)"), "feedbacks": ("mixture", "shown"), "seeds": 2, "progress": False}
+    table = compare(model, ["Once", "The king is"], judge=model, steps=6, **how)
+    assert not table["problem"].any()
+    assert table["bits"].notna().all()
+    assert len(table) == 4
 
 
 def test_a_damaged_copy_is_noticed(tmp_path):

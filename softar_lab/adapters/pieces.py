@@ -60,6 +60,18 @@ class PieceTokenizer:
             raise ValueError(f"id {wrong[0]} is not in 0..{self.vocab_size - 1}")
         return self.library.decode(ids, clean_up_tokenization_spaces=False)
 
+    def lengths(self, ids: Int64[Tensor, " T"]) -> Int64[Tensor, " T"]:
+        """How many characters each token adds to the text (T,); of several that spell one, the first has it."""
+        ids, found = ids.tolist(), [0] * len(ids)
+        context, first, before = 0, 0, 0  # decoded from `context` on; the characters before `first` are counted
+        for i in range(len(ids)):
+            text = self.decode(ids[context : i + 1])  # the token before stands there too: a space may hang on that
+            if text.endswith(REPLACEMENT) and i + 1 < len(ids) and i - first < 4:
+                continue  # of UTF-8's at most four bytes some are still to come
+            found[first] = len(text) - before
+            context, first, before = i, i + 1, len(self.decode(ids[i : i + 1]))
+        return torch.tensor(found, dtype=torch.int64)
+
     def unknown_in(self, text: str) -> dict[str, int]:
         """How often each character occurs in a text that becomes the library's unknown token; {} where none can."""
         unknown = self.library.unk_token_id
