@@ -19,14 +19,20 @@ def flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{i}.{name}": tensor.cpu() for i, moments in state.items() for name, tensor in moments.items()}
 
 
-def resume_run(model: SoftAR, optimizers: list, recipe: dict[str, Any], out: Path) -> tuple[int, list[dict]]:
-    """Put a saved run's weights and moments in place; returns its step and history."""
+def resume_run(
+    model: SoftAR, optimizers: list, recipe: dict[str, Any], out: Path, defaults: dict[str, Any]
+) -> tuple[int, list[dict]]:
+    """Put a saved run's weights and moments in place; returns its step and history.
+
+    A run from before a setting of training existed had what is now its default.
+    """
     saved, files = SoftAR.load_with_files(out, "cpu")
     if PROGRESS not in files or MOMENTS not in files:
         raise CheckpointError(f"{out} holds a model but no training to resume: resume=False begins anew")
     here = {"model": model.config.to_dict(), "vocabulary": model.tokenizer.to_dict(), "start": model.card["seed"]}
     there = {"model": saved.config.to_dict(), "vocabulary": saved.tokenizer.to_dict(), "start": saved.card["seed"]}
     here, there = {**here, **recipe}, {**there, **{key: saved.card.get(key) for key in recipe}}
+    there["train"] = {**defaults, **(there["train"] or {})}
     different = differences(json.loads(json.dumps(here)), there)
     if different:
         raise CheckpointError(f"{out} holds another run ({different}): choose another folder or resume=False")

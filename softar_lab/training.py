@@ -121,7 +121,7 @@ def train(
     recipe["corpus"]["floor_bits_per_char"] = corpus.floor_bits_per_char
     step, history = 0, []
     if out is not None and resume and (Path(out) / MANIFEST).exists():
-        step, history = resume_run(model, optimizers, recipe, Path(out))
+        step, history = resume_run(model, optimizers, recipe, Path(out), asdict(TrainConfig()))
     model.card.update(recipe)
 
     def save() -> None:

@@ -276,6 +276,22 @@ def test_train_anew_forgets_the_old_run(tiny, corpus, tmp_path):
     assert same(weights(anew.model), weights(train(small(tiny), corpus, SHORT, seed=2, progress=False).model))
 
 
+def test_train_goes_on_with_a_run_from_before_a_setting_existed(tiny, corpus, tmp_path, monkeypatch):
+    done, load = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False), SoftAR.load_with_files
+
+    def older(folder, device="auto"):
+        model, files = load(folder, device)
+        del model.card["train"]["history"]
+        return model, files
+
+    monkeypatch.setattr(SoftAR, "load_with_files", older)
+    again = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=pytest.fail)
+    assert same(weights(done.model), weights(again.model))
+    other = replace(SHORT, history=5)
+    with pytest.raises(CheckpointError, match=r"train\.history: saved 1024, now 5"):
+        train(small(tiny), corpus, other, out=tmp_path, progress=False)
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
