@@ -162,6 +162,14 @@ def test_a_folder_is_the_model_that_was_saved_in_it(reference, tmp_path, kind, s
     assert model.config == same.config
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, same.state_dict()[name]), name
+    token_ids = some_ids()
+    with torch.no_grad():
+        wanted = expected(reference(kind), token_ids)
+        torch.testing.assert_close(logits_of(model, token_ids), wanted, **EXACT)
+        state = model.start(3)
+        for t in range(20):  # token by token, with the cache
+            state = model.advance(state, token_ids=token_ids[:, t])
+            torch.testing.assert_close(model.objective.output(state.hidden), wanted[:, t + 1], **EXACT)
 
 
 def test_half_precision_is_read_as_float32(reference, tmp_path):

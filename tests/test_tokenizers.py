@@ -165,14 +165,23 @@ def test_every_text_comes_back_and_is_cut_by_the_rule(tokenizer, text):
 
 
 def test_ten_thousand_random_strings_come_back():
-    """Of any code points, of lone surrogates and what half bytes are made of, of known characters."""
+    """Of any code points, lone surrogates and what half bytes are made of, known characters and odd ones.
+
+    The odd ones (NUL, ends of lines, white space of all kinds, marks that combine, emoji and what joins them) are in
+    part known, and grown into units, in part spelled out.
+    """
     rng = np.random.default_rng(0)
-    pools = [np.arange(0x110000), np.arange(0xD7F0, 0xE010), np.arange(0xFDC0, 0xFE00), [*map(ord, sorted({*VERSE}))]]
-    tokenizer = UNITS["growing"]
-    texts = ["".join(map(chr, rng.choice(pools[i % 4], rng.integers(0, 12)))) for i in range(10_000)]
+    odd = "\0\r\n\t\v\f\x1c\x85\xa0\u2028\u2029\u3000 e\u0301\u0323\u200d\ufe0f👩🚀🇫🇷🏽\ufeff\uffff"
+    tokenizer = GrowingTokenizer.fit(VERSE + "e\u0301\u0323 👩\u200d🚀 \0a\0\ufeff\r\n" * 40, 120)
+    assert any("\u0301" in unit for unit in tokenizer.units)
+    assert any("\u200d" in unit for unit in tokenizer.units)
+    assert any("\0" in unit for unit in tokenizer.units)
+    pools = [range(0x110000), range(0xD7F0, 0xE010), range(0xFDC0, 0xFE00), map(ord, sorted({*VERSE})), map(ord, odd)]
+    pools = [np.array(pool) for pool in map(list, pools)]
+    texts = ["".join(map(chr, rng.choice(pools[i % 5], rng.integers(0, 12)))) for i in range(10_000)]
     assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts
-    whole = "".join(texts)
-    assert tokenizer.decode(tokenizer.encode(whole)) == whole
+    for whole in ("".join(texts), "\r\n".join(texts)):
+        assert tokenizer.decode(tokenizer.encode(whole)) == whole
 
 
 @every_unit_tokenizer

@@ -55,7 +55,7 @@ def draw_lines(
     ax.set(xlabel=frame.index.name, ylabel=ylabel)
     if "x" in log:
         ax.set_xscale("log")
-        ax.set_xticks(frame.index, [f"{x:g}" for x in frame.index], rotation=60, fontsize=9)
+        ax.set_xticks(frame.index, [f"{x:g}" for x in frame.index], rotation=60 * (len(frame) > 6), fontsize=9)
         ax.set_xticks([], minor=True)
     if "y" in log:
         ax.set_yscale("log")

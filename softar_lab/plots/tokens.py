@@ -54,7 +54,7 @@ def draw_tokens(cuts: dict[str, tuple[Sequence[str], Sequence[int]]], width: int
                 break
             ax.add_patch(Rectangle((x + 0.05, -line - 0.26), wide - 0.1, 0.56, color=TINTS[i % len(TINTS)], lw=0))
             ax.text(x + wide / 2, 0.04 - line, shown, ha="center", va="center", family="monospace", fontsize=11)
-            ax.text(x + wide / 2, -line - 0.42, str(i), ha="center", va="center", fontsize=5.5, color="#5a606e")
+            ax.text(x + wide / 2, -line - 0.42, str(i), ha="center", va="center", fontsize=6.5, color="#5a606e")
             x += wide
         ax.text(-0.6, -line, name, ha="right", va="center", fontsize=10)
     ax.set(xlim=(-11, width + 1), ylim=(0.45 - len(cuts), 0.5))

@@ -1,10 +1,16 @@
 """How a vocabulary grows (K20): two units become one where the second was foreseen, with confidence, often enough."""
 
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
+
+from .units import EMPTY, HALF_BYTES, WORD, UnitTokenizer
 
 CLOSE, SHARE = 0.7, 0.1  # a round joins pairs counted nearly as often as its best, and adds a tenth at most
 
@@ -121,3 +127,102 @@ def _compatible(found: list[tuple[Pair, int]], least: float | int, names: dict[i
         rights.add(right)
         taken.append((left, right))
     return taken
+
+
+@dataclass(frozen=True, repr=False)
+class GrowingTokenizer(UnitTokenizer):
+    """A vocabulary that grows out of characters (K20): a unit joins once its second part is foreseen confidently.
+
+    Each unit gets one of `buckets` places, by its hash, or, where that is taken, the next free one. So the table has
+    as many rows before the vocabulary has grown as after, no row ever moves, and `grow` goes on with another text.
+    `rounds` tells how it grew. Two are equal where characters, merges and buckets are.
+    """
+
+    buckets: int
+    rounds: tuple[dict[str, Any], ...] = field(default=(), compare=False)
+    kind = "growing"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.buckets, int) or self.buckets < len(self.units):
+            raise ValueError(f"buckets must be at least {len(self.units)}, one a unit, not {self.buckets!r}")
+
+    @classmethod
+    def fit(cls, text: str, vocab_size: int, **how: Any) -> "GrowingTokenizer":
+        """A vocabulary of `vocab_size` tokens: the characters of a text, 16 half bytes, and room for units.
+
+        `how`: as in `grow`. Raises ValueError where the text is empty or has too many characters.
+        """
+        plain = cls._plain(text, vocab_size, buckets=0)
+        return replace(plain, buckets=vocab_size - plain.vocab_size).grow(text, **how)
+
+    def grow(
+        self,
+        text: str,
+        confidence: float | int = 0.5,
+        least: float | int | None = None,
+        fall: float | int = 0.8,
+        context: int = 2,
+    ) -> "GrowingTokenizer":
+        """This tokenizer with more units, as many as a text gives or buckets are free; what was there keeps its id.
+
+        Two units join once the second was foreseen, from the last `context` units of the word, with `confidence` at
+        least `least` times (None: one in 50 characters of the text). Where no pair is left, both thresholds fall to
+        a share `fall` of what they were; 1: they never do, and growth ends there. At confidence 0 frequency alone
+        decides, as in BPE.
+        Raises ValueError for a number out of range, naming it.
+        """
+        least = len(text) / 50 if least is None else least
+        if not (0 <= confidence <= 1 and least > 0 and 0 < fall <= 1 and context >= 1):
+            given = f"confidence={confidence}, least={least}, fall={fall}, context={context}"
+            raise ValueError(
+                f"confidence must lie in [0, 1], fall in (0, 1], least above 0, context 1 or more: {given}"
+            )
+        counts = Counter(WORD.findall(self._spelled(text)))
+        ids, lengths = self._cut(list(counts))
+        words = np.repeat(np.arange(len(counts)), lengths)
+        cut = Segmented(ids, words, np.fromiter(counts.values(), np.float64, len(counts)))
+        names = {i: token for i, token in enumerate(self.tokens) if not token.startswith(EMPTY)}
+        free = np.array([token.startswith(EMPTY) for token in self.tokens])
+        merges, rounds = list(self.merges), list(self.rounds)
+        place = partial(_take, free, self._first)
+        for pairs, row in grow(cut, names, place, int(free.sum()), confidence, least, fall, context):
+            merges += pairs
+            rounds.append({"chars_per_token": len(text) / row.pop("tokens"), **row})
+        return replace(self, merges=tuple(merges), rounds=tuple(rounds))
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens by id: characters, half bytes, then a bucket each; an empty one has a name that no text holds."""
+        tokens = [*self.chars, *HALF_BYTES, *(f"{EMPTY}{number}" for number in range(self.buckets))]
+        free = np.arange(len(tokens)) >= self._first
+        for unit in self.units:
+            tokens[_take(free, self._first, unit)] = unit
+        return tuple(tokens)
+
+    @property
+    def growth(self) -> pd.DataFrame:
+        """A row a round: tokens there are, the thresholds of that round, characters per token of the text."""
+        return pd.DataFrame(self.rounds, columns=["units", "confidence", "least", "chars_per_token"])
+
+    @property
+    def displaced(self) -> int:
+        """How many units found the bucket of their hash taken and lie in another one."""
+        return sum(self.tokens[self._first + _hash(unit) % self.buckets] != unit for unit in self.units)
+
+    def to_dict(self) -> dict:
+        return {**super().to_dict(), "buckets": self.buckets, "rounds": list(self.rounds)}
+
+
+def _hash(unit: str) -> int:
+    """The same on every machine and every day, as Python's own is not."""
+    return zlib.crc32(unit.encode("utf-8"))
+
+
+def _take(free: np.ndarray, first: int, unit: str) -> int:
+    """The bucket of a unit's hash or the next free one, the last followed by the first; from then on it is taken."""
+    buckets = free[first:]
+    order = (_hash(unit) + np.arange(len(buckets))) % len(buckets)
+    bucket = order[buckets[order].argmax()]
+    buckets[bucket] = False
+    return int(first + bucket)

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from .units import BPETokenizer, GrowingTokenizer, UnitTokenizer, checked_ids, code_points
+from .growth import GrowingTokenizer
+from .units import BPETokenizer, UnitTokenizer, checked_ids, code_points
 
 __all__ = ["UNK", "BPETokenizer", "CharTokenizer", "GrowingTokenizer", "UnitTokenizer", "tokenizer_from_dict"]
 

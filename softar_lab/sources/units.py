@@ -2,28 +2,25 @@
 
 import json
 import re
-import zlib
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import tokenizers as library
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from .growth import Segmented, grow
-
 # Sixteen code points that Unicode keeps free of characters for ever stand for the values of half a byte, and one more
 # begins the name of a bucket that is still empty. Where a text holds them all the same, they are spelled out, too.
 HALF_BYTES = tuple(chr(0xFDD0 + value) for value in range(16))
 EMPTY = chr(0xFDE0)
+_SPELL = str.maketrans("0123456789abcdef", "".join(HALF_BYTES))
+_SPEAK = {ord(half): digit for digit, half in zip("0123456789abcdef", HALF_BYTES)}
 _SPELLED = re.compile(f"[{HALF_BYTES[0]}-{HALF_BYTES[-1]}]+")
-_WORD = re.compile(r" ?[^\s]+|\s")
+WORD = re.compile(r" ?[^\s]+|\s")
 
 
 def code_points(text: str) -> np.ndarray:
@@ -87,13 +84,18 @@ class UnitTokenizer:
         return tuple(dict.fromkeys(left + right for left, right in self.merges))
 
     @property
+    def _first(self) -> int:
+        """The id of the first unit: what comes before are characters and half bytes."""
+        return len(self.chars) + len(HALF_BYTES)
+
+    @property
     def vocab_size(self) -> int:
         """Number of tokens."""
         return len(self.tokens)
 
     def encode(self, text: str) -> Int64[Tensor, " T"]:
         """Token ids (T,) of any text; see the class for where it is cut."""
-        words = _WORD.findall(self._spelled(text))
+        words = WORD.findall(self._spelled(text))
         distinct = {word: i for i, word in enumerate(dict.fromkeys(words))}
         ids, counts = self._cut(list(distinct))
         begins = counts.cumsum() - counts
@@ -125,6 +127,19 @@ class UnitTokenizer:
     def unknown_in(self, text: str) -> dict[str, int]:
         """Nothing is unknown: {}."""
         return {}
+
+    @classmethod
+    def _plain(cls, text: str, vocab_size: int, **room: int) -> "UnitTokenizer":
+        """Without units yet: the characters of a text. ValueError where it has none, or too many for `vocab_size`."""
+        if not text:
+            raise ValueError("text must not be empty: its characters become the first tokens")
+        plain = cls(_characters(text), (), **room)
+        if vocab_size < plain._first:
+            raise ValueError(
+                f"vocab_size must be at least {plain._first}, for {len(plain.chars)} characters and "
+                f"{len(HALF_BYTES)} half bytes, not {vocab_size}"
+            )
+        return plain
 
     def to_dict(self) -> dict:
         """What a checkpoint keeps, ready for JSON."""
@@ -174,102 +189,13 @@ class BPETokenizer(UnitTokenizer):
 
         Raises ValueError where the text is empty or has too many characters.
         """
-        plain = cls(_characters(text), ())
-        _has_room(plain, text, vocab_size)
+        plain = cls._plain(text, vocab_size)
         learner = library.Tokenizer(library.models.BPE())
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size, initial_alphabet=list(plain.tokens), show_progress=False
         )
-        learner.train_from_iterator(_WORD.findall(plain._spelled(text)), trainer)
+        learner.train_from_iterator(WORD.findall(plain._spelled(text)), trainer)
         return cls(plain.chars, _tuples(json.loads(learner.to_str())["model"]["merges"]))
-
-
-@dataclass(frozen=True, repr=False)
-class GrowingTokenizer(UnitTokenizer):
-    """A vocabulary that grows out of characters (K20): a unit joins once its second part is foreseen confidently.
-
-    Each unit gets one of `buckets` places, by its hash, or, where that is taken, the next free one. So the table has
-    as many rows before the vocabulary has grown as after, no row ever moves, and `grow` goes on with another text.
-    `rounds` tells how it grew. Two are equal where characters, merges and buckets are.
-    """
-
-    buckets: int
-    rounds: tuple[dict[str, Any], ...] = field(default=(), compare=False)
-    kind = "growing"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not isinstance(self.buckets, int) or self.buckets < len(self.units):
-            raise ValueError(f"buckets must be at least {len(self.units)}, one a unit, not {self.buckets!r}")
-
-    @classmethod
-    def fit(cls, text: str, vocab_size: int, **how: Any) -> "GrowingTokenizer":
-        """A vocabulary of `vocab_size` tokens: the characters of a text, 16 half bytes, and room for units.
-
-        `how`: as in `grow`. Raises ValueError where the text is empty or has too many characters.
-        """
-        plain = cls(_characters(text), (), 0)
-        _has_room(plain, text, vocab_size)
-        return replace(plain, buckets=vocab_size - plain.vocab_size).grow(text, **how)
-
-    def grow(
-        self,
-        text: str,
-        confidence: float | int = 0.5,
-        least: float | int | None = None,
-        fall: float | int = 0.8,
-        context: int = 2,
-    ) -> "GrowingTokenizer":
-        """This tokenizer with more units, as many as a text gives or buckets are free; what was there keeps its id.
-
-        Two units join once the second was foreseen, from the last `context` units of the word, with `confidence` at
-        least `least` times (None: one in 50 characters of the text). Where no pair is left, both thresholds fall to
-        a share `fall` of what they were; 1: they never do, and growth ends there. At confidence 0 frequency alone
-        decides, as in BPE.
-        Raises ValueError for a number out of range, naming it.
-        """
-        least = len(text) / 50 if least is None else least
-        if not (0 <= confidence <= 1 and least > 0 and 0 < fall <= 1 and context >= 1):
-            given = f"confidence={confidence}, least={least}, fall={fall}, context={context}"
-            raise ValueError(
-                f"confidence must lie in [0, 1], fall in (0, 1], least above 0, context 1 or more: {given}"
-            )
-        counts = Counter(_WORD.findall(self._spelled(text)))
-        ids, lengths = self._cut(list(counts))
-        words = np.repeat(np.arange(len(counts)), lengths)
-        cut = Segmented(ids, words, np.fromiter(counts.values(), np.float64, len(counts)))
-        names = {i: token for i, token in enumerate(self.tokens) if not token.startswith(EMPTY)}
-        free = np.array([token.startswith(EMPTY) for token in self.tokens])
-        merges, rounds = list(self.merges), list(self.rounds)
-        place = partial(_take, free, len(free) - self.buckets)
-        for pairs, row in grow(cut, names, place, int(free.sum()), confidence, least, fall, context):
-            merges += pairs
-            rounds.append({"chars_per_token": len(text) / row.pop("tokens"), **row})
-        return replace(self, merges=tuple(merges), rounds=tuple(rounds))
-
-    @cached_property
-    def tokens(self) -> tuple[str, ...]:
-        """The tokens by id: characters, half bytes, then a bucket each; an empty one has a name that no text holds."""
-        first = len(self.chars) + len(HALF_BYTES)
-        tokens = [*self.chars, *HALF_BYTES, *(f"{EMPTY}{number}" for number in range(self.buckets))]
-        free = np.arange(len(tokens)) >= first
-        for unit in self.units:
-            tokens[_take(free, first, unit)] = unit
-        return tuple(tokens)
-
-    @property
-    def growth(self) -> pd.DataFrame:
-        """A row a round: tokens there are, the thresholds of that round, characters per token of the text."""
-        return pd.DataFrame(self.rounds, columns=["units", "confidence", "least", "chars_per_token"])
-
-    @property
-    def displaced(self) -> int:
-        """How many units found the bucket of their hash taken and lie in another one."""
-        first = len(self.chars) + len(HALF_BYTES)
-        return sum(self.tokens[first + _hash(unit) % self.buckets] != unit for unit in self.units)
-
-    def to_dict(self) -> dict:
-        return {**super().to_dict(), "buckets": self.buckets, "rounds": list(self.rounds)}
 
 
 def _tuples(value: Any) -> Any:
@@ -279,44 +205,19 @@ def _tuples(value: Any) -> Any:
 
 def _characters(text: str) -> tuple[str, ...]:
     """The distinct characters of a text, ascending; surrogates and what half bytes need are none, but spelled out."""
-    spelled = (*map(chr, range(0xD800, 0xE000)), *HALF_BYTES, EMPTY)
-    return tuple(sorted(set(text).difference(spelled)))
-
-
-def _has_room(plain: UnitTokenizer, text: str, vocab_size: int) -> None:
-    if not text:
-        raise ValueError("text must not be empty: its characters become the first tokens")
-    if vocab_size < plain.vocab_size:
-        raise ValueError(
-            f"vocab_size must be at least {plain.vocab_size}, for {len(plain.chars)} characters and "
-            f"{len(HALF_BYTES)} half bytes, not {vocab_size}"
-        )
+    return tuple(sorted(set(text).difference(map(chr, range(0xD800, 0xE000)), HALF_BYTES, EMPTY)))
 
 
 def _half_bytes(char: str) -> str:
-    return "".join(HALF_BYTES[byte >> 4] + HALF_BYTES[byte & 15] for byte in char.encode("utf-8", "surrogatepass"))
+    return char.encode("utf-8", "surrogatepass").hex().translate(_SPELL)
 
 
 def _spoken(spelled: re.Match) -> str:
     """The characters of a run of half bytes."""
-    halves = [ord(half) - ord(HALF_BYTES[0]) for half in spelled.group()]
-    whole = bytes(high << 4 | low for high, low in zip(halves[::2], halves[1::2]))
-    left = "\ufffd" * (len(halves) % 2)
+    digits = spelled.group().translate(_SPEAK)
+    odd = len(digits) % 2
+    whole, left = bytes.fromhex(digits[: len(digits) - odd]), "\ufffd" * odd
     try:
         return whole.decode("utf-8", "surrogatepass") + left
     except UnicodeDecodeError:
         return whole.decode("utf-8", "replace") + left
-
-
-def _hash(unit: str) -> int:
-    """The same on every machine and every day, as Python's own is not."""
-    return zlib.crc32(unit.encode("utf-8"))
-
-
-def _take(free: np.ndarray, first: int, unit: str) -> int:
-    """The bucket of a unit's hash or the next free one, the last followed by the first; from then on it is taken."""
-    buckets = free[first:]
-    order = (_hash(unit) + np.arange(len(buckets))) % len(buckets)
-    bucket = order[buckets[order].argmax()]
-    buckets[bucket] = False
-    return int(first + bucket)
