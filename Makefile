@@ -38,7 +38,7 @@ notebooks: $(VENV)/.installed ## execute every notebook and store its outputs
 checkpoints: $(VENV)/.installed ## train every model in data/checkpoints again
 	$(BIN)/python tools/make_checkpoints.py
 
-bench: $(VENV)/.bench-installed ## measure training, generation, attention, objectives, store, window and tokenizers beside their peers
+bench: $(VENV)/.bench-installed ## measure training, generation, attention, objectives, store, window, tokenizers and pretrained models beside their peers
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/attention.py
@@ -46,6 +46,7 @@ bench: $(VENV)/.bench-installed ## measure training, generation, attention, obje
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/window.py
 	$(BIN)/python benchmarks/cutting.py
+	$(BIN)/python benchmarks/pretrained.py
 
 lint: $(VENV)/.installed ## check style and format, the notebooks included
 	$(BIN)/ruff check

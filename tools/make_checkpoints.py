@@ -27,8 +27,8 @@ RECIPES = {
     },
     "tales-window": {  # the cell "sum + 2 segments" of data/results/window.csv
         "corpus": "tales",
-        "model": {"context": 64, "n_layers": 3, "d_model": 96, "window": "window(1, 2, 0, None, 'sum', 32)"},
-        "train": TrainConfig(steps=600, batch_size=24, eval_every=0, save_every=0),
+        "model": {"context": 64, "window": "window(1, 2, 0, None, 'sum', 32)"},
+        "train": TrainConfig(steps=1500, batch_size=48, eval_every=0, save_every=0),
     },
     "mess3-hard": {
         "corpus": "mess3",
