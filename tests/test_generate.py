@@ -16,6 +16,7 @@ from conftest import EVERY_OBJECTIVE, LETTERS, OBJECTIVES, TABLES
 from softar_lab.generation import Always, EveryK, Never, collapse, feedback, generate, schedule
 from softar_lab.generation.session import Session
 from softar_lab.generation.thought import Thought
+from softar_lab.models.slots import SlotReader
 from softar_lab.predictor import Prediction
 from softar_lab.sources.languages import Markov
 from softar_lab.sources.tokenizers import CharTokenizer
@@ -463,7 +464,7 @@ def test_a_schedule_may_ground_all_that_is_soft(tiny):
 
 def test_grounding_needs_a_model_that_can(tiny, monkeypatch):
     model = tiny(objective="mse")
-    monkeypatch.delattr(type(model), "replace")
+    monkeypatch.delattr(SlotReader, "replace")
     with pytest.raises(ValueError, match="grounds slots that were read: it needs a model that reads vectors"):
         generate(model, "ab", 9, schedule="retro(2)")
 
