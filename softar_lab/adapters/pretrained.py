@@ -166,7 +166,9 @@ class Pretrained(nn.Module, SlotReader):
         state.cache.give_back(cache)
 
     def _lookup(self, token_ids: Tensor) -> Tensor:
-        return F.embedding(token_ids, self.rows)
+        if token_ids.numel() and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < self.vocab_size:
+            raise IndexError("no such row")  # which a GPU would only notice too late
+        return self.rows[token_ids]
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
