@@ -25,8 +25,9 @@ from peers import machine, markdown, threads, write_json
 
 from softar_lab import CharTokenizer, Corpus, ModelConfig, SoftAR, TrainConfig, load_corpus
 from softar_lab.analysis.comparison import multiply_adds
+from softar_lab.batches import TrainingRows
 from softar_lab.models.objectives import OBJECTIVES
-from softar_lab.training import TrainingRows, make_optimizers, update
+from softar_lab.training import make_optimizers, update
 
 HARD = "ce"
 CONTESTANTS = [(name, None) for name in OBJECTIVES.names()]

@@ -2,6 +2,7 @@
 
 from .adapters.hugging_face import load_pretrained
 from .analysis.ways import compare
+from .batches import TrainConfig
 from .evaluation import evaluate
 from .evidence import claim, measured, scaled, setup, table
 from .fitting import train_mixing
@@ -13,7 +14,7 @@ from .predictor import Prediction, Predictor
 from .sources.corpora import Corpus, corpus_of, load_corpus, load_language
 from .sources.tokenizers import BPETokenizer, CharTokenizer, GrowingTokenizer
 from .store import CheckpointError, StoreError, load_vectors, save_vectors
-from .training import Run, TrainConfig, TrainingDiverged, train
+from .training import Run, TrainingDiverged, train
 
 __version__ = "0.1.0"
 __all__ = [

@@ -3,10 +3,10 @@
 import torch
 from torch.nn import functional as F
 
+from .batches import TrainConfig, TrainingRows
 from .models.mixing import MixingCollapse
 from .models.soft_ar import SoftAR
 from .sources.corpora import Corpus
-from .training import TrainConfig, TrainingRows
 
 
 def train_mixing(

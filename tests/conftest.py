@@ -59,3 +59,11 @@ def corpus() -> Corpus:
     """A small text in which each letter is followed by the next: easy to learn, and every letter occurs."""
     text = "abcdefghijk \n" * 30
     return Corpus(name="letters", train=text, val=text[:60], test=text[:40])
+
+
+@pytest.fixture
+def nothing_raised_or_logged(capsys, caplog):
+    """Behind a panel. (An error in a worker would be a warning, and so an error, of pytest's own.)"""
+    yield
+    assert capsys.readouterr() == ("", "")
+    assert caplog.records == []

@@ -18,12 +18,13 @@ from pathlib import Path
 import torch
 
 from softar_lab import store
+from softar_lab.batches import TrainConfig
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.sources.corpora import Corpus
 from softar_lab.sources.tokenizers import CharTokenizer
 from softar_lab.store import load_folder, save_folder
-from softar_lab.training import TrainConfig, make_optimizers, train
+from softar_lab.training import make_optimizers, train
 
 
 class HalfWriter:

@@ -1,10 +1,10 @@
 """Where the body looks, and the explorer that shows it: what is drawn is what the blocks computed with."""
 
-import base64
 import re
 
 import pytest
 import torch
+from test_widgets import carries_a_picture
 from torch.nn import functional as F
 
 from softar_lab.generation import generate
@@ -13,6 +13,8 @@ from softar_lab.models.soft_ar import SoftAR
 from softar_lab.models.transformer import shared
 from softar_lab.widgets import AttentionExplorer
 from softar_lab.widgets.attention import mosaic
+
+pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
 
 SIZES = ("vocab_size", "context", "n_layers", "n_heads", "d_model")
 KINDS = {
@@ -68,13 +70,6 @@ def test_attention_to_vectors_is_attention_to_their_ids(tiny):
 @pytest.fixture
 def explorer(tiny):
     return AttentionExplorer(tiny(n_heads=4), "abc bad", layer=2, head=3)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_raised_or_logged_behind_the_panel(capsys, caplog):
-    yield
-    assert capsys.readouterr() == ("", "")
-    assert caplog.records == []
 
 
 def drawn(explorer):
@@ -214,10 +209,7 @@ def test_mosaic_holds_every_head_in_its_place():
 
 
 def test_explorer_has_a_still_picture_and_tells_its_state(explorer):
-    data = explorer._repr_mimebundle_()
-    data = data[0] if isinstance(data, tuple) else data
-    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert data["text/plain"] == repr(explorer)
+    assert carries_a_picture(explorer)
     told = re.fullmatch(
         r"AttentionExplorer\(layer 2, head 3: 'd' \(7\) looks at ⟨'.' \(\d\) \d+%, .*⟩\)", repr(explorer)
     )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from softar_lab.batches import TrainConfig
 from softar_lab.evaluation import evaluate
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.sources.corpora import load_corpus, load_language, tales_words
 from softar_lab.sources.tokenizers import CharTokenizer
-from softar_lab.training import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

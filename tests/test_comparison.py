@@ -20,6 +20,7 @@ from softar_lab.analysis.comparison import (
     run_cell,
     summary,
 )
+from softar_lab.batches import TrainConfig, TrainingRows
 from softar_lab.evaluation import calibrate, char_log_probs, evaluate
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.objectives import OBJECTIVES
@@ -28,7 +29,7 @@ from softar_lab.sources.corpora import Corpus, corpus_of
 from softar_lab.sources.processes import Markov
 from softar_lab.sources.tokenizers import CharTokenizer
 from softar_lab.store import StoreError
-from softar_lab.training import TrainConfig, TrainingRows, train
+from softar_lab.training import train
 
 SHAPE = {"context": 12, "n_layers": 1, "n_heads": 2, "d_model": 16, "embedding_dim": 14}
 TRAIN = TrainConfig(steps=3, batch_size=2, eval_every=0, save_every=0)

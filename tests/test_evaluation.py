@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from conftest import OBJECTIVES
 from softar_lab.analysis.free_texts import judge_texts
 from softar_lab.analysis.texts import judge
+from softar_lab.batches import TrainConfig
 from softar_lab.evaluation import (
     char_log_probs,
     context_of,
@@ -27,7 +28,7 @@ from softar_lab.models.soft_ar import SoftAR
 from softar_lab.predictor import Prediction, Predictor
 from softar_lab.sources.corpora import Corpus
 from softar_lab.sources.tokenizers import CharTokenizer, GrowingTokenizer
-from softar_lab.training import TrainConfig, train
+from softar_lab.training import train
 
 
 class Tally(SoftAR):

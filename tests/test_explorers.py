@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 from test_generate import Chain
-from test_widgets import VIEW, Gate, said, same, wait
+from test_widgets import Gate, carries_a_picture, said, same, wait
 
 from softar_lab import plots
 from softar_lab.analysis.coherence import detectors, drift
@@ -16,6 +16,8 @@ from softar_lab.analysis.geometry import PCABasis
 from softar_lab.generation import generate
 from softar_lab.models.barycentric import barycentric
 from softar_lab.widgets import CollapseExplorer, TrajectoryExplorer
+
+pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
 
 SOFT = {"schedule": "never", "feedback": "raw"}
 
@@ -28,13 +30,6 @@ def model(tiny):
 @pytest.fixture
 def explorer(model):
     return CollapseExplorer(model, "abc", steps=9, settings=({}, {"collapse": "nearest", **SOFT}))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_raised_or_logged_behind_the_panel(capsys, caplog):
-    yield
-    assert capsys.readouterr() == ("", "")
-    assert caplog.records == []
 
 
 def place(model, vectors):
@@ -269,9 +264,7 @@ def test_explorer_tells_its_settings_and_carries_a_still_picture(explorer):
         f"temperature=0.8 wrote ⟨{first.text!r}⟩; B: model=model, collapse=nearest, schedule=never, feedback=raw, "
         f"temperature=0.8 wrote ⟨{second.text!r}⟩)"
     )
-    bundle = explorer._repr_mimebundle_()
-    assert bundle[VIEW]["model_id"] == explorer.model_id
-    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert carries_a_picture(explorer)
 
 
 # TrajectoryExplorer

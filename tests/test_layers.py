@@ -15,6 +15,7 @@ ROWS = (
     {"sources"},
     {"models"},
     {"evaluation", "resuming", "soft_inputs"},
+    {"batches"},
     {"training"},
     {"fitting"},
     {"adapters"},

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conftest import LETTERS
+from softar_lab.batches import TrainConfig
 from softar_lab.evaluation import evaluate
 from softar_lab.generation import collapse, generate
 from softar_lab.generation.session import Session
@@ -13,7 +14,7 @@ from softar_lab.generation.thought import Thought
 from softar_lab.models.mixing import Mixed, MixingCollapse, last_hidden
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.store import CheckpointError
-from softar_lab.training import TrainConfig, train
+from softar_lab.training import train
 
 EXACT = {"atol": 1e-4, "rtol": 0}
 

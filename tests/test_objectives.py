@@ -9,12 +9,13 @@ import torch
 from scipy import stats
 from scipy.special import expit, ive, log_softmax, logsumexp
 
+from softar_lab.batches import TrainConfig
 from softar_lab.generation import generate
 from softar_lab.models.objectives import OBJECTIVES, READOUTS, Objective, make_objective, squared_distance
 from softar_lab.models.objectives.densities import angles, negative_log_c
 from softar_lab.models.objectives.samplers import energy_score
 from softar_lab.models.targets import make_table
-from softar_lab.training import TrainConfig, train
+from softar_lab.training import train
 
 B, T, D, V, M = 2, 3, 8, 5, 7
 N = B * T

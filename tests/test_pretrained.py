@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from softar_lab.batches import TrainConfig
 from softar_lab.evaluation import evaluate
 from softar_lab.generation import generate
 from softar_lab.models.config import ModelConfig
@@ -12,7 +13,7 @@ from softar_lab.models.pretrained import config_of, from_hugging_face
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.sources.tokenizers import CharTokenizer
 from softar_lab.store import CheckpointError
-from softar_lab.training import TrainConfig, train
+from softar_lab.training import train
 
 transformers = pytest.importorskip("transformers", reason="transformers, the reference, is not installed")
 

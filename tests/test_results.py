@@ -13,10 +13,10 @@ import scipy.stats
 
 from softar_lab.analysis.comparison import Budget, recipe
 from softar_lab.analysis.results import cell_path, interval, kept, load_results, save_results
+from softar_lab.batches import TrainConfig
 from softar_lab.models.objectives import OBJECTIVES
 from softar_lab.sources.corpora import load_corpus
 from softar_lab.store import StoreError
-from softar_lab.training import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))

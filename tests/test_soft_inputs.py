@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.nn import functional as F
 
-from softar_lab import training
+from softar_lab import batches, training
+from softar_lab.batches import TrainConfig, TrainingRows
 from softar_lab.evaluation import calibrate
 from softar_lab.predictor import Prediction
 from softar_lab.soft_inputs import REFIT, SOFT_INPUTS, PosteriorGumbel, Scheduled, names, posterior_gumbel, soft_rows
-from softar_lab.training import TrainConfig, TrainingRows, autocast, make_optimizers, train, update
+from softar_lab.training import autocast, make_optimizers, train, update
 
 BOTH = ("scheduled(1)", "posterior-gumbel")
 LEARNERS = ("ce", "mse", "energy(4)")
@@ -341,7 +342,7 @@ def test_train_fits_the_readout_again_only_for_soft_inputs(tiny, corpus, monkeyp
     monkeypatch.setattr(training, "REFIT", 3)
     updates, fitted = [], []
     monkeypatch.setattr(training, "update", lambda *given: updates.append(1) or update(*given))
-    monkeypatch.setattr(training, "calibrate", lambda *given: fitted.append(len(updates)) or calibrate(*given))
+    monkeypatch.setattr(batches, "calibrate", lambda *given: fitted.append(len(updates)) or calibrate(*given))
     train(small(tiny), corpus, TrainConfig(steps=6, batch_size=2, eval_every=0, soft_inputs=spec), progress=False)
     assert fitted == expected  # after so many steps; the last one is that of the evaluation
     assert REFIT == 50

@@ -1,10 +1,8 @@
 """SumExplorer, used from Python as a person uses it: what is typed is what is added."""
 
-import base64
-
 import pytest
 import torch
-from test_widgets import VIEW, said
+from test_widgets import carries_a_picture, said
 
 from softar_lab.widgets import SumExplorer
 
@@ -42,11 +40,7 @@ def test_what_cannot_be_added_is_said_and_the_last_sum_stays(explorer, typed, co
 
 
 def test_it_tells_its_state_and_carries_a_picture(explorer):
-    bundle = explorer._repr_mimebundle_()
-    data = bundle[0] if isinstance(bundle, tuple) else bundle
-    assert VIEW in data
-    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert data["text/plain"] == repr(explorer)
+    assert carries_a_picture(explorer)
     assert "'king - man + woman'" in repr(explorer)
     assert "nearest of all words 'queen'" in repr(explorer)
 

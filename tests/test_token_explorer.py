@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from test_widgets import said
+from test_widgets import carries_a_picture, said
 
 from softar_lab import plots
 from softar_lab.models.config import ModelConfig
@@ -74,10 +74,7 @@ def test_markup_stays_text_and_long_texts_are_cut_short(models):
 def test_explorer_tells_its_cuts_and_carries_a_still_picture(models):
     explorer = TokenExplorer({"letters": models["letters"]}, "the")
     assert repr(explorer) == "TokenExplorer('the': letters ⟨3 tokens: t|h|e⟩)"
-    data = explorer._repr_mimebundle_()
-    data = data[0] if isinstance(data, tuple) else data
-    assert data["text/plain"] == repr(explorer)
-    assert data["image/png"]
+    assert carries_a_picture(explorer)
 
 
 def test_pictures_show_every_token_and_number():

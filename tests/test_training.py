@@ -18,6 +18,7 @@ import torch
 
 from conftest import EVERY_OBJECTIVE, TABLES
 from softar_lab import store
+from softar_lab.batches import TrainConfig, TrainingRows
 from softar_lab.evaluation import evaluate
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.soft_ar import SoftAR
@@ -26,9 +27,7 @@ from softar_lab.sources.corpora import Corpus
 from softar_lab.sources.tokenizers import CharTokenizer
 from softar_lab.store import CheckpointError, StoreError
 from softar_lab.training import (
-    TrainConfig,
     TrainingDiverged,
-    TrainingRows,
     make_optimizers,
     train,
 )

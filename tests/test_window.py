@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from conftest import LETTERS, enliven
 from softar_lab import Corpus, SoftAR, TrainConfig, Window, evaluate, generate, stream, train, train_mixing
+from softar_lab.batches import TrainingRows
 from softar_lab.evaluation import char_log_probs, pieces_of, scores
 from softar_lab.generation.recollapse import recollapse
 from softar_lab.models.config import ModelConfig
@@ -14,7 +15,6 @@ from softar_lab.models.mixing import Mixed
 from softar_lab.models.window import names, resolve
 from softar_lab.soft_inputs import SOFT_INPUTS, soft_rows
 from softar_lab.sources.tokenizers import CharTokenizer
-from softar_lab.training import TrainingRows
 
 KINDS = ["sum", "ema(0.9)", "rotated", "bound(24)", "gist(2)"]
 of_kind = pytest.mark.parametrize("kind", KINDS)

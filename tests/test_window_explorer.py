@@ -1,11 +1,9 @@
 """Where each token sits, held against the model itself; the panel used from Python as a person uses it."""
 
-import base64
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_widgets import VIEW, said, wait
+from test_widgets import carries_a_picture, said, wait
 
 from conftest import enliven
 from softar_lab import plots
@@ -15,6 +13,8 @@ from softar_lab.models.soft_ar import SoftAR
 from softar_lab.models.window import Window
 from softar_lab.sources.tales import TALES_LANGUAGE
 from softar_lab.widgets import WindowExplorer
+
+pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
 
 STORY = (
     "One day the uncle slept on the farm. He had his clock. Then the brother came from the barn with his ball. "
@@ -38,13 +38,6 @@ def model():
 @pytest.fixture
 def explorer(model):
     return WindowExplorer(model, STORY)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_raised_or_logged_behind_the_panel(capsys, caplog):
-    yield
-    assert capsys.readouterr() == ("", "")
-    assert caplog.records == []
 
 
 # -- where the tokens sit ---------------------------------------------------------------------------------------------
@@ -185,11 +178,7 @@ def test_what_cannot_be_is_said(explorer, tiny):
 
 
 def test_it_tells_its_state_and_carries_a_picture(explorer):
-    bundle = explorer._repr_mimebundle_()
-    data = bundle[0] if isinstance(bundle, tuple) else bundle
-    assert VIEW in data
-    assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert data["text/plain"] == repr(explorer)
+    assert carries_a_picture(explorer)
     assert "aggregate=1, segments=2, stretch=8, hard=13, soft=8" in repr(explorer)
     assert "in segment 2" in repr(explorer)
 

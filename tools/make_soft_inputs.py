@@ -18,7 +18,7 @@ from softar_lab import CharTokenizer, SoftAR, generate, load_corpus, train
 from softar_lab.analysis.comparison import multiply_adds, recipe
 from softar_lab.analysis.metrics import distinct_n, judge
 from softar_lab.analysis.results import cell_path, kept, save_results
-from softar_lab.training import TrainingRows
+from softar_lab.batches import TrainingRows
 
 CELLS, RESULTS = ROOT / "runs" / "soft_inputs", ROOT / "data" / "results" / "soft_inputs.csv"
 SEEDS = 3

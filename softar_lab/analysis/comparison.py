@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
+from ..batches import TrainConfig, TrainingRows
 from ..evaluation import distributions, document_begins, encode, evaluate, scored_windows, separator_id
 from ..models.config import ModelConfig
 from ..models.objectives import make_objective
@@ -30,7 +31,7 @@ from ..models.targets import TABLES
 from ..predictor import Predictor
 from ..sources.corpora import Corpus
 from ..sources.tokenizers import CharTokenizer
-from ..training import TrainConfig, TrainingDiverged, TrainingRows, make_optimizers, train, update
+from ..training import TrainingDiverged, make_optimizers, train, update
 from .metrics import brier_lm, calibration
 from .results import cell_path, interval, kept
 

@@ -6,8 +6,9 @@ from typing import Any
 import ipywidgets as w
 
 from .. import plots
+from ..batches import TrainConfig
 from ..models.soft_ar import SoftAR
-from ..training import Run, TrainConfig, train
+from ..training import Run, train
 from .panel import Panel
 
 
