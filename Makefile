@@ -16,6 +16,14 @@ TORCH = "$$($(BIN)/python -c 'import tomllib as t; \
 	print(*(d for d in t.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if d[:5] == "torch"))')"
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
+# PyTorch's threads sleep while they wait, unless you have decided: on a busy machine spinning takes all there is.
+# (The package says the same when it is imported, but whoever imports torch first is not reached by that.)
+ifeq ($(OMP_WAIT_POLICY)$(GOMP_SPINCOUNT)$(KMP_BLOCKTIME),)
+export OMP_WAIT_POLICY := passive
+export GOMP_SPINCOUNT := 0
+export KMP_BLOCKTIME := 0
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help lab test browser-test notebooks checkpoints bench lint venv clean
 
@@ -67,6 +75,7 @@ ifneq ($(strip $(TORCH_ARGS)),)
 	$(BIN)/pip install $(TORCH_ARGS) $(TORCH) || echo "No torch with $(TORCH_ARGS): taking the usual one." >&2
 endif
 	$(BIN)/pip install --quiet --editable ".[test]"
+	$(BIN)/python -c "from softar_lab.models import compiled; compiled.prepare()"
 	@touch $@
 
 $(VENV)/.bench-installed: $(VENV)/.installed

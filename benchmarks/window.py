@@ -53,8 +53,10 @@ def plain(lengths: list[int], steps: int) -> tuple[lab.SoftAR, list[SoftState], 
     model, states = lab.SoftAR(config).eval(), []
     for length in lengths:
         state = model.start()
-        shape = (*state.cache.data.shape[:4], length + 1 + steps, state.cache.data.shape[5])
-        cache = type(state.cache)(torch.rand(shape, generator=torch.Generator().manual_seed(0)), length + 1)
+        cache = state.cache.room_for(1, length + steps)
+        for one in (cache.keys, cache.values):
+            one.uniform_(generator=torch.Generator().manual_seed(0))
+        cache.filled = cache.shared = length + 1
         states.append(SoftState(cache, length, state.hidden, (torch.zeros(1, length, config.embedding_dim),)))
     return model, states, steps
 
@@ -72,7 +74,8 @@ def seconds(model: lab.SoftAR, state: SoftState, steps: int) -> float:
 
 def kilobytes(state: SoftState, model: lab.SoftAR) -> float:
     """What a state holds: cache, tokens of the window, memory."""
-    kept = [state.cache.data[..., : state.length + model.n_front, :], *state.inputs, *state.carry]
+    read = slice(state.length + model.n_front)
+    kept = [one[..., read, :] for one in (state.cache.keys, state.cache.values)] + [*state.inputs, *state.carry]
     return sum(one.numel() * one.element_size() for one in kept) / 1024
 
 

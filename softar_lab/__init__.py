@@ -1,5 +1,6 @@
 """softAR Lab: see what happens when a language model runs on vectors instead of symbols."""
 
+from . import threads  # first: it says how PyTorch's threads wait, which they ask once, when PyTorch is loaded
 from .adapters.hugging_face import load_pretrained
 from .analysis.ways import compare
 from .batches import TrainConfig
@@ -51,6 +52,7 @@ __all__ = [
     "setup",
     "stream",
     "table",
+    "threads",
     "train",
     "train_mixing",
 ]

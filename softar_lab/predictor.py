@@ -70,6 +70,7 @@ class Predictor(ABC):
     """A model is: a start, a prediction, a step. States are never changed in place: one may be advanced twice."""
 
     vocab_size: int
+    work: int = 0  # the multiply-adds of a token, about: they decide how many threads a step gets
 
     @abstractmethod
     def start(self, batch_size: int = 1) -> Any:

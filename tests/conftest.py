@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from softar_lab.models import compiled
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.mixing import MixingCollapse
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.sources.corpora import Corpus
 from softar_lab.sources.tokenizers import CharTokenizer
 
+compiled.prepare()  # once for a processor, like `make venv`; else the first tests would go PyTorch's way
 torch.set_num_threads(1)  # handing such small products round costs more than it gains
 
 LETTERS = "abcdefghijk \n"  # 13 symbols

@@ -6,7 +6,7 @@ import torch
 
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.decoding import RowDecoder
-from softar_lab.models.transformer import POSITIONS, Transformer
+from softar_lab.models.transformer import POSITIONS, Cache, Transformer
 
 
 def wild(positions: str, dtype: torch.dtype, strength: float) -> tuple[torch.nn.Linear, Transformer]:
@@ -19,6 +19,11 @@ def wild(positions: str, dtype: torch.dtype, strength: float) -> tuple[torch.nn.
     return input.to(dtype), body.to(dtype)
 
 
+def row(cache: Cache) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and values of the only row."""
+    return cache.keys.numpy()[:, 0], cache.values.numpy()[:, 0]
+
+
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize(("dtype", "strength", "tolerance"), [(torch.float64, 0.5, 1e-12), (torch.float32, 0.2, 2e-5)])
 @torch.no_grad()
@@ -28,9 +33,10 @@ def test_decoder_gives_the_hidden_states_and_the_cache_of_the_transformer(positi
     expected_cache = body.new_cache(1).room_for(0, 30)
     expected = body(input(vectors), expected_cache)[0]
     cache, decoder = body.new_cache(1).room_for(0, 30), RowDecoder(input, body)
-    found = [decoder(decoder.embed(vectors[0, t].numpy()), cache.data.numpy()[:, :, 0], t) for t in range(30)]
+    found = [decoder(decoder.embed(vectors[0, t].numpy()), *row(cache), t) for t in range(30)]
     np.testing.assert_allclose(np.stack(found), expected.numpy(), rtol=0, atol=tolerance)
-    np.testing.assert_allclose(cache.data[..., :30, :], expected_cache.data[..., :30, :], rtol=0, atol=tolerance)
+    for one, other in zip(row(cache), row(expected_cache), strict=True):
+        np.testing.assert_allclose(one[..., :30, :], other[..., :30, :], rtol=0, atol=tolerance)
 
 
 @torch.no_grad()
@@ -39,5 +45,5 @@ def test_decoder_attends_as_sharply_as_the_transformer():
     input, body = wild("rotary", torch.float64, 4.0)
     vectors = torch.randn(1, 12, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     cache, decoder = body.new_cache(1).room_for(0, 12), RowDecoder(input, body)
-    found = [decoder(decoder.embed(vectors[0, t].numpy()), cache.data.numpy()[:, :, 0], t) for t in range(12)]
+    found = [decoder(decoder.embed(vectors[0, t].numpy()), *row(cache), t) for t in range(12)]
     np.testing.assert_allclose(np.stack(found), body(input(vectors))[0].numpy(), rtol=0, atol=1e-9)

@@ -192,7 +192,7 @@ def test_beyond_the_context_a_window_of_the_latest_tokens_is_read_again(tiny, co
         torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
         assert state.length <= context
         assert sum(part.shape[1] for part in state.inputs) <= context  # memory stays what it is
-        assert state.cache.data.shape[4] <= max(64, 2 * (context + 1))
+        assert state.cache.capacity <= max(64, 2 * (context + 1))
 
 
 @pytest.mark.parametrize("context", [1, 2, 3, 8])

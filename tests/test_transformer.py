@@ -187,7 +187,7 @@ def test_room_for_grows_seldom():
         cache = roomier
         cache.filled = length + 1
     assert copies <= 12
-    assert cache.data.shape[4] <= 4 * 1000
+    assert cache.capacity <= 4 * 1000
 
 
 def test_initialise_depends_on_the_generator_alone():

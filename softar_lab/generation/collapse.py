@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.barycentric import barycentric
+from ..models.by_row import product
 from ..models.mixing import last_hidden, mixing_layer
 from ..models.state import SoftState
 from ..predictor import Prediction, check_finite
@@ -179,7 +180,7 @@ def _closest(vectors: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
 
 def _largest(vectors: Tensor, embedding: Tensor) -> Tensor:
     check_finite(vectors)
-    return (vectors @ embedding.T).argmax(-1)
+    return product(vectors, embedding.T).argmax(-1)
 
 
 _CLOSEST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

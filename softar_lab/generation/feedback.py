@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..models.by_row import product
 from ..predictor import MixturePrediction
 from ..registry import Registry
 from ..soft_inputs import posterior_gumbel
@@ -19,7 +20,7 @@ register, names, resolve = FEEDBACKS.register, FEEDBACKS.names, FEEDBACKS.resolv
 
 def mixture(probs: Float[Tensor, "B V"], embedding: Float[Tensor, "V m"]) -> Float[Tensor, "B m"]:
     """The probability-weighted mean of the rows, pE: (B, V) @ (V, m) -> (B, m)."""
-    return probs @ embedding
+    return product(probs, embedding)
 
 
 @register("mixture")
@@ -45,7 +46,7 @@ class Mixture:
         if self.top_k is not None and self.top_k < len(table):
             best = prediction.log_probs.topk(self.top_k)
             weights = torch.softmax(best.values / self.temperature, dim=-1)  # (B, k)
-            return torch.bmm(weights[:, None], table[best.indices]).squeeze(1)  # (B, 1, k) @ (B, k, m)
+            return (weights[..., None] * table[best.indices]).sum(1)  # (B, k, 1) * (B, k, m)
         if self.temperature != 1:
             return mixture(torch.softmax(prediction.log_probs / self.temperature, dim=-1), table)
         return prediction.vector if isinstance(prediction, MixturePrediction) else mixture(prediction.probs, table)
@@ -91,7 +92,7 @@ class NormRestored:
 
     def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
         probs, mixed = thought.prediction.probs, mixture(thought.prediction.probs, thought.embedding)
-        length = probs @ thought.embedding.norm(dim=-1, keepdim=True)  # (B, 1)
+        length = product(probs, thought.embedding.norm(dim=-1, keepdim=True))  # (B, 1)
         return mixed * (length / mixed.norm(dim=-1, keepdim=True).clamp_min(1e-12))
 
 
@@ -127,7 +128,7 @@ class Hidden:
 
     def __call__(self, thought: Thought) -> Float[Tensor, "B m"]:
         inverse = thought.session.inverse  # (d, m)
-        return thought.state.hidden @ inverse
+        return product(thought.state.hidden, inverse)
 
 
 # -- controls: what a soft token must be better than ------------------------------------------------------------------

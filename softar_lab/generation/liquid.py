@@ -113,4 +113,7 @@ class Tail:
 
 def mixed(old: Float[Tensor, "*n V"], new: Float[Tensor, "*n V"], rate: float | int) -> Float[Tensor, "*n V"]:
     """log((1 - rate) p_old + rate p_new), of log-probabilities; exactly the new ones at rate 1."""
-    return new if rate == 1 else torch.logaddexp(old + math.log1p(-rate), new + math.log(rate))
+    if rate == 1:
+        return new
+    both = torch.stack([old + math.log1p(-rate), new + math.log(rate)])
+    return torch.logsumexp(both, 0)  # (torch.logaddexp rounds a number by its place in the tensor)

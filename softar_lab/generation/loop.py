@@ -3,17 +3,15 @@
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
 import torch
-from threadpoolctl import ThreadpoolController
 
 from ..evaluation import context_of, overlap_of
 from ..models.soft_ar import SoftAR, pick_device
 from ..models.window import LAYOUTS
 from ..predictor import Predictor
+from ..threads import limited
 from . import collapse as collapses
 from . import feedback as feedbacks
 from . import schedule as schedules
@@ -45,7 +43,7 @@ def generate(
     An empty prompt starts from nothing. `window`: None, the model's own; see `SoftAR.with_window` for others, such as
     "masked" or "full". Where it says how many tokens may stay soft, older ones are grounded. `device` "auto" is where
     the model is.
-    `stop` is asked at every step; where it says True, the steps done so far are returned.
+    `stop` is asked every few steps; where it says True, the steps done so far are returned.
 
     Raises ValueError for an unknown name, steps below 1, a negative or infinite temperature, an unknown character or
     a prompt longer than the context.
@@ -53,8 +51,8 @@ def generate(
     model, prompts, settings, writing = _prepare(
         model, prompt, steps, collapse, schedule, feedback, window, temperature, soft_temperature, seed, device
     )
-    with torch.inference_mode(), few_threads(len(prompts)):
-        for _ in writing.run(stop or (lambda: False)):
+    with torch.inference_mode(), limited(model.work * len(prompts)):
+        for _ in writing.run(stop):
             pass
     trajectories = writing.record.trajectories(model, prompts, writing.first, steps, settings)
     return trajectories[0] if isinstance(prompt, str) else trajectories
@@ -83,11 +81,14 @@ def stream(
         model, prompt, sys.maxsize if steps is None else steps, collapse, schedule, feedback, window, temperature,
         soft_temperature, seed, device,
     )  # fmt: skip
-    running = writing.run(lambda: False)
+    running = writing.run()
 
     def pieces() -> Iterator[Trajectory | list[Trajectory]]:
         while True:
-            with torch.inference_mode(), few_threads(len(prompts)):  # not while whoever asked has its turn
+            with (
+                torch.inference_mode(),
+                limited(model.work * len(prompts)),
+            ):  # not while whoever asked has its turn
                 if next(running, running) is running:
                     return
             if writing.record.blocks:
@@ -162,21 +163,3 @@ def _check(
     for text in prompts:
         if (count := len(model.tokenizer.encode(text))) > context and overlap_of(model) is None:
             raise ValueError(f"the prompt has {count} tokens, the model's context holds {context}: shorten the prompt")
-
-
-@contextmanager
-def few_threads(batch_size: int) -> Iterator[None]:
-    """One processor thread for small batches: handing such small products round costs more than it gains."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if batch_size <= 8 else before)
-    try:
-        with _numpy_threads().limit(limits=1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@cache
-def _numpy_threads() -> ThreadpoolController:
-    """The thread pools behind NumPy, which decodes single rows; looking for them takes milliseconds."""
-    return ThreadpoolController()

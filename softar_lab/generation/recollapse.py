@@ -19,10 +19,10 @@ from ..models.soft_ar import SoftAR
 from ..models.state import SoftState
 from ..models.transformer import Cache
 from ..predictor import Prediction, Predictor
+from ..threads import limited
 from . import collapse as collapses
 from . import feedback as feedbacks
 from . import schedule as schedules
-from .loop import few_threads
 from .session import Session
 from .thought import Thought
 from .trajectory import Trajectory
@@ -81,7 +81,7 @@ def recollapse(
     heat = torch.full((steps,), float(temperature))
     if soft_temperature is not None:
         heat[~trajectory.collapsed] = soft_temperature
-    with torch.inference_mode(), few_threads(1):
+    with torch.inference_mode(), limited(1):
         prompt_ids = model.tokenizer.encode(trajectory.prompt).to(model.device)
         slots = torch.cat([model.embedding[prompt_ids], trajectory.inputs[:-1].to(model.device)])[None]  # (1, N, m)
         first = len(prompt_ids)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..models.by_row import product
 from ..predictor import MixturePrediction, Prediction, Predictor
 from .collapse import nearest_distance
 from .trajectory import Trajectory
@@ -80,7 +81,7 @@ class Record:
         if self.embedding is None:
             vectors = torch.zeros(*token_ids.shape, 0)
         elif any(isinstance(one, MixturePrediction) and not one.has_vector for one in some):  # then of all at once
-            vectors = (log_probs.flatten(0, 1).exp() @ self.embedding).view(*token_ids.shape, -1)
+            vectors = product(log_probs.flatten(0, 1).exp(), self.embedding).view(*token_ids.shape, -1)
         else:
             vectors = torch.stack([one.vector for one in some])
         self.reduce(log_probs, vectors, token_ids)

@@ -44,14 +44,14 @@ def write(
     rows = decoder.embed(model.embedding.numpy())  # (V, d)
     begin = state.length + model.n_front
     slots = state.cache.room_for(begin, len(uniform) - 1)
-    cache, hidden = slots.data.numpy()[:, :, 0], state.hidden.numpy()[0]
+    keys, values, hidden = slots.keys.numpy()[:, 0], slots.values.numpy()[:, 0], state.hidden.numpy()[0]
     slots.filled += len(uniform) - 1  # what is written here belongs to no other state
     token_ids, states = [], []
     for slot, draw in enumerate(uniform.tolist(), start=begin - 1):
         if stop():
             break
         if token_ids:
-            hidden = decoder(rows[token_ids[-1]], cache, slot)
+            hidden = decoder(rows[token_ids[-1]], keys, values, slot)
         logits = hidden.dot(weight)
         logits += bias
         token_ids.append(int(logits.argmax()) if temperature == 0 else pick_row(_weights(logits, temperature), draw))

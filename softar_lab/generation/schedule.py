@@ -8,7 +8,7 @@ and all after it is read again. One that also has its say in what is predicted h
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,6 +31,8 @@ register, names, resolve = SCHEDULES.register, SCHEDULES.names, SCHEDULES.resolv
 class Always:
     """Every token is hard: ordinary generation."""
 
+    by_step: ClassVar[bool] = True  # it looks at the number of the step alone
+
     def __call__(self, thought: Thought) -> Bool[Tensor, " B"]:
         return torch.ones_like(thought.step, dtype=torch.bool)
 
@@ -39,6 +41,8 @@ class Always:
 @dataclass(frozen=True)
 class Never:
     """Every token stays soft: a text is read off the path, but never fed back."""
+
+    by_step: ClassVar[bool] = True  # it looks at the number of the step alone
 
     def __call__(self, thought: Thought) -> Bool[Tensor, " B"]:
         return torch.zeros_like(thought.step, dtype=torch.bool)
@@ -49,6 +53,7 @@ class Never:
 class EveryK:
     """Each k-th token is hard, those between stay soft."""
 
+    by_step: ClassVar[bool] = True  # it looks at the number of the step alone
     k: int = 4
 
     def __post_init__(self):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..evaluation import context_of
 from ..predictor import Prediction, Predictor
+from . import fast_path
 from . import row as single
 from .collapse import pick, takes_thought
 from .deferred import Runs
@@ -61,7 +62,7 @@ class Writing:
         self.ordinary, self.curious = ordinary, takes_thought(self.collapse)
         self.plain = ordinary and not self.curious and not self.look  # then a step needs no thought
 
-    def run(self, stop: Callable[[], bool]) -> Iterator[None]:
+    def run(self, stop: Callable[[], bool] | None = None) -> Iterator[None]:
         """Read what all prompts have, then predict, collapse and feed back until every row has its steps.
 
         Hands over whenever more steps are final and stand in `record.blocks`, from where they may be taken.
@@ -70,6 +71,10 @@ class Writing:
         heads = torch.stack([ids[: self.begin] for ids in self.prompt_ids]).to(self.device)
         if self.begin:
             state = self.model.read(state, heads)
+        if fast_path.suits(self):
+            yield from fast_path.write(self, state, stop)
+            return
+        stop = stop or (lambda: False)
         if self.ordinary and single.suits(self.model, state, self.collapse, self.total):
             self._write_row(state, stop)
             yield

@@ -9,6 +9,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from ..predictor import check_finite
+from .by_row import product
 
 HEAVY = 1e4  # weighs "the weights sum to 1" against the distance
 RIDGE = 1e-6  # where several p share the best mixture
@@ -33,7 +34,7 @@ def barycentric(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> F
     rows, points = table.double(), vectors.double()
     gram = rows @ rows.T  # (V, V)
     if torch.allclose(gram, torch.eye(len(gram)).to(gram), atol=1e-6):
-        return project_to_simplex(points @ rows.T).to(vectors.dtype)
+        return project_to_simplex(product(points, rows.T)).to(vectors.dtype)
     (count, width), length = rows.shape, gram.diagonal().mean().sqrt().clamp_min(1e-15).item()
     matrix = [rows.T.cpu().numpy(), np.full((1, count), HEAVY * length)]
     if count > width + 1:
@@ -53,7 +54,7 @@ def hull_distance(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) ->
     if len(table) > LARGE:  # tens of thousands of rows are looked at in the precision they come in
         return (barycentric(vectors, table) @ table.to(vectors) - vectors).norm(dim=-1)
     rows, points = table.double(), vectors.double()
-    return (barycentric(points, rows) @ rows - points).norm(dim=-1).to(vectors.dtype)
+    return (product(barycentric(points, rows), rows) - points).norm(dim=-1).to(vectors.dtype)
 
 
 def _of_large(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> Float[Tensor, "N V"]:

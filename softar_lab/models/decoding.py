@@ -28,8 +28,10 @@ class RowDecoder:
 
     @staticmethod
     def suits(body: nn.Module) -> bool:
-        """Whether a body is of the KIND that is known here."""
-        return all(getattr(body.config, name) == value for name, value in KIND.items())
+        """Whether a body, on a CPU, is of the KIND that is known here."""
+        return body.start.device.type == "cpu" and all(
+            getattr(body.config, name) == value for name, value in KIND.items()
+        )
 
     def __init__(self, input: nn.Linear, body: nn.Module):
         self.n_heads, d = body.config.n_heads, body.config.d_model
@@ -62,14 +64,15 @@ class RowDecoder:
         """Tokens (..., m) -> what enters the first block (..., d)."""
         return vectors @ self.input
 
-    def __call__(self, x: np.ndarray, cache: np.ndarray, slot: int) -> np.ndarray:
-        """Embedded token (d,) -> hidden state (d,). Writes `slot` of `cache` (layers, 2, heads, capacity, width)."""
+    def __call__(self, x: np.ndarray, all_keys: np.ndarray, all_values: np.ndarray, slot: int) -> np.ndarray:
+        """Embedded token (d,) -> hidden state (d,). Writes `slot` of keys, values (layers, heads, capacity, width)."""
         seen, turning = slot + 1, 2 * x.size
         x = x + self.position[slot] if self.position is not None else x.copy()
         if self.rotation is not None:
             cosine, sine = self.rotation[:, slot]
         ones = np.ones(seen, x.dtype)
-        for (attention_in, attention_out, mlp_in, mlp_out), (keys, values) in zip(self.blocks, cache, strict=True):
+        for weights, keys, values in zip(self.blocks, all_keys, all_values, strict=True):
+            attention_in, attention_out, mlp_in, mlp_out = weights
             flat = _normed(x).dot(attention_in)  # (3d,): queries, keys, values
             if self.rotation is not None:
                 turned = flat[self.turned]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..registry import Registry
+from .by_row import product
 
 MEMORIES = Registry("memory")
 Carry = tuple[Tensor, ...]
@@ -79,7 +80,8 @@ class Sums(nn.Module):
         content = torch.cat(parts, 1)
         if content.is_complex():
             content = torch.view_as_real(content).flatten(-2)
-        mapped = torch.einsum("bsw,swd->bsd", content.to(self.maps.dtype), self.maps)
+        content = content.to(self.maps.dtype)
+        mapped = torch.stack([product(content[:, slot], one) for slot, one in enumerate(self.maps)], 1)
         return mapped + self.kinds + torch.cat(numbers, 1).to(self.maps.dtype).log1p()[..., None] * self.counts
 
     def _known(self, count: Tensor) -> Bool[Tensor, "B recent"]:
@@ -167,7 +169,8 @@ class Bound(Sums):
     def features(self, vectors, before, banks):
         """The products of both sides: (B, n, banks, width)."""
         key, value = self.binders[:, :banks].double()
-        return torch.einsum("bnm,awm->bnaw", before, key) * torch.einsum("bnm,awm->bnaw", vectors, value)
+        keys = torch.stack([product(before, one.T) for one in key], 2)
+        return keys * torch.stack([product(vectors, one.T) for one in value], 2)
 
 
 @MEMORIES.register("gist")
@@ -212,12 +215,12 @@ class Gist(nn.Module):
 
     def _write(self, carry: Carry, block: Tensor, model: Any) -> Float[Tensor, "B slots m"]:
         queries = self.queries.expand(len(block), -1, -1)
-        hidden = model.behind_start(self.read(carry, model), model.input(block), queries)
-        return (hidden[:, -self.slots :] @ self.out).to(carry[0].dtype)
+        hidden = model.behind_start(self.read(carry, model), product(block, model.input.weight.T), queries)
+        return product(hidden[:, -self.slots :], self.out).to(carry[0].dtype)
 
     def read(self, carry: Carry, model: Any) -> Float[Tensor, "B slots d"]:
         """The memory slots."""
-        return model.input(carry[0]) + self.kinds
+        return product(carry[0], model.input.weight.T) + self.kinds
 
 
 def make_memory(config: Any, generator: torch.Generator) -> nn.Module | None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..predictor import Prediction
 from ..sources.tokenizers import CharTokenizer, UnitTokenizer, tokenizer_from_dict
 from ..store import CheckpointError, load_folder, save_folder, vectors_from_bytes, vectors_to_bytes
+from .compiled_decoder import CompiledDecoder
 from .config import ModelConfig
 from .decoding import RowDecoder
 from .memory import Carry, make_memory
@@ -85,6 +86,11 @@ class SoftAR(nn.Module, SlotReader):
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.input.weight.device
+
+    @property
+    def work(self) -> int:
+        """The multiply-adds of a token, about: one for each weight."""
+        return self.n_parameters(trained=False)
 
     def n_parameters(self, trained: bool = True) -> int:
         """How many parameters there are; only the trained ones by default."""
@@ -164,7 +170,10 @@ class SoftAR(nn.Module, SlotReader):
 
     def behind_start(self, *slots: Float[Tensor, "B _ d"]) -> Float[Tensor, "B slots d"]:
         """The body's output for the start slot and those given, in their order."""
-        return self.body(self._with_start(*slots))
+        stream = self._with_start(*slots)
+        if torch.is_grad_enabled():
+            return self.body(stream)
+        return self._pass(stream, self.body.new_cache(len(stream)).room_for(0, stream.shape[1]))
 
     def _with_start(self, *slots: Float[Tensor, "B _ d"]) -> Float[Tensor, "B slots d"]:
         kind = min((one.dtype for one in slots), key=lambda dtype: dtype.itemsize)  # bf16 where one is in bf16
@@ -226,10 +235,11 @@ class SoftAR(nn.Module, SlotReader):
         """Nothing read yet but the start slot."""
         return self._begin(batch_size, self.fold(batch_size), 0)
 
-    def _begin(self, batch_size: int, carry: Carry, begin: int) -> SoftState:
+    def _begin(self, batch_size: int, carry: Carry, begin: int, decoder: Any = None) -> SoftState:
         """A new window, which the first token is yet to enter."""
         cache = self.body.new_cache(batch_size).room_for(0, self.n_front)
-        return SoftState(cache, 0, self.body(self.front(batch_size, carry), cache)[:, -1], (), begin, carry)
+        cache.decoder = decoder
+        return SoftState(cache, 0, self._pass(self.front(batch_size, carry), cache)[:, -1], (), begin, carry)
 
     @without_gradients
     def predict(self, state: SoftState) -> Prediction:
@@ -241,21 +251,34 @@ class SoftAR(nn.Module, SlotReader):
 
     def _continue(self, state: SoftState, new: Tensor, at: int) -> tuple[Cache, Tensor]:
         cache = state.cache.room_for(at + self.n_front, new.shape[1])
-        if new.shape[:2] == (1, 1) and not new.is_cuda and RowDecoder.suits(self.body):
-            if cache.decoder is None:
-                cache.decoder = RowDecoder(self.input, self.body)
-            row = cache.decoder(cache.decoder.embed(new.numpy()[0, 0]), cache.data.numpy()[:, :, 0], cache.filled)
+        decoder = self._decoder(cache)
+        if isinstance(decoder, RowDecoder) and new.shape[:2] == (1, 1):
+            keys, values = cache.keys.numpy()[:, 0], cache.values.numpy()[:, 0]
+            row = decoder(decoder.embed(new.numpy()[0, 0]), keys, values, cache.filled)
             cache.filled += 1
             return cache, torch.from_numpy(row[None, None])
-        return cache, self.body(self.input(new), cache)
+        embedded = decoder.embed(new) if isinstance(decoder, CompiledDecoder) else self.input(new)
+        return cache, self._pass(embedded, cache)
+
+    def _pass(self, stream: Float[Tensor, "B n d"], cache: Cache) -> Float[Tensor, "B n d"]:
+        """Slots as they enter the body, which follow those in the cache: their hidden states."""
+        decoder = self._decoder(cache)
+        return decoder(stream, cache) if isinstance(decoder, CompiledDecoder) else self.body(stream, cache)
+
+    def _decoder(self, cache: Cache) -> CompiledDecoder | RowDecoder | None:
+        """The quicker way from slots to hidden states that a cache's states take, if there is one."""
+        if cache.decoder is None:
+            kind = next((kind for kind in (CompiledDecoder, RowDecoder) if kind.suits(self.body)), None)
+            cache.decoder = kind and kind(self.input, self.body)
+        return cache.decoder
 
     def _renew(self, state: SoftState, old: Tensor) -> SoftState:
-        new = self._begin(len(old), self.fold(state.carry, vectors=old), state.begin + old.shape[1])
-        new.cache.decoder = state.cache.decoder
-        return new
+        return self._begin(
+            len(old), self.fold(state.carry, vectors=old), state.begin + old.shape[1], state.cache.decoder
+        )
 
     def _give_back(self, state: SoftState, cache: Cache) -> None:
-        cache.filled = state.length + self.n_front
+        cache.give_back(state.length + self.n_front)
 
     def _check_renewal(self, total: int) -> None:
         if self.config.layout and self.config.layout.control == "full":

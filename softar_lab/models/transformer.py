@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .compiled_decoder import CompiledDecoder
 from .decoding import RowDecoder
 
 if TYPE_CHECKING:
@@ -33,27 +34,61 @@ MLPS = {"gelu": F.gelu, "gelu-tanh": partial(F.gelu, approximate="tanh"), "swigl
 
 @dataclass
 class Cache:
-    """Keys and values of the slots read so far, all layers in one tensor (layers, 2, B, heads, capacity, width).
+    """Keys and values of the slots read so far, of all layers: (layers, B, heads, capacity, width) each.
 
-    States share it: whoever reads on from its end writes behind it; whoever branches off earlier gets a copy.
+    Keys lie in memory width by width, so that one number of all slots' keys is read in one go. States share a cache:
+    whoever reads on from its end writes behind it; whoever branches off earlier gets a copy. The first `shared` slots
+    are the same in all rows.
     """
 
-    data: Tensor
+    keys: Tensor
+    values: Tensor
     filled: int = 0
-    decoder: RowDecoder | None = None  # made when first needed, from the weights of that moment
+    shared: int = 0
+    decoder: CompiledDecoder | RowDecoder | None = None  # made when first needed, from the weights of that moment
+
+    @classmethod
+    def empty(cls, like: Tensor, layers: int, batch_size: int, heads: int, capacity: int, width: int) -> "Cache":
+        """Nothing read yet; `like` tells where and in which precision."""
+        keys = like.new_empty((layers, batch_size, heads, width, capacity)).mT
+        return cls(keys, like.new_empty((layers, batch_size, heads, capacity, width)))
+
+    @property
+    def capacity(self) -> int:
+        """How many slots there is room for."""
+        return self.keys.shape[3]
 
     def room_for(self, length: int, new: int) -> "Cache":
         """A cache in which slots length … length+new-1 may be written without harm to any other state."""
-        if length == self.filled and length + new <= self.data.shape[4]:
+        fits = length + new <= self.capacity
+        if length == self.filled and fits:
             return self
-        capacity = max(64, self.data.shape[4] if length + new <= self.data.shape[4] else 2 * (length + new))
-        data = self.data.new_empty(*self.data.shape[:4], capacity, self.data.shape[5])
-        data[..., :length, :] = self.data[..., :length, :]
-        return Cache(data, length, self.decoder)
+        layers, rows, heads, _, width = self.keys.shape
+        capacity = max(64, self.capacity if fits else 2 * (length + new))
+        other = Cache.empty(self.keys, layers, rows, heads, capacity, width)
+        other.keys[..., :length, :] = self.keys[..., :length, :]
+        other.values[..., :length, :] = self.values[..., :length, :]
+        other.filled, other.shared, other.decoder = length, min(self.shared, length), self.decoder
+        return other
+
+    def give_back(self, length: int) -> None:
+        """Slots from `length` on belong to no state: they may be written over."""
+        self.filled, self.shared = length, min(self.shared, length)
+
+    def repeat(self, begin: int) -> None:
+        """Let all rows have what row 0 has from slot `begin` on."""
+        for one in (self.keys, self.values):
+            one[:, 1:, :, begin : self.filled] = one[:, :1, :, begin : self.filled]
+        self.shared = self.filled
 
     def select(self, rows: Tensor) -> "Cache":
         """The cache of some of the rows, in any order, also repeated."""
-        return Cache(self.data.index_select(2, rows), self.filled, self.decoder)
+        keys, values = self.keys.mT.index_select(1, rows).mT, self.values.index_select(1, rows)
+        return Cache(keys, values, self.filled, self.shared, self.decoder)
+
+    def of_layer(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first `end` slots in one layer, (B, heads, end, width) each."""
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 
 class Block(nn.Module):
@@ -80,13 +115,16 @@ class Block(nn.Module):
         turned = rotate(qkv[:, : queries + keys], rotation)
         return *turned.split((queries, keys), 1), qkv[:, -values:]
 
-    def forward(self, x: Tensor, rotation: Tensor | None, cache: Tensor | None, mask: Tensor | None) -> Tensor:
-        """x (B, T, d) -> (B, T, d). `cache` (2, B, heads, S, width): its last T slots are written here."""
+    def forward(
+        self, x: Tensor, rotation: Tensor | None, cache: tuple[Tensor, Tensor] | None, mask: Tensor | None
+    ) -> Tensor:
+        """x (B, T, d) -> (B, T, d). `cache`: keys and values (B, heads, S, width), whose last T slots are written."""
         query, key, value = self.project(x, rotation)
         if cache is not None:
-            cache[0, :, :, -x.shape[1] :] = key
-            cache[1, :, :, -x.shape[1] :] = value
-            key, value = cache[0], cache[1]
+            keys, values = cache
+            keys[:, :, -x.shape[1] :] = key
+            values[:, :, -x.shape[1] :] = value
+            key, value = keys, values
         mixed = attend(query, key, value, mask)
         x = x + self.attention_out(mixed.transpose(1, 2).reshape(x.shape))
         return x + self.mlp_out(self.activation(self.mlp_in(self.mlp_norm(x))))
@@ -144,8 +182,9 @@ class Transformer(nn.Module):
 
     def new_cache(self, batch_size: int) -> Cache:
         """An empty cache for a batch."""
-        heads, width = self.config.n_heads // self.config.queries_per_key, self.config.d_model // self.config.n_heads
-        return Cache(self.start.new_empty((self.config.n_layers, 2, batch_size, heads, 0, width)))
+        config = self.config
+        heads, width = config.n_heads // config.queries_per_key, config.d_model // config.n_heads
+        return Cache.empty(self.start.detach(), config.n_layers, batch_size, heads, 0, width)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Slots x (B, T, d) -> hidden states (B, T, d); with a cache the slots follow, and join, those it holds."""
@@ -153,7 +192,7 @@ class Transformer(nn.Module):
         x, rotation, mask = self._enter(x, begin)
         end = begin + x.shape[1]
         for i, block in enumerate(self.blocks):
-            x = block(x, rotation, None if cache is None else cache.data[i, ..., :end, :], mask)
+            x = block(x, rotation, None if cache is None else cache.of_layer(i, end), mask)
         if cache is not None:
             cache.filled = end
         return self.norm(x)

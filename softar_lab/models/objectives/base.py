@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...predictor import Prediction
 from ...registry import Registry
+from ..by_row import product
 from .readouts import READOUTS
 
 OBJECTIVES = Registry("objective")
@@ -44,7 +44,7 @@ class Objective(nn.Module):
 
     def output(self, hidden: Float[Tensor, "N d"]) -> Float[Tensor, "N out"]:
         """The head's output in float32 (N, out). A product, not a call of the module, which costs as much again."""
-        return F.linear(hidden, self.head.weight).float()
+        return product(hidden, self.head.weight.T).float()
 
     def loss(
         self,
@@ -91,8 +91,8 @@ class Objective(nn.Module):
         def sampler(n: int, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
             return self.draw(output, normal((n, len(output), self.noise_dim), generator, output), table)
 
-        log_probs = self.readout.log_probs(self, output, vector, table)
-        return Prediction(log_probs, vector, sampler if self.noise_dim else None)
+        log_probs, probs = self.readout.read(self, output, vector, table)
+        return Prediction(log_probs, vector, sampler if self.noise_dim else None, probs)
 
     def affine_logits(self, table: Float[Tensor, "V m"]) -> tuple[Float[Tensor, "d V"], Float[Tensor, " V"]] | None:
         """(weight, bias) where p(w | prefix) is softmax(hidden @ weight + bias); else None."""

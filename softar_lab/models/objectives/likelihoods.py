@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...predictor import Prediction
+from ..by_row import log_softmax, product
 from .base import OBJECTIVES, Objective
 from .readouts import affine_distance, squared_distance
 
@@ -22,7 +23,7 @@ class CrossEntropy(Objective):
         return F.cross_entropy(output, target_ids, reduction="none")
 
     def vector(self, output, table):
-        return torch.softmax(output, dim=-1) @ table
+        return product(log_softmax(output)[1], table)
 
     def scores(self, output, table):
         return output
@@ -33,9 +34,8 @@ class CrossEntropy(Objective):
 
     def predict(self, hidden, table):
         """As everywhere, with one softmax for both the probabilities and the soft token."""
-        log_probs = torch.log_softmax(self.output(hidden), dim=-1)
-        probs = log_probs.exp()
-        return Prediction(log_probs, probs @ table, probs=probs)
+        log_probs, probs = log_softmax(self.output(hidden))
+        return Prediction(log_probs, product(probs, table), probs=probs)
 
 
 @OBJECTIVES.register("metric")

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ...registry import Registry
 from ..barycentric import barycentric
+from ..by_row import log_softmax, product
 
 READOUTS = Registry("readout")
 
@@ -27,10 +28,13 @@ class Readout(nn.Module):
     def __init__(self, vocab_size: int, embedding_dim: int):
         super().__init__()
 
-    def log_probs(
+    def read(
         self, objective: nn.Module, output: Tensor, vector: Float[Tensor, "N m"], table: Float[Tensor, "V m"]
-    ) -> Float[Tensor, "N V"]:
-        """log p(w | prefix) (N, V), in nats, from the head's output (N, out) and the soft token (N, m)."""
+    ) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N V"] | None]:
+        """log p(w | prefix) (N, V), in nats, from the head's output (N, out) and the soft token (N, m).
+
+        And p itself, where it has been computed.
+        """
         raise NotImplementedError
 
     def affine(self, objective: nn.Module, table: Float[Tensor, "V m"]) -> tuple[Tensor, Tensor] | None:
@@ -43,12 +47,24 @@ class Readout(nn.Module):
         """Fit the parameters, if any, on positions whose next symbol is known."""
 
 
+class Logits(Readout):
+    """Base of the readouts that are a softmax of `logits`."""
+
+    def logits(self, objective: nn.Module, output: Tensor, vector: Tensor, table: Tensor) -> Float[Tensor, "N V"]:
+        """log p but for a constant a row."""
+        raise NotImplementedError
+
+    def read(self, objective, output, vector, table):
+        return log_softmax(self.logits(objective, output, vector, table))
+
+
 @READOUTS.register("softmax")
-class Softmax(Readout):
+class Softmax(Logits):
     """The softmax that the objective itself was trained with; nothing to fit."""
 
-    def log_probs(self, objective, output, vector, table):
-        return torch.log_softmax(objective.scores(output, table), dim=-1)
+    def logits(self, objective, output, vector, table):
+        found = objective.affine_scores(table)
+        return objective.scores(output, table) if found is None else product(output, found[0]) + found[1]
 
     def affine(self, objective, table):
         return objective.affine_scores(table)
@@ -60,7 +76,7 @@ class Density(Softmax):
 
 
 @READOUTS.register("tau")
-class Tau(Readout):
+class Tau(Logits):
     """softmax(-|y - e_w|² / tau), one fitted number.
 
     Sharp enough where the text is certain, blunt enough where it is not, so always a compromise.
@@ -70,8 +86,9 @@ class Tau(Readout):
         super().__init__(vocab_size, embedding_dim)
         self.register_buffer("log_tau", torch.zeros(()))
 
-    def log_probs(self, objective, output, vector, table):
-        return torch.log_softmax(-squared_distance(vector, table) / self.log_tau.exp(), dim=-1)
+    def logits(self, objective, output, vector, table):
+        matrix, bias = affine_distance(table, self.log_tau.exp())
+        return product(vector, matrix) + bias
 
     def affine(self, objective, table):
         return affine_distance(table, self.log_tau.exp()) if objective.linear else None
@@ -86,7 +103,7 @@ class Tau(Readout):
 
 
 @READOUTS.register("affine")
-class Affine(Readout):
+class Affine(Logits):
     """softmax(y @ W + b): one learned affine map, a multinomial logistic regression on the vectors (L-BFGS)."""
 
     tokens = 16_384
@@ -97,8 +114,8 @@ class Affine(Readout):
         self.register_buffer("weight", torch.zeros(embedding_dim, vocab_size))
         self.register_buffer("bias", torch.zeros(vocab_size))
 
-    def log_probs(self, objective, output, vector, table):
-        return torch.log_softmax(vector @ self.weight + self.bias, dim=-1)
+    def logits(self, objective, output, vector, table):
+        return product(vector, self.weight) + self.bias
 
     def affine(self, objective, table):
         return (self.weight, self.bias) if objective.linear else None
@@ -145,8 +162,8 @@ class Barycentric(Smoothed):
             raise ValueError(f"share must lie between 0 and 1, not {share}")
         self.share = share
 
-    def log_probs(self, objective, output, vector, table):
-        return ((1 - self.share) * barycentric(vector, table) + self.share * self.prior).log()
+    def read(self, objective, output, vector, table):
+        return ((1 - self.share) * barycentric(vector, table) + self.share * self.prior).log(), None
 
 
 @READOUTS.register("votes")
@@ -162,19 +179,20 @@ class Votes(Smoothed):
             raise ValueError(f"draws must be at least 1, not {draws}")
         self.draws = draws
 
-    def log_probs(self, objective, output, vector, table):
+    def read(self, objective, output, vector, table):
         noise = torch.randn(self.draws, 1, objective.noise_dim, generator=torch.Generator().manual_seed(0))
         noise, half, found = noise.to(output), table.square().sum(-1) / 2, []
         for part in output.split(max(1, 4096 // self.draws)):  # as many at once as the cache holds
-            nearest = (objective.draw(part, noise, table) @ table.T - half).argmax(-1)  # (S, N): |y - e|² without |y|²
+            drawn = objective.draw(part, noise, table)
+            nearest = (product(drawn, table.T) - half).argmax(-1)  # (S, N): |y - e|² without |y|²
             votes = torch.zeros(len(part), len(table)).to(output)
             found.append(votes.scatter_add_(1, nearest.T, torch.ones(nearest.T.shape).to(output)))
-        return ((torch.cat(found) + self.prior) / (self.draws + 1)).log()
+        return ((torch.cat(found) + self.prior) / (self.draws + 1)).log(), None
 
 
 def squared_distance(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> Float[Tensor, "N V"]:
     """|y - e_w|² of every vector to every row: (N, m), (V, m) -> (N, V), in squared embedding units."""
-    products = vectors @ table.T  # (N, V)
+    products = product(vectors, table.T)  # (N, V)
     return (vectors.square().sum(-1, keepdim=True) + table.square().sum(-1) - 2 * products).clamp_min(0)
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..by_row import product
 from .base import OBJECTIVES, Objective, normal
 
 
@@ -31,17 +32,20 @@ class Sampler(Objective):
 
     def output(self, hidden):
         """What does not depend on the noise: (N, d) -> (N, m + width)."""
-        return torch.cat([F.linear(hidden, self.head.weight), self.from_hidden(hidden)], -1).float()
+        inner = product(hidden, self.from_hidden.weight.T) + self.from_hidden.bias
+        return torch.cat([product(hidden, self.head.weight.T), inner], -1).float()
 
     def net(self, output, noise):
         """g: (N, m + width) and (…, N, k), or (…, 1, k) -> (…, N, m)."""
         straight, inner = output.split([self.embedding_dim, self.out.in_features], -1)
-        return straight + self.out(F.silu(inner + self.from_noise(noise)))
+        wide = F.silu(inner + product(noise, self.from_noise.weight.T))
+        return straight + product(wide, self.out.weight.T)
 
     def vector(self, output, table):
-        generator = torch.Generator().manual_seed(1)
-        noise = normal((16, 1, self.noise_dim), generator, output)
-        return torch.cat([self.draw(part, noise, table).mean(0) for part in output.split(128)])
+        noise = normal((16, 1, self.noise_dim), torch.Generator().manual_seed(1), output)
+        share = torch.full((1, 16), 1 / 16).to(output)
+        drawn = [self.draw(part, noise, table) for part in output.split(128)]  # (16, n, m) each
+        return torch.cat([product(share, draws.flatten(1)).view(draws.shape[1:]) for draws in drawn])
 
 
 @OBJECTIVES.register("energy")

@@ -1,0 +1,126 @@
+"""Where the compiled arithmetic of `kernels.py` comes from: compiled once for a processor, kept beside the code.
+
+Compiling takes some ten seconds, so nobody who wants a text waits for it: `make venv` does it, and where that was not
+done the first call starts it in a process of its own and goes PyTorch's way meanwhile. PyTorch's way is also that of
+processors without fused multiply-add and of whoever sets SOFTAR_COMPILED=0: the same numbers but for rounding, slower,
+and with a row's last digits depending on its batch.
+
+    python -c "from softar_lab.models import compiled; compiled.prepare()"          compiles now
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+_ready = False
+_background: subprocess.Popen | None = None
+
+
+def kernels() -> ModuleType | None:
+    """The module of compiled functions; None where there is none (yet)."""
+    global _ready
+    if os.environ.get("SOFTAR_COMPILED") == "0" or not _supported():
+        return None
+    if not _ready:
+        _ready = _marker().exists()
+        if not _ready:
+            _compile_in_background()
+            return None
+    return _module()
+
+
+def prepare() -> bool:
+    """Compile now, unless that was done; False where this machine cannot."""
+    global _ready
+    if not _supported():
+        return False
+    if not _ready and not _marker().exists():
+        module = _module()
+        _call_each(module)
+        _marker().touch()
+    _ready = True
+    return True
+
+
+@cache
+def _module() -> ModuleType:
+    """Loaded as it stands: what rewrites functions at their import (jaxtyping, in tests) is nothing for numba."""
+    spec = spec_from_file_location(f"{__package__}.kernels", Path(__file__).with_name("kernels.py"))
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def _supported() -> bool:
+    """Whether numba can be had and the processor multiplies and adds in one step."""
+    try:
+        from numba.core import config
+    except ImportError:
+        return False
+    if config.DISABLE_JIT:
+        return False
+    name, features = _processor()
+    return "x86" not in name or "+fma" in features.split(",")
+
+
+@cache
+def _processor() -> tuple[str, str]:
+    """What numba compiles for: architecture and processor, and its features, as in "+fma,+avx2"."""
+    from llvmlite import binding
+    from numba.core import config
+
+    name = config.CPU_NAME or binding.get_host_cpu_name()
+    features = config.CPU_FEATURES
+    if features is None:
+        features = "" if config.CPU_NAME == "generic" else binding.get_host_cpu_features().flatten()
+    return f"{binding.get_process_triple()} {name}", features
+
+
+@cache
+def _marker() -> Path:
+    """A file that says: the kernels as they stand are compiled, by this numba, for this processor."""
+    import llvmlite
+    import numba
+
+    module = _module()
+    source = Path(module.__file__).stat()
+    made_of = (source.st_size, source.st_mtime_ns, numba.__version__, llvmlite.__version__, *_processor())
+    digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
+    return Path(module.read.stats.cache_path) / f"kernels-{digest}.ready"
+
+
+def _compile_in_background() -> None:
+    global _background
+    if _background is None:
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        command = [sys.executable, "-c", f"from {__name__} import prepare; prepare()"]
+        _background = subprocess.Popen(command, start_new_session=True, **quiet)
+
+
+def _call_each(module: ModuleType) -> None:
+    """One call of each function with the types it is always called with, on the smallest shapes."""
+
+    def zeros(*shape: int, dtype: type = np.float32) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    layers = (zeros(1, 2, 6), zeros(1, 6), zeros(1, 2, 2), zeros(1, 2)) + (zeros(1, 2, 2), zeros(1, 2)) * 2
+    body = ((1, 1, False, module.GELU), np.float32(1e-5), layers, zeros(2, 2), (zeros(0, 2), zeros(0, 0, 0)))
+    cache = (zeros(1, 1, 1, 2, 2), zeros(1, 1, 1, 2, 2))
+    for kind in (np.float32, np.float64):
+        module.multiply(zeros(1, 2, dtype=kind), zeros(2, 2, dtype=kind), zeros(1, 2, dtype=kind))
+    module.softmax(zeros(1, 2), zeros(1, 2), zeros(1, 2))
+    module.read(0, 1, zeros(1, 1, 2), 0, 0, *body, *cache, zeros(1, 1, 2))
+    kinds = (np.float64, np.int64, np.bool_)
+    uniform, forced, hard = (zeros(1, 1, dtype=kind) for kind in kinds)
+    objective = (zeros(2, 2), zeros(2, 2), zeros(2), zeros(2, 2), zeros(2, 2))
+    made = (zeros(1, 1, dtype=np.int64), zeros(1, 1, 2), zeros(1, 1, 2))
+    choices = (uniform, forced, hard, module.SHOWN, (1.0, 1.0))
+    module.write(0, 1, zeros(1, 2), 0, 0, *body, *cache, *objective, *choices, *made)

@@ -1,0 +1,488 @@
+"""The arithmetic of one slot of one row, compiled by numba: what a batch, a prompt and a step have in common.
+
+Every slot is computed by itself, in an order of operations that is written down here: fused multiply-adds over
+ascending indices, sums over 16 lanes, an exponential and an error function of our own. So a slot's hidden state
+depends on nothing but its row: not on how many rows or slots are computed together, not on the number of threads,
+not on the processor (any with fused multiply-add, which are all since 2013).
+
+Nothing here is called directly: see `compiled_decoder.py` and `by_row.py`.
+
+Letters: R rows, N slots computed together, d the body's width, H heads of queries, G of keys and values, w a head's
+width, C the cache's capacity. Numbers are float32; products may be float64.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+BLOCK = 32  # slots computed together: a matrix is read once for all of them
+LANES = 16  # partial sums of a reduction; a power of 2
+GELU, GELU_TANH, SWIGLU = range(3)
+SHOWN, MIXTURE, OUTPUT = range(3)  # what is fed back where a token stays soft
+
+_f = np.float32
+_0, _1, _2, _HALF = _f(0), _f(1), _f(2), _f(0.5)
+_FAINTEST = _f(-60)  # attention below e^-60 of the strongest counts as that: smaller numbers are denormal, and slow
+_LEAST = _f(-87)  # e^-87 is the smallest number that is not denormal
+_LOG2E, _LN2_HIGH, _LN2_LOW = _f(1.4426950408889634), _f(0.693145751953125), _f(1.42860682030941723212e-6)
+_SHIFT, _SHIFT_BITS = _f(12582912), np.int32(0x4B400000)  # 1.5 * 2^23: adding it rounds to a whole number
+# (e^r - 1 - r) / r² on |r| <= ln 2 / 2, interpolated at Chebyshev nodes: e^r to 1.1e-8.
+_EXP = tuple(map(_f, (0.5, 0.16666573286056519, 0.04166654869914055, 0.008363774046301842, 0.0013926926767453551)))
+# -ln(erfc t) / t on 0 … 4.2, interpolated at Chebyshev nodes: erfc to 5e-8; beyond, erfc is below 3e-9.
+_ERFC = tuple(
+    map(
+        _f,
+        (1.128379225730896, 0.6366187930107117, 0.10278049111366272, -0.01914590410888195, -0.00021584842761512846,
+         0.0017814767779782414, -0.0007471973658539355, 0.00017906696302816272, -2.675806899787858e-05,
+         2.3178210994956316e-06, -8.901002246375356e-08),
+    )
+)  # fmt: skip
+_ERFC_END, _ROOT_HALF = _f(4.2), _f(0.5**0.5)
+_TANH_SCALE, _TANH_CUBE = _f(2 * (2 / np.pi) ** 0.5), _f(0.044715)
+
+
+@intrinsic
+def _fma(typing_context, a, b, c):
+    """a * b + c, rounded once."""
+    return a(a, a, a), lambda _, builder, __, args: builder.fma(*args)
+
+
+@intrinsic
+def _bits(typing_context, x):
+    """The bits of a float32 as an int32."""
+    return types.int32(types.float32), lambda _, builder, __, args: builder.bitcast(args[0], ir.IntType(32))
+
+
+@intrinsic
+def _float(typing_context, x):
+    """The float32 with these bits."""
+    return types.float32(types.int32), lambda _, builder, __, args: builder.bitcast(args[0], ir.FloatType())
+
+
+@njit(inline="always")
+def _exp(x):
+    """e^x for -87 < x < 88, to 1.5 units in the last place."""
+    shifted = _fma(x, _LOG2E, _SHIFT)
+    whole = shifted - _SHIFT
+    r = _fma(-whole, _LN2_LOW, _fma(-whole, _LN2_HIGH, x))
+    p = _fma(_fma(_fma(_fma(_EXP[4], r, _EXP[3]), r, _EXP[2]), r, _EXP[1]), r, _EXP[0])
+    p = _fma(_fma(p, r, _1), r, _1)
+    return _float(np.int32(_bits(p) + ((_bits(shifted) - _SHIFT_BITS) << np.int32(23))))
+
+
+@njit(inline="always")
+def _gelu(x):
+    """x Φ(x) = x erfc(-x/√2) / 2."""
+    t = min(abs(x) * _ROOT_HALF, _ERFC_END)
+    q = _ERFC[10]
+    q = _fma(_fma(_fma(_fma(_fma(q, t, _ERFC[9]), t, _ERFC[8]), t, _ERFC[7]), t, _ERFC[6]), t, _ERFC[5])
+    q = _fma(_fma(_fma(_fma(_fma(q, t, _ERFC[4]), t, _ERFC[3]), t, _ERFC[2]), t, _ERFC[1]), t, _ERFC[0])
+    tail = _exp(-t * q)
+    return x * _HALF * (tail if x < _0 else _2 - tail)
+
+
+@njit(inline="always")
+def _silu(x):
+    """x / (1 + e^-x)."""
+    return x / (_1 + _exp(min(max(-x, _FAINTEST), -_FAINTEST)))
+
+
+@njit(error_model="numpy")
+def _sum(x):
+    """The sum of x (n,), n a multiple of LANES, by adding its halves to each other until 16 are left; x is used up."""
+    n = x.size
+    while n > LANES:
+        half = -(-n // (2 * LANES)) * LANES
+        low, high = x[:half], x[half:n]
+        for i in range(high.size):
+            low[i] += high[i]
+        n = half
+    half = LANES // 2
+    while half:
+        for i in range(half):
+            x[i] += x[i + half]
+        half //= 2
+    return x[0]
+
+
+@njit(error_model="numpy", fastmath={"nnan", "nsz"})
+def _largest(x):
+    """The largest of x (n,): the same in whatever order it is looked for."""
+    found = x[0]
+    for i in range(x.size):
+        found = max(found, x[i])
+    return found
+
+
+@njit(inline="always")
+def _padded(n):
+    """n, rounded up to a multiple of LANES."""
+    return -(-n // LANES) * LANES
+
+
+@njit(error_model="numpy")
+def _multiply(x, matrix, out):
+    """x (N, k) @ matrix (k, c) -> out (N, c): each number a chain of fused multiply-adds over k."""
+    count, k = x.shape
+    whole = k - k % 4
+    i = 0
+    while i < count:
+        four = i + 4 <= count  # four rows share what is read of the matrix
+        o0 = out[i]
+        o0[:] = 0
+        if four:
+            o1, o2, o3 = out[i + 1], out[i + 2], out[i + 3]
+            o1[:] = 0
+            o2[:] = 0
+            o3[:] = 0
+            for j in range(0, whole, 4):
+                w0, w1, w2, w3 = matrix[j], matrix[j + 1], matrix[j + 2], matrix[j + 3]
+                a0, a1, a2, a3 = x[i, j], x[i, j + 1], x[i, j + 2], x[i, j + 3]
+                b0, b1, b2, b3 = x[i + 1, j], x[i + 1, j + 1], x[i + 1, j + 2], x[i + 1, j + 3]
+                c0, c1, c2, c3 = x[i + 2, j], x[i + 2, j + 1], x[i + 2, j + 2], x[i + 2, j + 3]
+                d0, d1, d2, d3 = x[i + 3, j], x[i + 3, j + 1], x[i + 3, j + 2], x[i + 3, j + 3]
+                for c in range(o0.size):
+                    m0, m1, m2, m3 = w0[c], w1[c], w2[c], w3[c]
+                    o0[c] = _fma(a3, m3, _fma(a2, m2, _fma(a1, m1, _fma(a0, m0, o0[c]))))
+                    o1[c] = _fma(b3, m3, _fma(b2, m2, _fma(b1, m1, _fma(b0, m0, o1[c]))))
+                    o2[c] = _fma(c3, m3, _fma(c2, m2, _fma(c1, m1, _fma(c0, m0, o2[c]))))
+                    o3[c] = _fma(d3, m3, _fma(d2, m2, _fma(d1, m1, _fma(d0, m0, o3[c]))))
+            for j in range(whole, k):
+                w0 = matrix[j]
+                a0, b0, c0, d0 = x[i, j], x[i + 1, j], x[i + 2, j], x[i + 3, j]
+                for c in range(o0.size):
+                    o0[c] = _fma(a0, w0[c], o0[c])
+                    o1[c] = _fma(b0, w0[c], o1[c])
+                    o2[c] = _fma(c0, w0[c], o2[c])
+                    o3[c] = _fma(d0, w0[c], o3[c])
+        else:
+            for j in range(0, whole, 4):
+                w0, w1, w2, w3 = matrix[j], matrix[j + 1], matrix[j + 2], matrix[j + 3]
+                a0, a1, a2, a3 = x[i, j], x[i, j + 1], x[i, j + 2], x[i, j + 3]
+                for c in range(o0.size):
+                    o0[c] = _fma(a3, w3[c], _fma(a2, w2[c], _fma(a1, w1[c], _fma(a0, w0[c], o0[c]))))
+            for j in range(whole, k):
+                w0, a0 = matrix[j], x[i, j]
+                for c in range(o0.size):
+                    o0[c] = _fma(a0, w0[c], o0[c])
+        i += 4 if four else 1
+
+
+@njit(error_model="numpy")
+def _normalise(x, rms, eps, spare, out):
+    """Layer norm of x (d,), or root mean square norm, without weights; `spare` holds d and LANES numbers."""
+    d, mean = x.size, _0
+    spare = spare[: _padded(d)]
+    if not rms:
+        spare[d:] = _0
+        for i in range(d):
+            spare[i] = x[i]
+        mean = _sum(spare) / _f(d)
+    spare[d:] = _0
+    for i in range(d):
+        out[i] = x[i] - mean
+        spare[i] = out[i] * out[i]
+    scale = _1 / np.sqrt(_sum(spare) / _f(d) + eps)
+    for i in range(d):
+        out[i] *= scale
+
+
+@njit(error_model="numpy")
+def _score(query, keys, begin, scores):
+    """scores[s] = query (w,) · keys (w, C)[:, begin + s]."""
+    width, n = query.size, scores.size
+    whole = width - width % 8
+    scores[:] = _0
+    for j in range(0, whole, 8):
+        q0, q1, q2, q3 = query[j], query[j + 1], query[j + 2], query[j + 3]
+        q4, q5, q6, q7 = query[j + 4], query[j + 5], query[j + 6], query[j + 7]
+        k0, k1, k2, k3 = keys[j, begin:], keys[j + 1, begin:], keys[j + 2, begin:], keys[j + 3, begin:]
+        k4, k5, k6, k7 = keys[j + 4, begin:], keys[j + 5, begin:], keys[j + 6, begin:], keys[j + 7, begin:]
+        for s in range(n):
+            low = _fma(q3, k3[s], _fma(q2, k2[s], _fma(q1, k1[s], _fma(q0, k0[s], scores[s]))))
+            scores[s] = _fma(q7, k7[s], _fma(q6, k6[s], _fma(q5, k5[s], _fma(q4, k4[s], low))))
+    for j in range(whole, width):
+        q0, k0 = query[j], keys[j, begin:]
+        for s in range(n):
+            scores[s] = _fma(q0, k0[s], scores[s])
+
+
+@njit(error_model="numpy")
+def _weigh(scores, spare):
+    """Turn scores (n,) into weights relative to the largest; their sum. `spare` holds n and LANES numbers."""
+    n = scores.size
+    largest, spare = _largest(scores), spare[: _padded(n)]
+    spare[n:] = _0
+    for s in range(n):
+        weight = _exp(max(scores[s] - largest, _FAINTEST))
+        scores[s] = weight
+        spare[s] = weight
+    return _sum(spare)
+
+
+@njit(error_model="numpy")
+def _blend(weights, values, out):
+    """out (w,) += weights[s] values (n, w)[s]."""
+    n, width = weights.size, out.size
+    whole = n - n % 4
+    for s in range(0, whole, 4):
+        p0, p1, p2, p3 = weights[s], weights[s + 1], weights[s + 2], weights[s + 3]
+        v0, v1, v2, v3 = values[s], values[s + 1], values[s + 2], values[s + 3]
+        for j in range(width):
+            out[j] = _fma(p3, v3[j], _fma(p2, v2[j], _fma(p1, v1[j], _fma(p0, v0[j], out[j]))))
+    for s in range(whole, n):
+        p0, v0 = weights[s], values[s]
+        for j in range(width):
+            out[j] = _fma(p0, v0[j], out[j])
+
+
+@njit(error_model="numpy")
+def _attend(flat, rows, slots, shared, window, heads, keys, values, scores, spare, mixed):
+    """Attention of N slots, head by head: flat (N, (H + 2G) w) begins with the queries -> mixed (N, H w).
+
+    `keys` (R, G, w, C), `values` (R, G, C, w). The first `shared` slots of all rows are alike: row 0's are read.
+    """
+    groups, width = keys.shape[1], keys.shape[2]
+    for head in range(heads):
+        group = head * groups // heads
+        for i in range(rows.size):
+            end = slots[i] + 1
+            begin = max(0, end - window)
+            seam = max(begin, min(end, shared))
+            query = flat[i, head * width : (head + 1) * width]
+            own_keys, own_values = keys[rows[i], group], values[rows[i], group]
+            weights = scores[: end - begin]
+            _score(query, keys[0, group], begin, weights[: seam - begin])
+            _score(query, own_keys, seam, weights[seam - begin :])
+            total = _weigh(weights, spare)
+            out = mixed[i, head * width : (head + 1) * width]
+            out[:] = _0
+            _blend(weights[: seam - begin], values[0, group, begin:seam], out)
+            _blend(weights[seam - begin :], own_values[seam:end], out)
+            for j in range(width):
+                out[j] /= total
+
+
+@njit(error_model="numpy")
+def _activate(inner, kind, out):
+    """The wide layer's activation: inner (N, n), for SWIGLU (N, 2n), -> out (N, n)."""
+    width = out.shape[1]
+    for i in range(len(out)):
+        x, y = inner[i], out[i]
+        if kind == GELU:
+            for j in range(width):
+                y[j] = _gelu(x[j])
+        elif kind == GELU_TANH:
+            for j in range(width):
+                u = _TANH_SCALE * _fma(_TANH_CUBE * x[j] * x[j], x[j], x[j])
+                y[j] = x[j] / (_1 + _exp(min(max(-u, _FAINTEST), -_FAINTEST)))
+        else:
+            for j in range(width):
+                y[j] = _silu(x[j]) * x[j + width]
+
+
+@njit(error_model="numpy")
+def _add(x, bias):
+    """x (N, n) += bias (n,)."""
+    for i in range(len(x)):
+        for j in range(x.shape[1]):
+            x[i, j] += bias[j]
+
+
+@njit(error_model="numpy")
+def _turn(x, cosine, sine, spare):
+    """Rotary positions: each head's pairs (j, j + w/2) of x (n w,) turned; cosine and signed sine are w wide."""
+    width = cosine.size
+    half = width // 2
+    for begin in range(0, x.size, width):
+        head = x[begin : begin + width]
+        for j in range(half):
+            spare[j] = head[j + half]
+            spare[j + half] = head[j]
+        for j in range(width):
+            head[j] = _fma(spare[j], sine[j], head[j] * cosine[j])
+
+
+@njit(error_model="numpy")
+def _run(x, rows, slots, shared, shape, eps, layers, ends, tables, keys, values, out):
+    """N slots (of rows `rows`, at `slots`) through all blocks: x (N, d), which is used up, -> out (N, d).
+
+    `shape`: (heads, window, rms, kind of activation). `layers`: matrices and biases stacked over the layers;
+    `ends`: the last norm's weight and bias; `tables`: positions (slots, d), cosines and sines (2, slots, w), empty
+    where there are none. Writes these slots' keys and values (layers, R, G, w, C) and (layers, R, G, C, w).
+    """
+    heads, window, rms, kind = shape
+    qkv, qkv_bias, attention_out, attention_bias, up, up_bias, down, down_bias = layers
+    positions, rotation = tables
+    (count, d), (depth, _, groups, width, capacity) = x.shape, keys.shape
+    turned = (heads + groups) * width
+    normed, mixed = np.empty((count, d), np.float32), np.empty((count, heads * width), np.float32)
+    flat = np.empty((count, qkv.shape[2]), np.float32)
+    inner = np.empty((count, up.shape[2]), np.float32)
+    active = np.empty((count, down.shape[1]), np.float32)
+    scores, spare = np.empty(capacity, np.float32), np.empty(max(capacity, d) + LANES, np.float32)
+    if positions.size:
+        for i in range(count):
+            x[i] += positions[slots[i]]
+    for layer in range(depth):
+        for i in range(count):
+            _normalise(x[i], rms, eps, spare, normed[i])
+        _multiply(normed, qkv[layer], flat)
+        _add(flat, qkv_bias[layer])
+        for i in range(count):
+            row, slot = rows[i], slots[i]
+            if rotation.size:
+                _turn(flat[i, :turned], rotation[0, slot], rotation[1, slot], spare)
+            for group in range(groups):
+                key, value = (heads + group) * width, (heads + groups + group) * width
+                for j in range(width):
+                    keys[layer, row, group, j, slot] = flat[i, key + j]
+                    values[layer, row, group, slot, j] = flat[i, value + j]
+        _attend(flat, rows, slots, shared, window, heads, keys[layer], values[layer], scores, spare, mixed)
+        _multiply(mixed, attention_out[layer], normed)
+        _add(normed, attention_bias[layer])
+        _add_to(x, normed)
+        for i in range(count):
+            _normalise(x[i], rms, eps, spare, normed[i])
+        _multiply(normed, up[layer], inner)
+        _add(inner, up_bias[layer])
+        _activate(inner, kind, active)
+        _multiply(active, down[layer], normed)
+        _add(normed, down_bias[layer])
+        _add_to(x, normed)
+    for i in range(count):
+        _normalise(x[i], rms, eps, spare, out[i])
+        for j in range(d):
+            out[i, j] = _fma(out[i, j], ends[0, j], ends[1, j])
+
+
+@njit(error_model="numpy")
+def _add_to(x, y):
+    """x += y, both (N, n)."""
+    for i in range(len(x)):
+        for j in range(x.shape[1]):
+            x[i, j] += y[i, j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def read(begin_row, end_row, stream, slot, shared, shape, eps, layers, ends, tables, keys, values, out):
+    """Rows begin_row … end_row-1 read n slots each, from `slot` on: stream (R, n, d) -> out (R, n, d)."""
+    n, d = stream.shape[1:]
+    total = (end_row - begin_row) * n
+    for first in range(0, total, BLOCK):
+        count = min(BLOCK, total - first)
+        x, found = np.empty((count, d), np.float32), np.empty((count, d), np.float32)
+        rows, slots = np.empty(count, np.int64), np.empty(count, np.int64)
+        for i in range(count):
+            row, step = begin_row + (first + i) // n, (first + i) % n
+            rows[i], slots[i] = row, slot + step
+            x[i] = stream[row, step]
+        _run(x, rows, slots, shared, shape, eps, layers, ends, tables, keys, values, found)
+        for i in range(count):
+            out[rows[i], slots[i] - slot] = found[i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def multiply(x, matrix, out):
+    """x (N, k) @ matrix (k, c) -> out (N, c), all float32 or all float64."""
+    _multiply(x, matrix, out)
+
+
+@njit(error_model="numpy")
+def _softmax(logits, spare, log_probs, probs):
+    """logits (n,) -> log_probs and probs (n,). `spare` holds n and LANES numbers."""
+    n, largest = logits.size, _largest(logits)
+    spare = spare[: _padded(n)]
+    spare[n:] = _0
+    for i in range(n):
+        log_probs[i] = logits[i] - largest
+        probs[i] = _exp(max(log_probs[i], _LEAST))
+        spare[i] = probs[i]
+    total = _sum(spare)
+    log_total = _f(np.log(np.float64(total)))
+    for i in range(n):
+        log_probs[i] -= log_total
+        probs[i] /= total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def softmax(logits, log_probs, probs):
+    """logits (N, n) -> log_probs and probs (N, n)."""
+    spare = np.empty(logits.shape[1] + LANES, np.float32)
+    for i in range(len(logits)):
+        _softmax(logits[i], spare, log_probs[i], probs[i])
+
+
+@njit(error_model="numpy")
+def _pick(probs, temperature, uniform, cumulative):
+    """The most probable symbol at temperature 0, else the draw from probs ** (1 / temperature) that `uniform` decides.
+
+    As `collapse.pick` has it.
+    """
+    n, best = probs.size, 0
+    for i in range(1, n):
+        if probs[i] > probs[best]:
+            best = i
+    if temperature == 0:
+        return best
+    total = 0.0
+    for i in range(n):
+        weight = np.float64(probs[i])
+        if temperature != 1:
+            weight = np.exp((np.log(weight) - np.log(np.float64(probs[best]))) / temperature)
+        total += weight
+        cumulative[i] = total
+    wanted = uniform * total
+    for i in range(n):
+        if cumulative[i] > wanted:
+            return i
+    return n - 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def write(
+    begin_row, end_row, hidden, slot, shared, shape, eps, layers, ends, tables, keys, values,
+    head, matrix, bias, input_map, table, uniform, forced, hard, feedback, temperatures, token_ids, states, inputs,
+):  # fmt: skip
+    """Rows begin_row … end_row-1 write S symbols each: predict, choose, feed back; the last is not fed back.
+
+    hidden (R, d): the last slot's, before the first symbol; `slot`: the next one. `head` (d, o): the objective's
+    output; `matrix` (o, V), `bias` (V,): the logits of an output; `input_map` (m, d); `table` (V, m). uniform (S, R)
+    float64; forced (S, R): a symbol, or -1; hard (S, R): whether the symbol's row is fed back; `feedback`: SHOWN,
+    MIXTURE or OUTPUT otherwise; temperatures: of hard tokens, of soft ones. Fills token_ids (S, R), states (S, R, d):
+    the hidden state behind each prediction, and inputs (S, R, m): what is fed back.
+    """
+    steps, count = len(token_ids), end_row - begin_row
+    d, (vocab, m) = len(head), table.shape
+    x, found = np.empty((count, d), np.float32), hidden[begin_row:end_row].copy()
+    output, logits = np.empty((count, head.shape[1]), np.float32), np.empty((count, vocab), np.float32)
+    log_probs, probs = np.empty((count, vocab), np.float32), np.empty((count, vocab), np.float32)
+    spare, cumulative = np.empty(vocab + LANES, np.float32), np.empty(vocab, np.float64)
+    vectors = np.empty((count, m), np.float32)
+    rows, slots = np.arange(begin_row, end_row), np.empty(count, np.int64)
+    for step in range(steps):
+        _multiply(found, head, output)
+        _multiply(output, matrix, logits)
+        _add(logits, bias)
+        for i in range(count):
+            _softmax(logits[i], spare, log_probs[i], probs[i])
+        if feedback == MIXTURE:
+            _multiply(probs, table, vectors)
+        elif feedback == OUTPUT:
+            vectors[:] = output
+        for i in range(count):
+            row = begin_row + i
+            states[step, row] = found[i]
+            chosen = forced[step, row]
+            if chosen < 0:
+                warmth = temperatures[0] if hard[step, row] else temperatures[1]
+                chosen = _pick(probs[i], warmth, uniform[step, row], cumulative)
+            token_ids[step, row] = chosen
+            if hard[step, row] or feedback == SHOWN:
+                vectors[i] = table[chosen]
+            inputs[step, row] = vectors[i]
+        if step + 1 < steps:
+            _multiply(vectors, input_map, x)
+            slots[:] = slot + step
+            _run(x, rows, slots, shared, shape, eps, layers, ends, tables, keys, values, found)

@@ -1,0 +1,121 @@
+"""How many processor threads a piece of work gets (one place for all), and who waits how.
+
+The products of small models are short: handing each to a second thread costs more than that thread takes off, and
+where the machine is busy with something else, threads that wait by spinning stand in each other's way. So small work
+runs on one thread, rows of a batch run side by side in compiled pieces, and PyTorch's own threads wait passively.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
+# What is multiplied and added below this many times in one go stays on one thread.
+SMALL = 20_000_000
+# How OpenMP's threads wait: asleep. Of use only if PyTorch is loaded after this module.
+PASSIVE = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+
+
+if not any(name in os.environ for name in PASSIVE):  # what a user has set stays as it is
+    os.environ.update(PASSIVE)
+
+
+class _Limit:
+    """What PyTorch and the BLAS libraries were allowed before the first of several overlapping calls."""
+
+    def __init__(self):
+        self.lock, self.users, self.torch, self.blas = threading.Lock(), 0, 1, None
+
+
+_LIMIT = _Limit()
+
+
+def allowed() -> int:
+    """How many threads the user lets PyTorch have, whatever `limited` allows it at the moment."""
+    import torch
+
+    with _LIMIT.lock:
+        return _LIMIT.torch if _LIMIT.users else torch.get_num_threads()
+
+
+@contextmanager
+def limited(work: int) -> Iterator[None]:
+    """One thread for PyTorch and BLAS while a step of so many multiply-adds is repeated, if that is `SMALL`.
+
+    Calls may overlap, in one thread or several: the limit ends with the last of them, and then all is as it was
+    before the first.
+    """
+    if work >= SMALL:
+        yield
+        return
+    _enter()
+    try:
+        yield
+    finally:
+        _leave()
+
+
+def _enter() -> None:
+    import torch
+
+    with _LIMIT.lock:
+        if _LIMIT.users == 0:
+            _LIMIT.torch = torch.get_num_threads()
+            _LIMIT.blas = _pools().limit(limits=1, user_api="blas")
+        _LIMIT.users += 1
+        torch.set_num_threads(1)
+
+
+def _leave() -> None:
+    import torch
+
+    with _LIMIT.lock:
+        _LIMIT.users -= 1
+        torch.set_num_threads(_LIMIT.torch)  # PyTorch keeps a number for each Python thread
+        if _LIMIT.users == 0:
+            _LIMIT.blas.restore_original_limits()
+
+
+@cache
+def _pools() -> "ThreadpoolController":
+    """The thread pools behind NumPy; looking for them takes milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@cache
+def _workers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, "softar")
+
+
+def for_each(function: Callable[[int, int], object], count: int, size: int, work: int) -> None:
+    """Call `function(begin, end)` for the pieces of range(count), `size` each, on as many threads as are worth it.
+
+    `function` must let go of Python's lock and its pieces must not depend on each other. `work`: the multiply-adds of
+    all of it. An error in a piece is raised here.
+    """
+    pieces = [(begin, min(begin + size, count)) for begin in range(0, count, size)]
+    helpers = min(len(pieces), allowed(), 1 + work // (SMALL // 8)) - 1
+
+    def take() -> None:
+        while pieces:
+            try:
+                piece = pieces.pop()
+            except IndexError:  # another thread was quicker
+                return
+            function(*piece)
+
+    others = [_workers().submit(take) for _ in range(helpers)]
+    try:
+        take()
+    finally:
+        for other in others:
+            if not other.cancel():
+                other.result()
