@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -67,7 +67,7 @@ def _enter() -> None:
     with _LIMIT.lock:
         if _LIMIT.users == 0:
             _LIMIT.torch = torch.get_num_threads()
-            _LIMIT.blas = _pools().limit(limits=1, user_api="blas")
+            _LIMIT.blas = _warden().submit(_limit_blas).result()
         _LIMIT.users += 1
         torch.set_num_threads(1)
 
@@ -79,7 +79,7 @@ def _leave() -> None:
         _LIMIT.users -= 1
         torch.set_num_threads(_LIMIT.torch)  # PyTorch keeps a number for each Python thread
         if _LIMIT.users == 0:
-            _LIMIT.blas.restore_original_limits()
+            _warden().submit(_LIMIT.blas.__exit__, None, None, None).result()
 
 
 @cache
@@ -88,6 +88,16 @@ def _pools() -> "ThreadpoolController":
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+def _limit_blas() -> Any:
+    return _pools().limit(limits=1, user_api="blas").__enter__()
+
+
+@cache
+def _warden() -> ThreadPoolExecutor:
+    """One thread to set and lift limits on BLAS: OpenBLAS listens to the thread alone that set the first one."""
+    return ThreadPoolExecutor(1, "softar-limits")
 
 
 @cache

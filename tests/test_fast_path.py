@@ -62,20 +62,21 @@ def test_a_stream_hands_over_what_generate_writes_in_pieces_of_one_size(tiny):
 
 def test_stop_is_asked_every_few_steps(tiny):
     asked = []
-    found = lab.generate(tiny(), "ab", 200, seed=3, stop=lambda: asked.append(1) or len(asked) > 5)
+    model = tiny(context=100)
+    found = lab.generate(model, "ab", 200, seed=3, stop=lambda: asked.append(1) or len(asked) > 5)
     assert len(found) == 5 * fast_path.PATIENCE
-    assert same(found, lab.generate(tiny(), "ab", 5 * fast_path.PATIENCE, seed=3))
+    assert same(found, lab.generate(model, "ab", 5 * fast_path.PATIENCE, seed=3))
 
 
 # -- a row in a batch is the row alone ---------------------------------------------------------------------------------
 
 
-def check(model, sizes=(2, 3, 16, 32), steps=30, **choices):
+def check(model, sizes=(2, 3, 16, 32), steps=10, **choices):
     prompts = (PROMPTS * 4)[: max(sizes)]
     alone = {}
     for size in sizes:
         many = lab.generate(model, prompts[:size], steps, seed=list(range(size)), **choices)
-        for row in {0, 1, size // 2, size - 1}:
+        for row in {1, size - 1}:
             if row not in alone:
                 alone[row] = lab.generate(model, prompts[row], steps, seed=row, **choices)
             assert same(many[row], alone[row]), (size, row)
@@ -92,13 +93,13 @@ def any_threads(request):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("objective", ["ce", "mse"])
 def test_under_every_schedule(tiny, any_threads, objective, schedule):
-    check(tiny(objective=objective, context=20), schedule=schedule, feedback="mixture" if objective == "ce" else "raw")
+    check(tiny(objective=objective, context=12), schedule=schedule, feedback="mixture" if objective == "ce" else "raw")
 
 
 @pytest.mark.parametrize("fed_back", FEEDBACKS)
 @pytest.mark.parametrize("objective", ["ce", "mse"])
 def test_with_every_feedback(tiny, any_threads, objective, fed_back):
-    check(tiny(objective=objective, context=20), schedule="entropy(1.5)", feedback=fed_back)
+    check(tiny(objective=objective, context=12), schedule="entropy(1.5)", feedback=fed_back)
 
 
 @pytest.mark.parametrize("name", collapse.names())

@@ -41,39 +41,30 @@ def test_a_limit_holds_inside_and_is_gone_afterwards(two_threads):
 
 def test_overlapping_calls_leave_all_as_it_was(two_threads, tiny):
     """The second begins while the first runs and ends after it; threads that come later have their own numbers."""
-    before, model, seen, failures = counts(), tiny(), [], []
-    inside = [threading.Event() for _ in range(2)]
+    before, model, seen = counts(), tiny(), []
+    second_runs, first_is_done = threading.Event(), threading.Event()
 
-    def first():
-        def stop():
-            inside[0].set()
-            return inside[1].wait(30)
-
-        lab.generate(model, "ab", 50, schedule="entropy(0.5)", stop=stop)
+    def write(stop):
+        lab.generate(model, "ab", 10_000, schedule="entropy(0.5)", stop=stop)
         seen.append(torch.get_num_threads())
 
-    def second():
-        inside[0].wait(30)
+    def first_stop():
+        if not other.is_alive() and not second_runs.is_set():
+            other.start()
+        return second_runs.wait(60) and len(asked) > 3  # at least one step is written
 
-        def stop():
-            inside[1].set()
-            return bool(seen)  # goes on until the first is done
+    def second_stop():
+        asked.append(1)
+        second_runs.set()
+        return len(asked) > 5 and first_is_done.wait(60)
 
-        try:
-            lab.generate([model][0], "abc", 100_000, schedule="entropy(0.5)", stop=stop)
-        except Exception as error:
-            failures.append(error)
-        seen.append(torch.get_num_threads())
-
-    both = [threading.Thread(target=one) for one in (first, second)]
-    for one in both:
-        one.start()
-    for one in both:
-        one.join(60)
+    asked, other = [], threading.Thread(target=write, args=(second_stop,))
+    write(first_stop)
+    first_is_done.set()
+    other.join(60)
     later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     later.start()
     later.join()
-    assert not failures
     assert seen == [2, 2, 2]
     assert counts() == before
 
