@@ -5,7 +5,7 @@ from .adapters.hugging_face import load_pretrained
 from .analysis.ways import compare
 from .batches import TrainConfig
 from .evaluation import evaluate
-from .evidence import claim, measured, scaled, setup, table
+from .evidence import claim, masked, measured, scaled, setup, table
 from .fitting import train_mixing
 from .generation import Always, EveryK, Never, Trajectory, generate, stream
 from .models.config import ModelConfig
@@ -46,6 +46,7 @@ __all__ = [
     "load_language",
     "load_pretrained",
     "load_vectors",
+    "masked",
     "measured",
     "save_vectors",
     "scaled",

@@ -1,7 +1,8 @@
 """How a notebook proves what it says: claims that raise, measurements and tables whose digits may differ.
 
-A verdict (✓ or ✗), a name and an expectation are text that nbval compares exactly. Digits that depend on
-the processor stand inside ⟨…⟩, which `tests/nbval_sanitize.cfg` masks: shown to the reader, never relied on.
+A verdict (✓ or ✗), a name and an expectation are text that nbval compares exactly. What depends on the
+processor stands inside ⟨…⟩, which `tests/nbval_sanitize.cfg` masks: shown to the reader, never relied on.
+`masked` alone writes these brackets. No space outside them depends on how long their content is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import html
 import math
 import numbers
 import os
+import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import SupportsFloat, TypeVar
 
@@ -21,6 +23,9 @@ T = TypeVar("T")
 
 # Okabe & Ito's eight colours, told apart by every kind of colour vision; black last, yellow before it.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+
+
+MASK = re.compile("⟨([^⟩]*)⟩")  # as in tests/nbval_sanitize.cfg
 
 
 class ClaimError(AssertionError):
@@ -66,8 +71,19 @@ def measured(
     else:
         expected = f"{expect:g} ± {tol:g}"
         inside = abs(value - expect) <= tol
-    number = f"⟨{_significant(value, 4)}⟩"
+    number = masked(value)
     _verdict(f"{name} {number}{unit and ' ' + unit} (expected {expected})", inside and math.isfinite(value))
+
+
+def masked(value: object, digits: int = 4) -> str:
+    """Return `value` inside ⟨…⟩: a figure or a text that may differ on another processor.
+
+    digits: significant digits of a float, or of a 0-dimensional tensor of one. Anything else is shown as
+    `str` shows it; a ⟩ in it becomes ›, because it would end the mask.
+    """
+    value = value.item() if isinstance(value, torch.Tensor | np.generic) else value
+    shown = _significant(value, digits) if isinstance(value, float) else str(value)
+    return f"⟨{shown.replace('⟩', '›')}⟩"
 
 
 def table(frame: pd.DataFrame, *, digits: int = 4, exact: Collection[str] = ()) -> Table:
@@ -75,7 +91,7 @@ def table(frame: pd.DataFrame, *, digits: int = 4, exact: Collection[str] = ()) 
 
     digits: significant digits of the floats. exact: columns of settings (a temperature, a rate), shown and
     compared as they are. Row labels are settings too; a plain 0…n-1 index is left out. NaN and infinity stay
-    unmasked: that a number is missing does not depend on the processor.
+    unmasked: that a number is missing does not depend on the processor. A text that does is given as `masked(text)`.
     Raises KeyError where `exact` names a column that is not there.
     """
     if missing := [name for name in exact if name not in frame.columns]:
@@ -87,25 +103,35 @@ def table(frame: pd.DataFrame, *, digits: int = 4, exact: Collection[str] = ()) 
         levels = [index.get_level_values(i) for i in range(index.nlevels)]
         columns = [_column(level, True, digits) for level in levels] + columns
         header = ["" if name is None else str(name) for name in index.names] + header
-    return Table(header, [list(row) for row in zip(*columns, strict=True)])
+    return Table(header, [list(row) for row in zip(*columns, strict=True)], digits)
 
 
 class Table:
-    """Rows of finished cells that show themselves as text and as HTML, every column flush right."""
+    """Rows of finished cells that show themselves as text and as HTML, every column flush right.
 
-    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[str]]):
-        self.header, self.rows = header, rows
+    Whatever a mask holds counts as wide as the longest usual figure of so many digits, -1.234e-05: a shorter one is
+    padded inside the mask, a longer one sticks out. So another processor's figures move nothing that is compared.
+    """
+
+    def __init__(self, header: Sequence[str], rows: Sequence[Sequence[str]], digits: int = 4):
+        self.header, self.rows, self.digits = header, rows, digits
 
     def __repr__(self) -> str:
         lines = [self.header, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-        )
+        widths = [max(len(self._lay_out(cell, empty=True)) for cell in column) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(self._flush_right, line, widths)) for line in lines)
+
+    def _flush_right(self, cell: str, width: int) -> str:
+        missing = width - len(self._lay_out(cell, empty=True))
+        return " " * missing + self._lay_out(cell)
+
+    def _lay_out(self, cell: str, empty: bool = False) -> str:
+        """The cell with every mask padded to its width; `empty`: and with nothing in it."""
+        return MASK.sub(lambda mask: f"⟨{'' if empty else mask[1]:>{self.digits + 6}}⟩", cell)
 
     def _repr_html_(self) -> str:
         def row(tag: str, cells: Sequence[str]) -> str:
-            cells = "".join(f'<{tag} align="right">{_tight(cell)}</{tag}>' for cell in cells)
+            cells = "".join(f'<{tag} align="right">{html.escape(cell)}</{tag}>' for cell in cells)
             return f"<tr>{cells}</tr>"
 
         body = "\n".join(row("td", cells) for cells in self.rows)
@@ -176,13 +202,8 @@ def _cell(value: object, exact: bool, digits: int) -> str:
         return str(value)
     if exact or not math.isfinite(value):
         return f"{value:g}"
-    # Padded inside the mask: a column as wide as its longest number would itself depend on the processor.
-    return f"⟨{_significant(float(value), digits):>{digits + 6}}⟩"
+    return masked(float(value), digits)
 
 
 def _label(name: object) -> str:
     return " ".join(map(str, name)) if isinstance(name, tuple) else str(name)
-
-
-def _tight(cell: str) -> str:
-    return html.escape("⟨" + cell[1:].lstrip() if cell.startswith("⟨") else cell)

@@ -1,5 +1,7 @@
 """Tiny models that are alive: a fresh one's blocks and head are zero, so any wrong cache would look right."""
 
+import os
+
 import pytest
 import torch
 
@@ -11,7 +13,8 @@ from softar_lab.sources.corpora import Corpus
 from softar_lab.sources.tokenizers import CharTokenizer
 
 compiled.prepare()  # once for a processor, like `make venv`; else the first tests would go PyTorch's way
-torch.set_num_threads(1)  # handing such small products round costs more than it gains
+# One thread, unless the user says otherwise: handing such small products round costs more than it gains.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))
 
 LETTERS = "abcdefghijk \n"  # 13 symbols
 OBJECTIVES = ("ce", "mse", "metric", "vmf")  # p moves gently with the hidden state

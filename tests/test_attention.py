@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from bounds import exact
 from test_widgets import carries_a_picture
 from torch.nn import functional as F
 
@@ -51,7 +52,7 @@ def test_attention_is_what_the_blocks_mix_with(tiny, kind):
     torch.testing.assert_close(found.sum(-1), torch.ones(found.shape[:-1]))
     for layer, (weights, value) in enumerate(zip(found, values, strict=False)):
         again = weights @ shared(value, weights)
-        torch.testing.assert_close(again.transpose(1, 2).flatten(2), mixed[layer], atol=1e-5, rtol=0)
+        torch.testing.assert_close(again.transpose(1, 2).flatten(2), mixed[layer], **exact(model))
     assert not found.triu(1).any()  # nobody looks ahead
     if kind == "window":
         assert not found.tril(-4).any()

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bounds import exact
 from scipy.spatial.distance import mahalanobis
 from scipy.stats import entropy, mannwhitneyu
 from sklearn.covariance import LedoitWolf
@@ -29,7 +30,6 @@ from softar_lab.sources.languages import Markov
 from softar_lab.sources.tokenizers import CharTokenizer
 
 PROMPTS = ["ab", "", "cdcdc"]
-EXACT = {"atol": 1e-5, "rtol": 1e-4}
 
 
 class Witness(Oracle):
@@ -70,11 +70,11 @@ def test_replay_says_what_was_said_also_where_the_window_was_renewed(tiny, when,
     found = replay(written, model)
     for row, one in enumerate(written):
         mine = found.log_probs.view(3, 12, -1)[row]
-        torch.testing.assert_close(mine.gather(1, one.token_ids[:, None])[:, 0], one.log_probs, **EXACT)
-        torch.testing.assert_close(torch.special.entr(mine.exp()).sum(-1), one.entropy, **EXACT)
+        torch.testing.assert_close(mine.gather(1, one.token_ids[:, None])[:, 0], one.log_probs, **exact(model))
+        torch.testing.assert_close(torch.special.entr(mine.exp()).sum(-1), one.entropy, **exact(model))
     with torch.inference_mode():
         again = model.objective.predict(found.hidden, model.embedding)
-    torch.testing.assert_close(again.vector, torch.cat([one.vectors for one in written]), **EXACT)
+    torch.testing.assert_close(again.vector, torch.cat([one.vectors for one in written]), **exact(model))
 
 
 def test_replay_of_one_trajectory_and_of_a_model_without_vectors():
@@ -91,7 +91,9 @@ def test_replay_takes_trajectories_of_unequal_length(tiny):
     model = tiny(objective="mse", scale=0.15)
     long, short = (generate(model, "ab", n, schedule="never", seed=n) for n in (9, 4))
     found = replay([long, short], model).log_probs
-    torch.testing.assert_close(found, torch.cat([replay(one, model).log_probs for one in (long, short)]), **EXACT)
+    torch.testing.assert_close(
+        found, torch.cat([replay(one, model).log_probs for one in (long, short)]), **exact(model)
+    )
 
 
 def test_replay_refuses_what_another_model_wrote_or_what_was_read_otherwise(tiny):

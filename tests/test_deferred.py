@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from bounds import exact
 from test_generate import batch_against_one_by_one
 
 from softar_lab.generation import Deferred, EveryK, Retro, collapse, generate
@@ -116,7 +117,7 @@ def test_a_run_shows_the_best_of_all_its_symbols_together(tiny, k):
         shown += max(product(range(3), repeat=n), key=score)
     assert found.token_ids.tolist() == shown[2:]
     rows = p.gather(1, found.token_ids[:, None]).squeeze(1).detach()
-    torch.testing.assert_close(found.log_probs, rows, atol=1e-4, rtol=0)  # of what was shown in the end
+    torch.testing.assert_close(found.log_probs, rows, **exact(model))  # of what was shown in the end
     assert found.text == model.tokenizer.decode(found.token_ids)
     hard = model.embedding[found.token_ids[found.collapsed]]
     assert torch.equal(found.inputs[found.collapsed], hard)

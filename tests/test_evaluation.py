@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from bounds import exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,7 +107,7 @@ def test_evaluate_is_the_mean_of_what_the_predictor_says_token_by_token(tiny, ob
             if t < len(piece) - 1:
                 state = model.next_state(state, token_id[None])
     found = char_log_probs(model, text, separator)
-    torch.testing.assert_close(found, torch.stack(expected), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found, torch.stack(expected), **exact(model))
     assert evaluate(model, text, separator) == pytest.approx(-found.double().mean().item(), abs=1e-9)
 
 
@@ -124,7 +125,7 @@ def test_distributions_hold_the_scores_and_are_those_of_each_window_read_alone(t
     assert torch.equal(log_probs.gather(1, targets[:, None])[:, 0], scores(model, ids, pieces))
     torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(len(targets)))
     alone = torch.cat([model.next_log_probs(ids[None, begin:end])[0, skip:] for begin, end, skip in pieces])
-    torch.testing.assert_close(log_probs, alone.detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(log_probs, alone.detach(), **exact(model))
 
 
 @pytest.mark.parametrize("separator", [None, "\n"])
@@ -297,4 +298,4 @@ def test_a_model_on_units_is_trained_saved_and_writes(tmp_path):
     judged = judge(LINES, again, prompt="of ", separator="\n")
     assert len(judged.log_probs) == len(LINES)
     [many] = judge_texts([LINES], again, ["of "], separator="\n")
-    torch.testing.assert_close(many.log_probs, judged.log_probs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(many.log_probs, judged.log_probs, **exact(model))

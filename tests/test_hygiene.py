@@ -1,5 +1,6 @@
 """Every notebook keeps the rules of the suite, and nbval compares verdicts while it masks digits."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from softar_lab.evidence import MASK
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = [path for path in sorted(ROOT.glob("notebooks/**/*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
@@ -22,6 +25,8 @@ MARKER_TAGS |= {"pytest-validate-ignore-output", "skip-execution"}
 EVIDENCE = re.compile(r"^[^#\n]*\b(claim|measured)\(", re.M)
 NO_EVIDENCE = re.compile(r"(Setup|Try it|What we learned|Exercises|Next)\b", re.I)  # sections that prove nothing new
 PROMISE = re.compile(r"^\*You will see .+ · Needs .+ · Runs in .+ s\*$", re.M)
+FIGURE = re.compile(r"\d+\.\d+(?:e[-+]\d+)?|\d+e[-+]\d+")
+BESIDE_A_MASK = re.compile(r"\S*(\s\s+|\t)⟨|⟩( \s+|\t)\S+")
 # An absolute path, of any machine: /one/two at the start of a word, C:\Users, file://
 MACHINE_PATH = re.compile(r"(?<![\w./:<*~)\]}>-])/\w[\w.-]*/\w[\w./-]*|\b[A-Z]:\\+Users\\|\bfile://")
 
@@ -33,6 +38,7 @@ def broken_rules(nb, name: str, size: int = 0, solution: bool = False) -> list[s
         *_execution(nb),
         *_markers(nb, name),
         *_evidence(nb),
+        *_masks(nb),
         *_sizes(nb, size),
         *_paths(nb),
     ]
@@ -89,6 +95,32 @@ def _evidence(nb) -> Iterator[str]:
     for heading, sources in sections:
         if sources and not NO_EVIDENCE.match(heading) and not EVIDENCE.search("\n".join(sources)):
             yield f"evidence: nothing is claimed or measured under {heading!r}"
+
+
+def _masks(nb) -> Iterator[str]:
+    """Nothing that nbval compares may depend on figures: neither a digit nor the spaces around it."""
+    typed = "\n".join(cell.source for _, cell in _code(nb))
+    for i, cell in _code(nb):
+        if re.search("[⟨⟩]", cell.source):
+            yield f"mask: cell {i} writes ⟨…⟩ itself; lab.masked does"
+        if unseen := _tables_nobody_sees(cell.source):
+            yield f"table: cell {i} makes a table and does not show it: {unseen[0]}"
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if not data.get("text/html", "").startswith("<table>\n<thead>"):  # lab.table has widths of its own
+                text = output.get("text", "") + data.get("text/plain", "")
+                if match := BESIDE_A_MASK.search(text):
+                    yield f"layout: cell {i} pads a figure outside its mask: {match.group()!r}"
+            free = re.sub(r"\(expected .*\)$", "", MASK.sub("", output.get("text", "")), flags=re.M)
+            if untyped := [figure for figure in FIGURE.findall(free) if figure not in typed]:
+                yield f"figure: cell {i} prints {untyped[0]}, which nobody typed, outside ⟨…⟩"
+
+
+def _tables_nobody_sees(source: str) -> list[str]:
+    """Calls of lab.table before the last line of a cell, which alone is shown."""
+    earlier = ast.parse(source).body[:-1]
+    calls = (ast.unparse(line.value) for line in earlier if isinstance(line, ast.Expr))
+    return [call for call in calls if call.startswith("lab.table(")]
 
 
 def _sizes(nb, size: int) -> Iterator[str]:
@@ -183,6 +215,13 @@ def _output(**output):
         ("marker", _edit(5, source="# NBVAL_IGNORE_OUTPUT\n1")),
         ("evidence", _edit(3, source="# claim(\n1 + 1")),
         ("evidence", _edit(4, source="## Another sum")),
+        ("mask", _edit(5, source='print(f"⟨{1 / 3}⟩")')),
+        ("table", _edit(5, source="lab.table(frame)\nlab.claim('shown', True)")),
+        ("layout", _output(output_type="stream", name="stdout", text="loss   ⟨0.5⟩")),
+        ("layout", _output(output_type="stream", name="stdout", text="⟨0.5⟩  loss")),
+        ("layout", _output(output_type="display_data", metadata={}, data={"text/plain": "x\t⟨0.5⟩"})),
+        ("figure", _output(output_type="stream", name="stdout", text="✓ loss ⟨0.5⟩, or 0.125 (expected 0.5 ± 1)")),
+        ("figure", _output(output_type="stream", name="stdout", text="1e-05 is left")),
         ("lines", _edit(1, source="\n".join("1" * 13))),
         ("lines", _edit(5, source="\n".join("1" * 16))),
         ("columns", _edit(5, source="1" * 80)),

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from bounds import exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy, sem
@@ -579,10 +580,10 @@ def test_judge_that_is_a_model_scores_as_evaluation_does(tiny, separator):
     model, text = tiny(context=6), "abc\ndefgh\nkkkkkkkkkk\n\nab\ncd"
     found = judge(text, model, separator=separator).log_probs
     expected = char_log_probs(model, text, separator).double()
-    torch.testing.assert_close(found[len(found) - len(expected) :], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[len(found) - len(expected) :], expected, **exact(model))
     first = model.predict(model.start()).log_probs[0, model.tokenizer.encode("a")]
-    assert found[0] == pytest.approx(first.item(), abs=1e-5), "the first character is judged too"
-    assert judge("a", model).log_probs.tolist() == pytest.approx(first.tolist(), abs=1e-5)
+    assert found[0] == pytest.approx(first.item(), abs=exact(model)["atol"]), "the first character is judged too"
+    assert judge("a", model).log_probs.tolist() == pytest.approx(first.tolist(), abs=exact(model)["atol"])
 
 
 def test_judge_reads_documents_one_by_one():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from bounds import exact
 
 from conftest import LETTERS
 from softar_lab.batches import TrainConfig
@@ -15,8 +16,6 @@ from softar_lab.models.mixing import Mixed, MixingCollapse, last_hidden
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.store import CheckpointError
 from softar_lab.training import train
-
-EXACT = {"atol": 1e-4, "rtol": 0}
 
 
 def some_ids(length, rows=3, seed=0):
@@ -47,7 +46,7 @@ def test_vectors_of_a_slot_are_those_of_its_window_alone(tiny, window, n_heads):
     assert together.shape == (3, 13, model.config.embedding_dim)
     for t in range(13):
         alone = model.mixing.vectors(hidden[:, max(0, t - window + 1) : t + 1])[:, -1]
-        torch.testing.assert_close(together[:, t], alone, **EXACT)
+        torch.testing.assert_close(together[:, t], alone, **exact(model))
 
 
 def test_vectors_depend_on_every_slot_of_the_window_and_its_place(tiny):
@@ -67,7 +66,7 @@ def test_log_probs_are_a_softmax_of_distances_to_the_rows(tiny):
     y, table = model.mixing.vectors(hidden).double(), model.embedding.double()
     weights = (-(y[:, :, None] - table).square().sum(-1) / model.mixing.log_tau.double().exp()).exp()
     expected = (weights / weights.sum(-1, keepdim=True)).log().float()
-    torch.testing.assert_close(model.mixing.log_probs(hidden, model.embedding), expected, **EXACT)
+    torch.testing.assert_close(model.mixing.log_probs(hidden, model.embedding), expected, **exact(model))
 
 
 def test_a_fresh_layer_knows_nothing_and_depends_on_its_seed_alone(tiny):
@@ -99,7 +98,7 @@ def test_hard_tokens_are_read_slot_by_slot_as_in_training(tiny, prompt, window):
     trajectory, probs = said(model, prompt, 12 - len(prompt), temperature=0.8, seed=3)
     text = model.tokenizer.encode(prompt + trajectory.text)[None]
     expected = Mixed(model).next_log_probs(text)[:, len(prompt) :].exp()
-    torch.testing.assert_close(probs, expected, **EXACT)
+    torch.testing.assert_close(probs, expected, **exact(model))
     assert generate(model, prompt, 12 - len(prompt), collapse="mixing", temperature=0.8, seed=3).text == trajectory.text
 
 
@@ -117,7 +116,7 @@ def test_any_tokens_are_read_as_one_pass_over_the_window_does(tiny, when, contex
             window = window[-max(1, context // 2) :]
         hidden = model.hidden_states(vectors=window[None]).detach()
         expected = model.mixing.log_probs(hidden, model.embedding)[:, -1].exp()
-        torch.testing.assert_close(probs[:, t], expected, **EXACT)
+        torch.testing.assert_close(probs[:, t], expected, **exact(model))
 
 
 def test_a_window_that_was_rewritten_is_read_again(tiny):
@@ -133,7 +132,7 @@ def test_a_window_that_was_rewritten_is_read_again(tiny):
         prediction = model.predict(state)
         thought = Thought(torch.zeros(2).long(), prediction, None, None, model.embedding, state=state, session=session)
         found = collapse.mixing(prediction, model.embedding, thought)
-        torch.testing.assert_close(found, Mixed(model).predict(state).probs, **EXACT)
+        torch.testing.assert_close(found, Mixed(model).predict(state).probs, **exact(model))
 
 
 @pytest.mark.parametrize("how", ["always", "never"])
@@ -154,7 +153,7 @@ def test_mixed_predicts_what_it_says_of_whole_texts(tiny):
     whole, state = model.next_log_probs(token_ids), model.start(3)
     for t in range(13):
         prediction = model.predict(state)
-        torch.testing.assert_close(prediction.log_probs, whole[:, t], **EXACT)
+        torch.testing.assert_close(prediction.log_probs, whole[:, t], **exact(model.model))
         assert torch.equal(collapse.nearest(prediction.vector, model.model.embedding), prediction.probs.argmax(-1))
         state = model.advance(state, token_ids=token_ids[:, t]) if t < 12 else state
     assert evaluate(model, LETTERS * 3) > 0
@@ -167,7 +166,7 @@ def test_last_hidden_is_what_the_states_held(tiny):
         states.append(model.advance(states[-1], token_ids=token_ids[:, t]))
     for t, state in enumerate(states):
         expected = torch.stack([one.hidden for one in states[max(0, t - 3) : t + 1]], 1)
-        torch.testing.assert_close(last_hidden(model, state, 4), expected, **EXACT)
+        torch.testing.assert_close(last_hidden(model, state, 4), expected, **exact(model))
 
 
 # -- with the checkpoint ----------------------------------------------------------------------------------------------

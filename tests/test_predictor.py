@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from bounds import exact
 
 from softar_lab.predictor import Prediction, Predictor
 
@@ -88,6 +89,6 @@ def test_whole_texts_are_scored_as_they_are_read(tiny, rng):
     model = tiny()
     token_ids = torch.randint(model.vocab_size, (3, 7), generator=rng())
     stepwise = Predictor.next_log_probs(model, token_ids)  # (B, T, V)
-    torch.testing.assert_close(model.next_log_probs(token_ids), stepwise, rtol=0, atol=1e-4)
+    torch.testing.assert_close(model.next_log_probs(token_ids), stepwise, **exact(model))
     gathered = torch.stack([stepwise[:, t].gather(1, token_ids[:, t : t + 1])[:, 0] for t in range(7)], 1)
-    torch.testing.assert_close(model.log_probs(token_ids), gathered, rtol=0, atol=1e-4)
+    torch.testing.assert_close(model.log_probs(token_ids), gathered, **exact(model))

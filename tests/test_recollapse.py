@@ -4,11 +4,11 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from bounds import exact
 
 from softar_lab.generation import Trajectory, collapse, feedback, generate
 from softar_lab.generation.recollapse import path_is_free, read_again, recollapse
 
-EXACT = {"atol": 1e-4, "rtol": 0}
 SPECS = [
     *(name for name in collapse.names() if name != "deferred"),
     "nearest('cosine')",
@@ -17,11 +17,11 @@ SPECS = [
 ]
 
 
-def same(found, expected):
+def same(found, expected, model):
     for field in fields(Trajectory):
         one, other = getattr(found, field.name), getattr(expected, field.name)
         if isinstance(other, torch.Tensor) and other.is_floating_point():
-            torch.testing.assert_close(one, other, **EXACT)
+            torch.testing.assert_close(one, other, **exact(model))
         elif field.name != "top_ids":  # equally good candidates may change places
             assert one == other if not isinstance(other, torch.Tensor) else torch.equal(one, other), field.name
 
@@ -34,7 +34,7 @@ def test_recollapse_of_a_soft_path_is_generation_with_the_other_collapse(tiny, s
     how = {"schedule": "never", "feedback": "raw", "temperature": temperature, "seed": 5}
     first = generate(model, "abc", 40, collapse="nearest", **how)
     expected = generate(model, "abc", 40, collapse=spec, **how)
-    same(recollapse(model, first, spec, seed=5), expected)
+    same(recollapse(model, first, spec, seed=5), expected, model)
 
 
 @pytest.mark.parametrize("objective", ["ce", "mse", "metric"])
@@ -43,7 +43,7 @@ def test_recollapse_is_exact_for_every_feedback_that_does_not_look_at_the_symbol
     model = tiny(objective=objective, scale=0.15)
     how = {"schedule": "never", "feedback": what, "seed": 2}
     first = generate(model, "", 30, collapse="nearest", **how)
-    same(recollapse(model, first, "softmax", seed=2), generate(model, "", 30, **how))
+    same(recollapse(model, first, "softmax", seed=2), generate(model, "", 30, **how), model)
     assert recollapse(model, first, "softmax", seed=2).text != first.text
 
 
@@ -71,7 +71,7 @@ def test_path_is_free_trusts_no_feedback_that_it_does_not_know():
 def test_recollapse_by_the_same_collapse_gives_the_text_back_whatever_was_fed(tiny, schedule, spec):
     model = tiny(objective="mse", scale=0.15, mixing=3)
     first = generate(model, "ab", 30, collapse=spec, schedule=schedule, temperature=0.7, seed=4)
-    same(recollapse(model, first, spec, seed=4), first)
+    same(recollapse(model, first, spec, seed=4), first, model)
 
 
 @pytest.mark.parametrize("spec", ["softmax", "barycentric", "mixing"])
@@ -79,7 +79,7 @@ def test_recollapse_takes_both_temperatures_of_the_settings(tiny, spec):
     model = tiny(objective="mse", scale=0.15, mixing=3)
     how = {"schedule": "every(3)", "temperature": 0.7, "soft_temperature": 0, "seed": 4}
     first = generate(model, "ab", 30, collapse=spec, **how)
-    same(recollapse(model, first, spec, seed=4), first)
+    same(recollapse(model, first, spec, seed=4), first, model)
 
 
 def test_recollapse_by_a_collapse_that_revises_says_who_asks_it_to(tiny):
@@ -115,7 +115,7 @@ def test_recollapse_of_a_stored_path(tiny, tmp_path):
     first = generate(model, "ab", 9, schedule="never")
     first.save(tmp_path / "path")
     found = recollapse(model, Trajectory.load(tmp_path / "path"), "barycentric")
-    same(found, recollapse(model, first, "barycentric"))
+    same(found, recollapse(model, first, "barycentric"), model)
 
 
 def test_recollapse_asks_step_by_step_what_all_at_once_would_say(tiny):
@@ -136,7 +136,7 @@ def test_recollapse_shows_a_collapse_the_text_so_far(tiny):
 
     def next_letter(prediction, embedding, thought):
         before = thought.session.shown[-1] + thought.session.memory.setdefault("by", 1)
-        torch.testing.assert_close(model.predict(thought.state).vector, prediction.vector, **EXACT)
+        torch.testing.assert_close(model.predict(thought.state).vector, prediction.vector, **exact(model))
         return torch.nn.functional.one_hot(before % len(embedding), len(embedding)).float()
 
     first = generate(model, "ab", 9, schedule="never")
@@ -155,10 +155,10 @@ def test_read_again_gives_the_states_of_reading_one_by_one(tiny, context, length
         assert len(states) == length + 1
         for t, found in enumerate(states):
             assert found.length == state.length
-            torch.testing.assert_close(found.hidden, state.hidden, **EXACT)
+            torch.testing.assert_close(found.hidden, state.hidden, **exact(model))
             new = torch.full((1, 16), 0.1)  # each may be advanced, whatever the others did
             torch.testing.assert_close(
-                model.advance(found, vectors=new).hidden, model.advance(state, vectors=new).hidden, **EXACT
+                model.advance(found, vectors=new).hidden, model.advance(state, vectors=new).hidden, **exact(model)
             )
             state = model.advance(state, vectors=slots[:, t]) if t < length else state
 

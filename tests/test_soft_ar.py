@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bounds import exact
 
 from conftest import EVERY_OBJECTIVE, LETTERS, OBJECTIVES, TABLES
 from softar_lab.evaluation import calibrate
@@ -20,7 +21,6 @@ from softar_lab.models.transformer import POSITIONS
 from softar_lab.sources.tokenizers import CharTokenizer
 from softar_lab.store import CheckpointError, StoreError
 
-EXACT = {"atol": 1e-4, "rtol": 0}  # what the issue asks of float32 logits
 KNOWN = {"energy(4)": 0.5, "flow(3)": 0.5, "vmf": 0.5, "anchored": 0.5}  # nats left by those that learn slowly or vote
 EVERY_MODEL = [{"objective": o, "table": t, "positions": p} for o, t, p in product(OBJECTIVES, TABLES, POSITIONS)]
 ids_of = pytest.mark.parametrize("shape", EVERY_MODEL, ids=lambda shape: "-".join(shape.values()))
@@ -45,7 +45,7 @@ def test_predict_with_the_cache_is_predict_without(tiny, shape):
     state = model.start(3)
     for t in range(13):
         expected = log_probs_without_cache(model, token_ids[:, :t])
-        torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
+        torch.testing.assert_close(model.predict(state).log_probs, expected, **exact(model))
         if t < 12:
             state = model.advance(state, token_ids=token_ids[:, t])
     assert expected.std(0).max() > 0.05  # or the comparison would mean nothing
@@ -79,7 +79,7 @@ def test_soft_tokens_with_the_cache_are_those_without(tiny, rng):
     for t in range(12):
         state = model.advance(state, vectors=vectors[:, t])
         expected = log_probs_without_cache(model, vectors=vectors[:, : t + 1])
-        torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
+        torch.testing.assert_close(model.predict(state).log_probs, expected, **exact(model))
 
 
 @pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 7], [1, 10, 1], [0, 4, 0, 8]])
@@ -89,7 +89,7 @@ def test_read_in_pieces_is_read_at_once(tiny, pieces):
     for piece in token_ids.split(pieces, 1):
         state = model.read(state, piece)
     expected = log_probs_without_cache(model, token_ids)
-    torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
+    torch.testing.assert_close(model.predict(state).log_probs, expected, **exact(model))
 
 
 def test_hidden_states_never_look_ahead(tiny):
@@ -106,7 +106,7 @@ def test_log_probs_are_those_of_the_predictor(tiny):
     found, state = model.log_probs(token_ids), model.start(3)
     for t in range(13):
         expected = model.predict(state).log_probs.gather(1, token_ids[:, t : t + 1]).squeeze(1)
-        torch.testing.assert_close(found[:, t], expected, **EXACT)
+        torch.testing.assert_close(found[:, t], expected, **exact(model))
         state = model.next_state(state, token_ids[:, t]) if t < 12 else state
 
 
@@ -130,7 +130,7 @@ def test_a_state_may_be_advanced_twice(tiny):
     for k, branch in enumerate(branches):
         whole = torch.cat([token_ids, torch.full((3, 4), k)], 1)
         expected = log_probs_without_cache(model, whole)
-        torch.testing.assert_close(model.predict(branch).log_probs, expected, **EXACT)
+        torch.testing.assert_close(model.predict(branch).log_probs, expected, **exact(model))
     assert torch.equal(model.predict(stem).log_probs, before)
 
 
@@ -148,7 +148,7 @@ def test_a_random_tree_of_branches_and_selections_agrees_with_fresh_readings(tin
             nodes.append((model.read(state, new), torch.cat([read, new], 1)))
     for state, read in nodes:
         fresh = model.read(model.start(len(read)), read) if read.shape[1] else model.start(len(read))
-        torch.testing.assert_close(model.predict(state).log_probs, model.predict(fresh).log_probs, **EXACT)
+        torch.testing.assert_close(model.predict(state).log_probs, model.predict(fresh).log_probs, **exact(model))
 
 
 @pytest.mark.parametrize("rows", [[0], [2, 0, 1], [1, 1, 1, 0, 2], [2, 1]])
@@ -157,11 +157,11 @@ def test_select_forks_drops_and_reorders(tiny, rows, length):
     model, token_ids = tiny(), some_ids(length)
     state = model.start(3) if not length else model.read(model.start(3), token_ids)
     chosen, rows = state.select(torch.tensor(rows)), torch.tensor(rows)
-    torch.testing.assert_close(model.predict(chosen).log_probs, model.predict(state).log_probs[rows], **EXACT)
+    torch.testing.assert_close(model.predict(chosen).log_probs, model.predict(state).log_probs[rows], **exact(model))
     new = some_ids(3, len(rows), seed=7)
     expected = model.read(model.start(len(rows)), torch.cat([token_ids[rows], new], 1))
     found = model.predict(model.read(chosen, new)).log_probs
-    torch.testing.assert_close(found, model.predict(expected).log_probs, **EXACT)
+    torch.testing.assert_close(found, model.predict(expected).log_probs, **exact(model))
 
 
 def test_predictions_of_a_batch_are_those_of_its_rows(tiny):
@@ -169,7 +169,7 @@ def test_predictions_of_a_batch_are_those_of_its_rows(tiny):
     together = model.predict(model.read(model.start(3), token_ids)).log_probs
     for row in range(3):
         alone = model.predict(model.read(model.start(1), token_ids[row : row + 1])).log_probs
-        torch.testing.assert_close(together[row : row + 1], alone, **EXACT)
+        torch.testing.assert_close(together[row : row + 1], alone, **exact(model))
 
 
 # -- beyond the context -----------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_beyond_the_context_a_window_of_the_latest_tokens_is_read_again(tiny, co
         if window.shape[1] > context:
             window = window[:, -max(1, context // 2) :]
         expected = log_probs_without_cache(model, vectors=window)
-        torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
+        torch.testing.assert_close(model.predict(state).log_probs, expected, **exact(model))
         assert state.length <= context
         assert sum(part.shape[1] for part in state.inputs) <= context  # memory stays what it is
         assert state.cache.capacity <= max(64, 2 * (context + 1))
@@ -207,7 +207,7 @@ def test_beyond_the_context_blocks_are_token_by_token(tiny, context, first):
         state = model.read(state, block) if block.shape[1] else state
     assert state.length == one_by_one.length
     expected = model.predict(one_by_one).log_probs
-    torch.testing.assert_close(model.predict(state).log_probs, expected, **EXACT)
+    torch.testing.assert_close(model.predict(state).log_probs, expected, **exact(model))
 
 
 @pytest.mark.parametrize("context", [1, 3, 8])
@@ -238,7 +238,7 @@ def test_replace_is_reading_everything_anew(tiny, rng, positions, first, n):
     assert torch.equal(torch.cat(replaced.inputs, 1), changed)
     for t in range(3):  # and so are the slots after it
         expected = log_probs_without_cache(model, vectors=torch.cat([changed, new[:, :t]], 1))
-        torch.testing.assert_close(model.predict(replaced).log_probs, expected, **EXACT)
+        torch.testing.assert_close(model.predict(replaced).log_probs, expected, **exact(model))
         replaced = model.advance(replaced, vectors=new[:, t])
     assert (
         n == 0
@@ -272,7 +272,7 @@ def test_replace_goes_on_beyond_the_context_as_if_it_had_been_so_from_the_start(
             found, expected = model.replace(state, first, new), model.read(model.start(batch), vectors=changed)
             for ahead in range(3):
                 pair = [model.predict(one).log_probs for one in (found, expected)]
-                torch.testing.assert_close(*pair, **EXACT)
+                torch.testing.assert_close(*pair, **exact(model))
                 found, expected = (model.advance(one, vectors=vectors[:, ahead]) for one in (found, expected))
         assert torch.equal(model.predict(state).log_probs, before)
 
@@ -288,7 +288,7 @@ def test_replace_harms_no_state_that_shares_the_cache(tiny, rng):
         assert torch.equal(model.predict(state).log_probs, expected)
         whole = torch.cat([token_ids[:, : state.length], some_ids(2)], 1)
         found = model.predict(model.read(state, some_ids(2))).log_probs
-        torch.testing.assert_close(found, log_probs_without_cache(model, whole), **EXACT)
+        torch.testing.assert_close(found, log_probs_without_cache(model, whole), **exact(model))
 
 
 @pytest.mark.parametrize(
@@ -336,14 +336,14 @@ def test_foresee_is_what_advance_would_find(tiny, rng, positions, n):
         found, ahead = model.foresee(one, vectors[:, 7 : 7 + n - (n == 5) * (one is other)]), one
         for i in range(found.shape[1]):
             ahead = model.advance(ahead, vectors=vectors[:, 7 + i])
-            torch.testing.assert_close(found[:, i], ahead.hidden, **EXACT)
+            torch.testing.assert_close(found[:, i], ahead.hidden, **exact(model))
         assert found.shape[1] == n - (n == 5) * (one is other)
     for one, expected in zip((state, other), pair, strict=True):
         assert torch.equal(model.predict(one).log_probs, expected)
         torch.testing.assert_close(
             model.predict(model.advance(one, vectors=vectors[:, 11])).log_probs,
             log_probs_without_cache(model, vectors=torch.cat([*one.inputs, vectors[:, 11:]], 1)),
-            **EXACT,
+            **exact(model),
         )
 
 
@@ -356,7 +356,7 @@ def test_foresee_beyond_the_context_reads_the_latest_slots_again(tiny, rng, read
     found = model.foresee(state, vectors[:, read : read + n])
     for i in range(n):
         window = vectors[:, read - kept : read + i + 1]
-        torch.testing.assert_close(found[:, i], model.hidden_states(vectors=window)[:, -1], **EXACT)
+        torch.testing.assert_close(found[:, i], model.hidden_states(vectors=window)[:, -1], **exact(model))
 
 
 # -- how it begins and what training may move -------------------------------------------------------------------------

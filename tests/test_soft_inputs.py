@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from bounds import exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -143,7 +144,7 @@ def test_scheduled_in_full_is_what_the_model_predicts_token_by_token(tiny, rng, 
         expected.append(model.predict(state).vector)
         state = model.advance(state, token_ids=column)
     found = soft_rows(model, ids, Scheduled(1), 1.0, rng())
-    torch.testing.assert_close(found.detach(), torch.stack(expected, 1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.detach(), torch.stack(expected, 1), **exact(model))
 
 
 @pytest.mark.parametrize("objective", ["ce", "mse"])

@@ -42,7 +42,7 @@ def test_what_cannot_be_added_is_said_and_the_last_sum_stays(explorer, typed, co
 def test_it_tells_its_state_and_carries_a_picture(explorer):
     assert carries_a_picture(explorer)
     assert "'king - man + woman'" in repr(explorer)
-    assert "nearest of all words 'queen'" in repr(explorer)
+    assert "nearest of all words ⟨'queen'⟩" in repr(explorer)
 
 
 def test_a_wrong_sum_from_the_start_is_told():

@@ -72,7 +72,7 @@ def test_overlapping_calls_leave_all_as_it_was(two_threads, tiny):
 def test_every_piece_is_done_once_on_any_number_of_threads(two_threads):
     for count, size, work in ((0, 4, 1), (1, 4, 10**9), (33, 4, 10**9), (33, 4, 1), (8, 100, 10**9)):
         done = []
-        threads.for_each(lambda begin, end: done.append((begin, end)), count, size, work)
+        threads.for_each(lambda *piece, done=done: done.append(piece), count, size, work)
         assert sorted(i for begin, end in done for i in range(begin, end)) == list(range(count))
         assert all(end - begin <= size for begin, end in done)
 

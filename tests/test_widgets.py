@@ -13,6 +13,7 @@ from test_generate import Chain
 from softar_lab import plots, widgets
 from softar_lab.analysis.geometry import PCABasis
 from softar_lab.batches import TrainConfig
+from softar_lab.evidence import masked
 from softar_lab.generation import generate
 from softar_lab.models.counting import TWO_STRINGS, CountingModel
 from softar_lab.sources.corpora import Corpus
@@ -431,7 +432,7 @@ def test_monitor_repr_and_mimebundle_tell_the_state(monitor):
     assert repr(monitor) == "TrainingMonitor(letters, 6 steps: not trained yet)"
     assert set(monitor._repr_mimebundle_()) == {"text/plain", VIEW}
     run = monitor.train()
-    assert repr(monitor) == f"TrainingMonitor(letters, 6 steps: ⟨{run.val_bits_per_char:.3f}⟩ bits per character)"
+    assert repr(monitor) == f"TrainingMonitor(letters, 6 steps: {masked(run.val_bits_per_char)} bits per character)"
     bundle = monitor._repr_mimebundle_()
     assert bundle["text/plain"] == repr(monitor)
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")

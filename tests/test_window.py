@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bounds import exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from softar_lab.sources.tokenizers import CharTokenizer
 
 KINDS = ["sum", "ema(0.9)", "rotated", "bound(24)", "gist(2)"]
 of_kind = pytest.mark.parametrize("kind", KINDS)
-CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
 
 def layout(kind="sum", **changes):
@@ -65,7 +65,7 @@ def test_window_in_training_is_that_of_generation_slot_by_slot(windowed, kind):
         memory = model.recall(model.fold(3, ids[:, : state.begin]))
         torch.testing.assert_close(memory, model.recall(state.carry), atol=1e-6, rtol=1e-6)
         hidden = model.hidden_states(ids[:, state.begin : t], memory=memory)[:, -1]
-        torch.testing.assert_close(state.hidden, hidden, **CLOSE)
+        torch.testing.assert_close(state.hidden, hidden, **exact(model))
         state = model.advance(state, token_ids=ids[:, t]) if t < 40 else state
     assert begins == {0, 6, 12, 18, 24, 30}
 
@@ -158,8 +158,8 @@ def test_evaluate_is_the_predictor_token_by_token_over_any_length(windowed, kind
                     expected.append(model.predict(state).log_probs[0, token_id])
                 state = model.advance(state, token_ids=token_id)
     expected = torch.cat(expected)[: len(text) - (separator is None)]
-    torch.testing.assert_close(char_log_probs(model, text, separator), expected, **CLOSE)
-    assert evaluate(model, text, separator) == pytest.approx(-expected.mean().item(), abs=1e-4)
+    torch.testing.assert_close(char_log_probs(model, text, separator), expected, **exact(model))
+    assert evaluate(model, text, separator) == pytest.approx(-expected.mean().item(), abs=exact(model)["atol"])
 
 
 def test_evaluate_masked_shows_every_window_an_empty_memory(windowed):
@@ -169,7 +169,7 @@ def test_evaluate_masked_shows_every_window_an_empty_memory(windowed):
     ids = model.tokenizer.encode(text)[None]
     first = model.log_probs(ids[:, :11])[0, 1:]
     second = model.log_probs(ids[:, 6:17])[0, 5:]  # from token 11 on
-    torch.testing.assert_close(found[:16], torch.cat([first, second]), **CLOSE)
+    torch.testing.assert_close(found[:16], torch.cat([first, second]), **exact(model))
     assert not torch.allclose(found[16:], char_log_probs(model, text)[16:], atol=1e-3)
 
 
@@ -182,7 +182,7 @@ def test_evaluate_other_shows_each_document_the_memory_of_another(windowed):
         with torch.inference_mode():
             memory = model.recall(model.fold(1, strange[:, :6]))
             expected = model.log_probs(ids[:, 6:17], memory)[0, 5:]
-        torch.testing.assert_close(mine[11:17], expected, **CLOSE)
+        torch.testing.assert_close(mine[11:17], expected, **exact(model))
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_train_mixing_reads_the_memory_too(windowed, corpus):
     for t in range(29):
         state = model.advance(state, token_ids=ids[:, t])
     scored = char_log_probs(mixed, model.tokenizer.decode(ids[0]))
-    torch.testing.assert_close(scored[-1], mixed.predict(state).log_probs[0, ids[0, 29]], **CLOSE)
+    torch.testing.assert_close(scored[-1], mixed.predict(state).log_probs[0, ids[0, 29]], **exact(model))
 
 
 # -- generation -------------------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_one_row_is_written_as_in_a_batch_across_windows(windowed, kind):
     one, two = generate(model, ["abc", "kji"], 60, seed=[3, 4])
     alone = generate(model, "abc", 60, seed=3)
     assert alone.text == one.text
-    torch.testing.assert_close(alone.log_probs, one.log_probs, **CLOSE)
+    torch.testing.assert_close(alone.log_probs, one.log_probs, **exact(model))
     assert alone.text != two.text
 
 
@@ -274,7 +274,7 @@ def test_a_prompt_may_be_longer_than_the_window(windowed):
     model, text = windowed("sum"), text_of(100)
     trajectory = generate(model, text[:80], 1, temperature=0)
     assert trajectory.log_probs[0].item() == pytest.approx(
-        char_log_probs(model, text[:80] + trajectory.text)[-1].item(), abs=1e-4
+        char_log_probs(model, text[:80] + trajectory.text)[-1].item(), abs=exact(model)["atol"]
     )
 
 
@@ -333,7 +333,7 @@ def test_full_is_a_window_that_nothing_may_leave(windowed):
     assert full.settings["window"].startswith("window(1, 3, 0, None")
     ids = model.tokenizer.encode("abc" + full.text)[None]
     expected = model.with_window("full").log_probs(ids)[0, 3:]
-    torch.testing.assert_close(full.log_probs, expected, **CLOSE)
+    torch.testing.assert_close(full.log_probs, expected, **exact(model))
     with pytest.raises(ValueError, match='window "full" holds 10 tokens, 11 are too many'):
         generate(model, "abc", 10, window="full")
 

@@ -120,7 +120,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         rows.append(row)
     found = pd.DataFrame(rows)
     problem = found.pop("problem")
-    return found.assign(problem=problem).sort_values("bits", ignore_index=True)
+    return found.assign(problem=problem).sort_values("bits", kind="stable", ignore_index=True)
 
 
 def against_control(runs: pd.DataFrame, figure: str = "bits") -> pd.DataFrame:

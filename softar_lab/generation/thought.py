@@ -18,10 +18,11 @@ _STREAMS = {"feedback": 2**31, "schedule": 3 * 2**30, "collapse": 2**30}
 class Thought:
     """One step of B rows: `step` (B,) counts from 0 after each row's prompt; `token_ids` (B,) is what was collapsed to.
 
-    `prediction` is None for a schedule that looks at the step alone. `collapsed_probs` (B, V) is the distribution the
-    collapse gave, before temperature; it and the ids are None for a collapse, which comes first. `embedding` is the table (V, m); `seeds` are the rows' own, all 0 where none are given;
-    `was_hard` (B,) what the schedule said one step before, False at a row's first; `state` the model's, as it
-    predicts; `session` what the steps of one call of generate() share.
+    `prediction` is None for a schedule that looks at the step alone. `collapsed_probs` (B, V) is the distribution that
+    the collapse gave, before temperature; it and the ids are None for a collapse, which comes first. `embedding` is the
+    table (V, m); `seeds` are the rows' own, all 0 where none are given; `was_hard` (B,) what the schedule said one step
+    before, False at a row's first; `state` the model's, as it predicts; `session` what the steps of one call of
+    generate() share.
     """
 
     step: Int[Tensor, " B"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import plots
+from ..evidence import masked
 from ..generation import Trajectory
 from ..models.soft_ar import SoftAR
 from .panel import Panel
@@ -181,7 +182,7 @@ class AttentionExplorer(Panel):
         head = f"head {self.head.value}" if self.head.value else "mean of all heads"
         slot = f"{plots.visible(self.queries[self.token.value])!r} ({self.token.value})"
         found = ", ".join(f"{plots.visible(name)!r} ({i}) {share:.0%}" for name, i, share in self.looks_at(3))
-        return f"AttentionExplorer(layer {self.layer.value}, {head}: {slot} looks at ⟨{found}⟩)"
+        return f"AttentionExplorer(layer {self.layer.value}, {head}: {slot} looks at {masked(found)})"
 
 
 def mosaic(weights: Float[Tensor, "layers heads T S"]) -> tuple[list[list[float | None]], tuple[int, int]]:

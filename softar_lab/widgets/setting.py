@@ -6,6 +6,7 @@ from typing import Any
 
 import ipywidgets as w
 
+from ..evidence import masked
 from ..generation import Trajectory
 from ..generation.collapse import COLLAPSES
 from ..generation.feedback import FEEDBACKS
@@ -99,5 +100,5 @@ class Setting(w.VBox):
     def tell(self, problem: str = "") -> str:
         """The choices and what they led to, digits and texts inside ⟨…⟩; for `__repr__`."""
         options = ", ".join(f"{name}={value}" for name, value in self.values().items())
-        wrote = f"⟨{self.trajectory.text!r}⟩" if self.trajectory else "nothing yet"
+        wrote = masked(repr(self.trajectory.text)) if self.trajectory else "nothing yet"
         return f"model={self.model.value}, {options} wrote {f'nothing: {problem}' if problem else wrote}"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from .. import plots
 from ..analysis.compression import nearest_rows
+from ..evidence import masked
 from ..models.barycentric import barycentric
 from .panel import Panel
 
@@ -94,5 +95,6 @@ class SumExplorer(Panel):
     def __repr__(self) -> str:
         if not getattr(self, "terms", None):
             return f"SumExplorer(nothing: {self.problem})" if getattr(self, "problem", "") else "SumExplorer()"
-        best = {name: rows[0][0] for name, rows in self.rows().items()}
-        return f"SumExplorer({self.sum.value!r}: {', '.join(f'{name} {word!r}' for name, word in best.items())})"
+        # The two words of a sum lie equally near to it: rounding decides which is first.
+        best = {name: masked(repr(rows[0][0])) for name, rows in self.rows().items()}
+        return f"SumExplorer({self.sum.value!r}: {', '.join(f'{name} {word}' for name, word in best.items())})"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import ipywidgets as w
 
 from .. import plots
+from ..evidence import masked
 from ..predictor import Predictor
 from .panel import Panel
 from .setting import NARROW, by_name, has_rows
@@ -70,5 +71,6 @@ class TokenExplorer(Panel):
         told = [self.problem] if self.problem else []
         for name in self.models if not told else ():
             pieces, ids = self.cut(name)
-            told.append(f"{name} ⟨{len(ids)} tokens: {plots.visible('|'.join(pieces)):.120}⟩")
+            cut = masked(f"{len(ids)} tokens: {plots.visible('|'.join(pieces)):.120}")
+            told.append(f"{name} {cut}")
         return f"TokenExplorer({self.text.value!r:.80}: {'; '.join(told)})"

@@ -7,6 +7,7 @@ import ipywidgets as w
 
 from .. import plots
 from ..batches import TrainConfig
+from ..evidence import masked
 from ..models.soft_ar import SoftAR
 from ..training import Run, train
 from .panel import Panel
@@ -73,5 +74,5 @@ class TrainingMonitor(Panel):
         if self.run is None:
             state = f"not trained: {self.problem}" if self.problem else "not trained yet"
             return f"TrainingMonitor({self.corpus.name}, {self.config.steps} steps: {state})"
-        bits = f"⟨{self.run.val_bits_per_char:.3f}⟩ bits per character"
+        bits = f"{masked(self.run.val_bits_per_char)} bits per character"
         return f"TrainingMonitor({self.corpus.name}, {self.config.steps} steps: {bits})"

@@ -7,6 +7,7 @@ import ipywidgets as w
 from .. import plots
 from ..analysis.coherence import detectors
 from ..analysis.geometry import PCABasis
+from ..evidence import masked
 from ..generation import Trajectory, generate
 from ..models.barycentric import barycentric
 from ..predictor import Predictor
@@ -90,6 +91,8 @@ class TrajectoryExplorer(Panel):
         options = ", ".join(f"{name}={value}" for name, value in one.settings.items() if name != "steps")
         symbol = one.tokens[int(one.token_ids[step])]
         measures = {} if self.detectors is None else self.detectors.iloc[step]
-        found = ", ".join(f"{name} ⟨{float(measures[name]):.3g}⟩" for name in plots.CURVES if name in measures)
-        where = f"step {step} of {len(one)} shows ⟨{symbol!r}⟩{found and ': ' + found}"
-        return f"TrajectoryExplorer(prompt={one.prompt!r}, {options} wrote ⟨{one.text!r}⟩; {where})"
+        found = ", ".join(
+            f"{name} {masked(f'{float(measures[name]):.3g}')}" for name in plots.CURVES if name in measures
+        )
+        where = f"step {step} of {len(one)} shows {masked(repr(symbol))}{found and ': ' + found}"
+        return f"TrajectoryExplorer(prompt={one.prompt!r}, {options} wrote {masked(repr(one.text))}; {where})"

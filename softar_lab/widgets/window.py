@@ -8,6 +8,7 @@ import ipywidgets as w
 
 from .. import plots
 from ..analysis.slots import Answer, still_answers, token_slots
+from ..evidence import masked
 from ..models.soft_ar import SoftAR
 from ..models.window import Window
 from ..sources.tales import question_parts
@@ -133,5 +134,7 @@ class WindowExplorer(Panel):
         sizes = ", ".join(f"{n}={getattr(self, n).value}" for n in ("aggregate", "segments", "stretch", "hard", "soft"))
         counts = {part: self.parts.count(part) for part in dict.fromkeys(self.parts)}
         where = ", ".join(f"{count} in {part}" for part, count in counts.items())
-        said = "".join(f"; {name} ⟨{one.prob:.3f}⟩ ⟨{one.said!r}⟩" for name, one in self.answers.items())
+        said = "".join(
+            f"; {name} {masked(f'{one.prob:.3f}')} {masked(repr(one.said))}" for name, one in self.answers.items()
+        )
         return f"WindowExplorer({self.model.value}, {sizes}: {where}{said})"

@@ -1,0 +1,85 @@
+"""What a panel prints of its state is the same on another processor, once masked.
+
+Another processor is played by another model: whatever the panel computes comes out different.
+"""
+
+import inspect
+from dataclasses import replace
+
+import pytest
+from test_window_explorer import STORY, windowed
+
+from softar_lab import widgets
+from softar_lab.batches import TrainConfig
+from softar_lab.evidence import MASK
+from softar_lab.models.soft_ar import SoftAR
+from softar_lab.sources.corpora import Corpus
+from softar_lab.sources.tokenizers import CharTokenizer
+from softar_lab.widgets.panel import Panel
+
+pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
+
+SHORT = TrainConfig(steps=2, batch_size=2, eval_every=0, save_every=0)
+SOFT = {"schedule": "never", "feedback": "raw"}
+WORDS = ["king", "man", "woman", "ring"]
+
+
+def attention(model: SoftAR, corpus: Corpus, seed: int) -> Panel:
+    return widgets.AttentionExplorer(model, "abc bad")
+
+
+def collapse(model: SoftAR, corpus: Corpus, seed: int) -> Panel:
+    return widgets.CollapseExplorer(model, "abc", steps=6, settings=({}, SOFT))
+
+
+def generation(model: SoftAR, corpus: Corpus, seed: int) -> Panel:
+    return widgets.GenerationPanel(model, "abc", steps=6)
+
+
+def sums(model: SoftAR, corpus: Corpus, seed: int) -> Panel:
+    table = model.embedding[:4].roll(seed, 0)
+    return widgets.SumExplorer(table, WORDS, "king + ring")
+
+
+def tokens(model: SoftAR, corpus: Corpus, seed: int) -> Panel:
+    letters = CharTokenizer.fit(["abc", "abc fg"][seed], unk=True)
+    config = replace(model.config, vocab_size=letters.vocab_size)
+    return widgets.TokenExplorer({"letters": SoftAR(config, letters)}, "abc fg")
+
+
+def training(model: SoftAR, corpus: Corpus, seed: int) -> Panel:
+    monitor = widgets.TrainingMonitor(model, corpus, SHORT)
+    monitor.train()
+    return monitor
+
+
+def trajectory(model: SoftAR, corpus: Corpus, seed: int) -> Panel:
+    return widgets.TrajectoryExplorer(model, "abc", 6, **SOFT)
+
+
+def window(model: SoftAR, corpus: Corpus, seed: int) -> Panel:
+    return widgets.WindowExplorer(windowed(seed=seed), STORY)
+
+
+PANELS = {
+    widgets.AttentionExplorer: attention,
+    widgets.CollapseExplorer: collapse,
+    widgets.GenerationPanel: generation,
+    widgets.SumExplorer: sums,
+    widgets.TokenExplorer: tokens,
+    widgets.TrainingMonitor: training,
+    widgets.TrajectoryExplorer: trajectory,
+    widgets.WindowExplorer: window,
+}
+
+
+def test_every_panel_is_among_them():
+    public = {one for _, one in inspect.getmembers(widgets, inspect.isclass) if issubclass(one, Panel)}
+    assert public - {Panel} == set(PANELS)
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.__name__)
+def test_panel_of_another_processor_tells_the_same_once_masked(panel, tiny, corpus):
+    here, there = (repr(PANELS[panel](tiny(objective="mse", seed=seed, scale=0.15), corpus, seed)) for seed in (0, 1))
+    assert here != there
+    assert MASK.sub("<digits>", here) == MASK.sub("<digits>", there)
