@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.mixing import MixingCollapse
@@ -9,7 +10,9 @@ from softar_lab.models.soft_ar import SoftAR
 from softar_lab.sources.corpora import Corpus
 from softar_lab.sources.tokenizers import CharTokenizer
 
-torch.set_num_threads(1)  # handing such small products round costs more than it gains
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("lab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lab")
 
 LETTERS = "abcdefghijk \n"  # 13 symbols
 OBJECTIVES = ("ce", "mse", "metric", "vmf")  # p moves gently with the hidden state
