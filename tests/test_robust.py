@@ -126,3 +126,12 @@ def test_every_setting_has_a_name_and_a_reason_of_its_own():
     )
     assert {one.threads for one in robust.SETTINGS} == {1, 2}
     assert any(one.busy for one in robust.SETTINGS)
+
+
+@pytest.mark.parametrize(("here", "widest"), [("sve256", "default"), ("avx2", "avx2"), ("avx512", "avx512")])
+def test_kernels_that_this_processor_lacks_are_left_out(monkeypatch, here, widest):
+    monkeypatch.setattr(robust, "capability", lambda: here)
+    able = [one for one in robust.SETTINGS if robust.possible(one)]
+    assert {"plain-1", "plain-2", "oldest-1", "busy-2"} <= {one.name for one in able}
+    wanted = {one.kernels.get("ATEN_CPU_CAPABILITY", "default") for one in able}
+    assert wanted == set(robust.WIDTHS[: robust.WIDTHS.index(widest) + 1])

@@ -10,7 +10,6 @@ is 1 where anything failed.
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -58,6 +57,7 @@ OLDEST = kernels("default", "SSE41", "COMPATIBLE", "Nehalem")
 AVX2 = kernels("avx2", "AVX2", "AVX2", "Haswell")
 AVX512 = kernels("avx512", "AVX512_CORE", "AVX512", "SkylakeX")
 AMX = AVX512 | {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_AMX"}
+WIDTHS = ("default", "avx2", "avx512")
 PORTABLE = {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": "+avx2,+bmi,+bmi2,+f16c,+fma"}
 
 SETTINGS = (
@@ -76,15 +76,17 @@ SETTINGS = (
 )
 
 
+@cache
+def capability() -> str:
+    """The widest of torch's own kernels for this processor, read in a process that no setting touches."""
+    read = [sys.executable, "-c", "import torch; print(torch.backends.cpu.get_cpu_capability())"]
+    return subprocess.check_output(read, text=True).strip().lower()
+
+
 def possible(setting: Setting) -> bool:
     """Whether this processor has the kernels that a setting names."""
-    if not setting.kernels:
-        return True
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    has = [sys.executable, "-c", "import torch; print(torch.backends.cpu.get_cpu_capability())"]
-    wide = subprocess.run(has, capture_output=True, text=True, check=True).stdout.strip() == "AVX512"
-    return wide or setting.kernels["ATEN_CPU_CAPABILITY"] != "avx512"
+    wanted = setting.kernels.get("ATEN_CPU_CAPABILITY", "default")
+    return wanted in WIDTHS[: WIDTHS.index(capability()) + 1 if capability() in WIDTHS else 1]
 
 
 @contextmanager
