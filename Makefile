@@ -5,15 +5,19 @@
 #   make test TORCH_ARGS="--index-url <PyTorch's index of CPU wheels> --retries 0"
 #                                 on Linux without a GPU: torch comes from that index, saving gigabytes;
 #                                 where the index is out of reach, from the usual one
+#   make robust ROBUST_ARGS="--only oldest-1 busy-2"
+#                                 these settings alone; --list names them all
 
 PYTHON ?= python3
 TORCH_ARGS ?=
 LAB_ARGS ?=
 PYTEST_ARGS ?=
+ROBUST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH = "$$($(BIN)/python -c 'import tomllib as t; \
 	print(*(d for d in t.load(open("pyproject.toml", "rb"))["project"]["dependencies"] if d[:5] == "torch"))')"
+SHARED_OUT := --numprocesses auto --dist loadfile --no-loadscope-reorder  # in the order of conftest.py
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # PyTorch's threads sleep while they wait, unless you have decided: on a busy machine spinning takes all there is.
@@ -25,7 +29,7 @@ export KMP_BLOCKTIME := 0
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test browser-test notebooks checkpoints bench lint venv clean
+.PHONY: help lab test quick robust browser-test notebooks checkpoints bench lint venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +39,13 @@ lab: $(VENV)/.installed ## set everything up and open JupyterLab on the tour
 		$(AS_ROOT) $(LAB_ARGS)
 
 test: $(VENV)/.installed ## set everything up and run every test, the notebooks included
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SHARED_OUT) $(PYTEST_ARGS)
+
+quick: $(VENV)/.installed ## run the tests of minutes: not the notebooks, the browser, kills, results made again (marked slow)
+	$(BIN)/python -m pytest tests -m "not slow and not browser" $(SHARED_OUT) $(PYTEST_ARGS)
+
+robust: $(VENV)/.installed ## test as other processors compute, and on a busy machine (hours; the same command goes on)
+	$(BIN)/python tools/robust.py $(ROBUST_ARGS)
 
 browser-test: $(VENV)/.installed ## use the notebooks in JupyterLab in Chromium, as a person would
 	$(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)

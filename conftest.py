@@ -5,8 +5,11 @@ each of their many small steps then waits until both threads have had their turn
 """
 
 import os
+from collections import Counter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here and in the notebooks' kernels
+
+CEILING = 600  # seconds that a kernel may take to hand over its outputs, on a very busy machine
 
 PICTURES = ("image/svg+xml", "application/vnd.plotly.v1+json")  # ids drawn at random; never the evidence
 
@@ -14,3 +17,18 @@ PICTURES = ("image/svg+xml", "application/vnd.plotly.v1+json")  # ids drawn at r
 def pytest_collectstart(collector):
     if hasattr(collector, "skip_compare"):  # nbval's collector of one notebook
         collector.skip_compare += PICTURES
+
+
+def pytest_itemcollected(item):
+    if hasattr(item, "output_timeout"):  # nbval's cell; it has no option for this one
+        item.output_timeout = CEILING
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes long, so that no worker is left alone with it: notebooks, browser, files of many tests."""
+    tests = Counter(item.path for item in items)
+
+    def late(item):
+        return item.path.suffix != ".ipynb", "browser" not in item.path.parts, -tests[item.path]
+
+    items.sort(key=late)  # stable: a file's tests stay together and in order

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from softar_lab.models import compiled
 from softar_lab.models.config import ModelConfig
@@ -15,6 +16,10 @@ from softar_lab.sources.tokenizers import CharTokenizer
 compiled.prepare()  # once for a processor, like `make venv`; else the first tests would go PyTorch's way
 # One thread, unless the user says otherwise: handing such small products round costs more than it gains.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("lab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lab")
 
 LETTERS = "abcdefghijk \n"  # 13 symbols
 OBJECTIVES = ("ce", "mse", "metric", "vmf")  # p moves gently with the hidden state

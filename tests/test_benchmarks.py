@@ -121,6 +121,7 @@ def test_attention_shows_every_length(script, capsys):
     assert passes == [f"{length}, {name}" for length in (65, 257, 401) for name in ("forward", "backward", "both")]
 
 
+@pytest.mark.slow
 def test_objectives_take_turns_beside_the_hard_one(script, tmp_path, capsys):
     objectives, kept = script("objectives"), tmp_path / "kept.json"
     objectives.main(["--quick", "--corpus", "topics", "--json", str(kept)])

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 from make_checkpoints import FOLDER, RECIPES, model_config  # noqa: E402
 
-each = pytest.mark.parametrize("name", RECIPES)
+slow = {"tales-words": pytest.mark.slow}  # its corpus takes a while to be told
+each = pytest.mark.parametrize("name", [pytest.param(name, marks=slow.get(name, ())) for name in RECIPES])
 
 
 def card(name):

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 from test_generate import Chain
-from test_widgets import Gate, carries_a_picture, said, same, wait
+from test_widgets import CEILING, Gate, carries_a_picture, said, same, wait
 
 from softar_lab import plots
 from softar_lab.analysis.coherence import detectors, drift
@@ -155,13 +155,13 @@ def test_drift_keeps_nobody_waiting_and_belongs_to_what_is_shown(explorer, model
 
     def slow(*arguments):
         reached.set()
-        assert opened.wait(20)
+        assert opened.wait(CEILING)
         return drift(*arguments)
 
     monkeypatch.setattr("softar_lab.widgets.compared.drift", slow)
     setting = explorer.settings[1]
     setting.collapse.value = "softmax"
-    assert reached.wait(20)
+    assert reached.wait(CEILING)
     assert "measuring the drift" in said(explorer)
     setting.collapse.value = "barycentric"
     expected = generate(model, "abc", 9, collapse="barycentric", temperature=0.8, **SOFT).text
@@ -215,7 +215,7 @@ def test_stop_leaves_the_settings_that_were_not_reached_and_says_so(explorer, mo
     before = explorer.settings[1].trajectory
     gate = Gate(monkeypatch, model, after=4)
     explorer.prompt.value = "de"
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(CEILING)
     explorer.stop_button.click()
     gate.open.set()
     wait(lambda: "stopped before it was written anew" in explorer.settings[1].note.value)

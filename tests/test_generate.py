@@ -183,6 +183,7 @@ def test_every_schedule_feedback_and_collapse_suits_every_objective(tiny, object
     goes(model, "vote", "never", "raw")
 
 
+@pytest.mark.slow
 def test_every_schedule_feedback_and_collapse_go_together(tiny):
     model = tiny(objective="energy(4)", context=6, mixing=3)
     for how, when, what in product(collapse.names(), schedule.names(), ALONE):

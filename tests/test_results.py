@@ -123,6 +123,7 @@ def test_tokenizers_differ_in_their_table_alone():
     assert frame["bits"].between(1, 5).all()
 
 
+@pytest.mark.slow
 def test_characters_per_token_are_those_of_the_tool():
     frame = load_results(make_tokenizers.RESULTS)[0]
     text = make_tokenizers.corpus_named("topics").val
@@ -298,6 +299,7 @@ def test_every_way_of_a_model_is_there_and_once(collapses, name):
 # -- what sums keep ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compression_is_whole_and_its_recipe_is_that_of_the_tool():
     frame, recipes = load_results(make_compression.RESULTS)
     assert recipes == [json.loads(json.dumps(make_compression.told()))]

@@ -37,6 +37,7 @@ def test_what_cannot_be_is_refused():
         WordAlphabet(tuple(f"w{i}" for i in range(6401)))
 
 
+@pytest.mark.slow
 def test_corpus_of_words_is_that_of_letters_at_the_same_bits():
     letters, words = load_corpus("tales"), load_corpus("tales-words")
     alphabet = tales_words()

@@ -138,6 +138,7 @@ def tales_words() -> WordAlphabet:
     return WordAlphabet.fit(_told(Random("tales/0/train"), 100_000))
 
 
+@lru_cache(maxsize=1)
 def _tales_words(seed: int) -> Corpus:
     """The stories of `tales` word by word, for training four times as many: a word is a fourth of its letters."""
     alphabet, corpus = tales_words(), _tales(seed)

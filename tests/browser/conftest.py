@@ -1,6 +1,6 @@
 """Browser tests run where playwright and a Chromium are; elsewhere they are skipped, and say why."""
 
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,19 @@ def pytest_collection_modifyitems(items):
             item.add_marker("browser")
 
 
-@pytest.fixture(scope="module")
-def start_lab(request):
-    """start_lab(folder of notebooks) -> a running `lab.Lab`, closed with the module; its manual is lab.py."""
+@pytest.fixture(scope="session")
+def jupyter_lab():
+    """The one server and browser of all browser tests."""
     pytest.importorskip("playwright", reason="playwright is not installed")
     from .lab import Lab, chromium
 
     if chromium() is None:
         pytest.skip("there is no Chromium on this machine")
-    with ExitStack() as stack:
-        shots = SHOTS / request.module.__name__
-        yield lambda notebooks: stack.enter_context(Lab(notebooks, shots))
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def start_lab(jupyter_lab, request):
+    """start_lab(folder of notebooks) -> the `lab.Lab` of all tests, on a copy of them; its manual is lab.py."""
+    return partial(jupyter_lab.take, shots=SHOTS / request.module.__name__)

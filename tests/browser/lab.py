@@ -1,6 +1,7 @@
 """Use a notebook as a person does: real JupyterLab, real Chromium, and nothing that goes wrong stays unseen.
 
-    with Lab(ROOT / "notebooks", shots=folder) as lab:  # a server on a free port, a browser
+    with Lab() as lab:                         # a server on a free port, a browser
+        lab.take(ROOT / "notebooks", shots)    # a copy of a folder of notebooks; where pictures go
         lab.open("00_tour.ipynb")              # a fresh page and kernel; earlier problems are forgotten
         lab.run_all()                          # returns when every cell has really ended
         lab.choose("Collapse", "nearest")      # Dropdown, Select
@@ -14,7 +15,8 @@
 
 Widgets are named by their description, exactly. Each action returns when the kernel has handled every
 message it was sent; work in a thread goes on, so wait for what it shows: `wait_for(regex)`, or
-`wait_until(condition, what)`. `shown()` is the text of all outputs; `page` is playwright's, for all else.
+`wait_until(condition, what)`. Nothing waits for a time: `timeout` is a ceiling that no machine reaches.
+`shown()` is the text of all outputs; `page` is playwright's, for all else.
 `problems()` lists errors in cells, in widget callbacks, in the page and its console; widgets and plotly
 figures that were not drawn; requests to any host but this one, which are blocked as well. The notebooks are
 opened as a copy, `data/` linked beside it, so that the tracked files never change.
@@ -55,18 +57,18 @@ def chromium() -> str | None:
 
 
 class Lab:
-    """JupyterLab in headless Chromium, on a copy of a folder of notebooks. See the module's docstring."""
+    """JupyterLab in headless Chromium, on copies of folders of notebooks. See the module's docstring."""
 
-    def __init__(self, notebooks: Path, shots: Path, timeout: float = 180, width: int = 1280):
-        self.notebooks, self.shots, self.timeout = Path(notebooks), Path(shots), timeout
-        self._window, self._seen, self.page = {"width": width, "height": 900}, [], None
+    def __init__(self, timeout: float = 600, width: int = 1280):
+        self.timeout, self._window = timeout, {"width": width, "height": 900}
+        self._seen, self.page = [], None
 
     def __enter__(self) -> "Lab":
         with ExitStack() as stack:
             home = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
             self._serve(Path(home), stack)
             chrome = stack.enter_context(sync_playwright()).chromium
-            browser = chrome.launch(executable_path=chromium(), args=FLAGS)
+            browser = chrome.launch(executable_path=chromium(), args=FLAGS, timeout=self.timeout * 1000)
             stack.callback(browser.close)
             self._context = browser.new_context(viewport=self._window)
             self._close = stack.pop_all().close
@@ -77,9 +79,8 @@ class Lab:
 
     def _serve(self, home: Path, stack: ExitStack) -> None:
         """Start the server; all that it reads and writes, but for `data/`, lies under `home`."""
-        root = home / "root"
-        shutil.copytree(self.notebooks, root / "notebooks")
-        (root / "data").symlink_to(self.notebooks.resolve().parent / "data")
+        self._root = root = home / "root"
+        root.mkdir()
         for name, values in SETTINGS.items():
             file = home / "settings/@jupyterlab" / f"{name}.jupyterlab-settings"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -99,12 +100,21 @@ class Lab:
         self._server = subprocess.Popen(command, env=os.environ | folders, cwd=root, stdout=log, stderr=log)
         stack.enter_context(self._server)  # waited for, whatever happens
         stack.callback(self._server.kill)
-        stack.callback(self._server.wait, 20)  # it ends its kernels first
+        stack.callback(self._server.wait, self.timeout)  # it ends its kernels first
         stack.callback(self._server.terminate)
         self.wait_until(lambda: "is running at" in self._log.read_text(), "jupyter lab did not start")
 
+    def take(self, notebooks: Path, shots: Path) -> "Lab":
+        """Let what is opened be a copy of these notebooks, their `data/` linked beside it."""
+        self.shots = Path(shots)
+        self._place = Path(tempfile.mkdtemp(dir=self._root))
+        shutil.copytree(notebooks, self._place / "notebooks")
+        (self._place / "data").symlink_to(Path(notebooks).resolve().parent / "data")
+        return self
+
     def open(self, notebook: str) -> None:
         if self.page:
+            self.page.evaluate("jupyterapp.serviceManager.sessions.shutdownAll()")
             self.page.close()
         self._seen, self.page = [], self._context.new_page()
         self.page.set_default_timeout(self.timeout * 1000)
@@ -112,8 +122,8 @@ class Lab:
         self.page.on("pageerror", lambda error: self._see(f"page: {error}"))
         self.page.on("websocket", lambda socket: self._foreign(socket.url))
         self.page.route(self._foreign, lambda route: route.abort())
-        self.page.goto(f"{self._url}/lab/tree/notebooks/{notebook}?reset&token={self._token}")
-        self.page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
+        self.page.goto(f"{self._url}/lab/tree/{self._place.name}/notebooks/{notebook}?reset&token={self._token}")
+        self.page.wait_for_function("window.jupyterapp?.shell.currentWidget?.context?.isReady")
         self.page.evaluate(SCRIPT)
         self._settle()
 
@@ -134,9 +144,9 @@ class Lab:
         self._settle()
 
     def _settle(self) -> None:
-        for _ in range(2):  # the answer to one message may be the next: a view asks for its model
-            self.page.wait_for_timeout(200)
-            self.wait_until(lambda: not self.page.evaluate("lab.busy()"), "the kernel is still busy")
+        """Wait until the kernel has handled all it was sent, and the page all that it answered."""
+        self.page.evaluate("lab.rest()")
+        self.wait_until(lambda: not self.page.evaluate("lab.resting()"), "the kernel is still busy")
 
     def _act(self, action: Callable[[Locator], object], description: str, inner: str) -> None:
         exactly = re.compile(rf"^\s*{re.escape(description)}\s*$")
@@ -181,7 +191,7 @@ class Lab:
         """Photograph the whole notebook, the window stretched to it: JupyterLab scrolls inside the page."""
         height = max(self._window["height"], self.page.evaluate("lab.height()") + 160)
         self.page.set_viewport_size(self._window | {"height": min(height, 12_000)})
-        self.page.wait_for_timeout(500)
+        self._settle()
         self.page.screenshot(path=self.shots / f"{name}.png")  # playwright makes the folder
         self.page.set_viewport_size(self._window)
         return self.shots / f"{name}.png"

@@ -43,7 +43,7 @@ CHOOSE = """async ([which, description, option]) => {
     const select = labels[which].closest('.widget-inline-hbox').querySelector('select');
     select.selectedIndex = [...select.options].findIndex(e => e.textContent.trim() === option);
     select.dispatchEvent(new Event('change', {bubbles: true}));
-    while (performance.now() < begin + 60000) {
+    while (performance.now() < begin + 600_000) {
         await new Promise(requestAnimationFrame);
         const now = JSON.parse(shown(which));
         const changed = part => JSON.stringify(now[part]) !== JSON.stringify(before[part]);
@@ -157,17 +157,17 @@ def test_attention_explorer_shows_under_the_pointer_where_a_token_looks(lab):
     before = lab.page.evaluate(tint)
     letters.nth(20).hover()
     lab.wait_for(r"␣ \(20\) looks at")
-    assert lab.page.evaluate(tint) != before
+    lab.wait_until(lambda: lab.page.evaluate(tint) != before, "the letters to be tinted anew")
     lab.screenshot("attention-hover")
     lab.page.mouse.move(5, 5)
     lab.wait_for(r"e \(55\) looks at")
-    assert lab.page.evaluate(tint) == before
+    lab.wait_until(lambda: lab.page.evaluate(tint) == before, "the first tints to come back")
     letters.nth(20).click()
     lab.choose("Head", "mean of all")
     lab.page.mouse.move(5, 5)
     lab.wait_for(r"␣ \(20\) looks at")
     frames = "[...document.querySelectorAll('.js-plotly-plot')].map(e => e.layout.shapes[0])"
-    assert lab.page.evaluate(frames)[1]["y0"] == 19.5
+    lab.wait_until(lambda: lab.page.evaluate(frames)[1]["y0"] == 19.5, "row 20 to be framed")
     squares = lab.page.locator(".js-plotly-plot .nsewdrag")
     box = squares.nth(0).bounding_box()
     squares.nth(0).click(position={"x": 0.6 * box["width"], "y": 0.9 * box["height"]})  # layer 4, head 3

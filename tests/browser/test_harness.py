@@ -64,7 +64,7 @@ def test_widgets_do_what_a_person_asks(lab):
     lab.press("Count")
     assert "pressed 1 times" in lab.shown()  # at once: press() returned when the callback had ended
     lab.press("Count")
-    lab.wait_for("pressed 2 times", timeout=10)
+    lab.wait_for("pressed 2 times")
     lab.choose("Mode", "two")
     lab.slide("Steps", 7)
     lab.slide("Rate", 0.35)
