@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "softar_lab"
 
 # A name is a module or a whole package; within one package modules may import each other.
 ROWS = (
-    {"registry", "estimates", "evidence", "predictor", "store"},
+    {"registry", "estimates", "evidence", "predictor", "store", "threads"},
     {"sources"},
     {"models"},
     {"evaluation", "resuming", "soft_inputs"},

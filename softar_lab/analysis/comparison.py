@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from ..batches import TrainConfig, TrainingRows
 from ..evaluation import distributions, document_begins, encode, evaluate, scored_windows, separator_id
+from ..models.compiled import switched_off
 from ..models.config import ModelConfig
 from ..models.objectives import make_objective
 from ..models.soft_ar import SoftAR, pick_device
@@ -167,7 +168,7 @@ def multiply_adds(model: SoftAR, rows: TrainingRows, config: TrainConfig) -> int
     Attention is spelled out, in full squares: of the CPU's fused kernel the counter would see nothing.
     """
     model = deepcopy(model)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with switched_off(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         update(model, rows, 0, make_optimizers(model, config), config)
     return counter.get_total_flops() // 2
 

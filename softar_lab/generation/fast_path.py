@@ -7,6 +7,7 @@ that is one product away from the prediction.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .writing import Writing
 
 _STEPS = ("predict", "advance", "read")
-PATIENCE = 8  # steps after which `stop` is asked again
+PATIENCE = 8  # steps at most for which `stop` is asked in advance
 
 
 def suits(writing: "Writing") -> bool:
@@ -43,9 +44,12 @@ def write(writing: "Writing", state: SoftState, stop: Callable[[], bool] | None)
     model, record, total, begin = writing.model, writing.record, writing.total, 0
     while begin < total:
         steps, wanted = [], min(FLUSH, total - begin)
-        while wanted and not (stop and stop()):
-            room = model.config.tokens - state.length + 1  # the last symbol of a call is fed back by the model itself
-            count = min(wanted, room, PATIENCE if stop else wanted)
+        while wanted:
+            count = min(wanted, model.config.tokens - state.length + 1)  # the last is fed back by the model itself
+            if stop:
+                count = sum(1 for _ in takewhile(lambda _: not stop(), range(min(count, PATIENCE))))
+            if not count:
+                break
             state, found = _write(writing, state, begin, count)
             steps.append(found)
             begin, wanted = begin + count, wanted - count

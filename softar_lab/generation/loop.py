@@ -43,7 +43,7 @@ def generate(
     An empty prompt starts from nothing. `window`: None, the model's own; see `SoftAR.with_window` for others, such as
     "masked" or "full". Where it says how many tokens may stay soft, older ones are grounded. `device` "auto" is where
     the model is.
-    `stop` is asked every few steps; where it says True, the steps done so far are returned.
+    `stop` is asked at every step, some steps ahead; where it says True, the steps done so far are returned.
 
     Raises ValueError for an unknown name, steps below 1, a negative or infinite temperature, an unknown character or
     a prompt longer than the context.

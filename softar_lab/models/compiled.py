@@ -12,6 +12,8 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -20,13 +22,14 @@ from types import ModuleType
 import numpy as np
 
 _ready = False
+_switched_off = 0  # how many ask for it
 _background: subprocess.Popen | None = None
 
 
 def kernels() -> ModuleType | None:
     """The module of compiled functions; None where there is none (yet)."""
     global _ready
-    if os.environ.get("SOFTAR_COMPILED") == "0" or not _supported():
+    if _switched_off or os.environ.get("SOFTAR_COMPILED") == "0" or not _supported():
         return None
     if not _ready:
         _ready = _marker().exists()
@@ -34,6 +37,17 @@ def kernels() -> ModuleType | None:
             _compile_in_background()
             return None
     return _module()
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """PyTorch's way inside, for whoever counts what PyTorch does."""
+    global _switched_off
+    _switched_off += 1
+    try:
+        yield
+    finally:
+        _switched_off -= 1
 
 
 def prepare() -> bool:
