@@ -84,6 +84,7 @@ def rows_of(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
 
 
+@pytest.mark.slow
 def test_training_runs_side_by_side(script, stand_in, tmp_path, monkeypatch, capsys):
     training, kept = script("training"), tmp_path / "kept.json"
     without_transformers(monkeypatch, training)
@@ -107,6 +108,7 @@ def test_generation_runs_in_turns(script, stand_in, monkeypatch, capsys):
     assert [row[4] for row in rows if row[0] == "ours, hard"] == ["1.00", "1.00"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # transformers' own
 @pytest.mark.parametrize("name", ["training", "generation"])
 def test_hugging_face_takes_part(script, name, capsys):
@@ -115,6 +117,7 @@ def test_hugging_face_takes_part(script, name, capsys):
     assert PEER in [row[0] for row in rows_of(capsys.readouterr().out)]
 
 
+@pytest.mark.slow
 def test_attention_shows_every_length(script, capsys):
     script("attention").main(["--quick"])
     passes = [row[0] for row in rows_of(capsys.readouterr().out)]
@@ -150,6 +153,7 @@ def test_cutting_compares_units_with_the_library(script, capsys):
     assert all(float(row[3]) > 0 for row in rows[1:])
 
 
+@pytest.mark.slow
 def test_windows_take_turns_behind_two_lengths(script, capsys):
     script("window").main(["--quick"])
     rows = rows_of(capsys.readouterr().out)

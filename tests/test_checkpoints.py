@@ -66,6 +66,7 @@ def truth_of(name, text, separator):
     return evaluate(load_language(name), text, separator) / math.log(2)
 
 
+@pytest.mark.slow
 @each
 def test_figure_on_the_card_is_what_the_model_costs(name):
     """Some documents stand for all of them: what tales cost above the truth has a standard error of at most 0.009."""

@@ -269,6 +269,7 @@ def test_auroc_leaves_out_the_lost_and_says_why_there_is_none():
         assert found["problem"].startswith(problem)
 
 
+@pytest.mark.slow
 def test_auroc_interval_covers_the_truth():
     """Normal scores one sigma apart, trajectories of their own level: 20 intervals of nominal 95 %.
 

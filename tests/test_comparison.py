@@ -62,6 +62,7 @@ def chain():
 # -- cells ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fair_table_has_a_row_a_cell_and_readout(both):
     expected = [(name, seed, way) for name, ways in READOUTS.items() for seed in (0, 1) for way in ways]
     assert list(zip(both["objective"], both["seed"], both["readout"], strict=True)) == expected
@@ -136,6 +137,7 @@ def test_a_cell_that_diverges_is_rows_with_a_problem(corpus, rate):
 # -- the folder of cells ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fair_table_goes_on_where_it_was_to_the_same_figures(both, corpus, tmp_path, monkeypatch):
     table(corpus, ["energy(2)"], seeds=[1], out=tmp_path / "cells")
     ran = []

@@ -171,6 +171,7 @@ def test_two_strings_after_the_end_the_next_string_begins(two):
 # -- 200 random corpora ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_counts_and_recursions_on_200_random_corpora():
     hoped_fails = update_fails = cells = 0
     for seed in range(200):
@@ -292,6 +293,7 @@ def test_witten_bell_agrees_with_plain_loops_sums_to_one_and_is_never_zero(order
             assert found == pytest.approx(loop_witten_bell(corpus, model.vocabulary, context), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smoothing", [None, "witten-bell"])
 @pytest.mark.parametrize("order", [0, 1, 3, 6])
 def test_scoring_in_one_go_is_exactly_stepping(order, smoothing, rng):

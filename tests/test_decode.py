@@ -93,6 +93,7 @@ def by_judge(log_probs, judge, state, row, weight):
     return score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [0, 0.5, 1, 3.0])
 @pytest.mark.parametrize("forbid", [0.0, 0.3, 0.6])
 def test_beam_wide_enough_is_the_first_of_the_best_of_all_texts(weight, forbid):
@@ -105,6 +106,7 @@ def test_beam_wide_enough_is_the_first_of_the_best_of_all_texts(weight, forbid):
     assert torch.equal(found, beam(log_probs, judge, state, 10_000, weight))
 
 
+@pytest.mark.slow
 def test_beam_under_a_transformer_is_the_best_of_all_texts(tiny):
     model = tiny(letters="abc")
     state = model.read(model.start(5), torch.randint(3, (5, 4), generator=torch.Generator().manual_seed(0)))

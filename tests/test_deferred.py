@@ -124,6 +124,7 @@ def test_a_run_shows_the_best_of_all_its_symbols_together(tiny, k):
     assert found.collapsed.tolist() == [(t + 1) % k == 0 for t in range(10)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", [2, 3, 8])
 def test_what_is_grounded_late_is_what_was_decided(tiny, look):
     model = letters(tiny, context=60)
@@ -154,12 +155,14 @@ def test_who_reads_along_goes_back_to_what_was_revised(tiny):
     assert len(seen) == 22
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["always", "every(3)", "never", "retro(2)", "random", "liquid(3)"])
 def test_a_deferred_batch_is_its_prompts_one_by_one(tiny, when):
     model = tiny(objective="mse", context=24, scale=0.15)
     batch_against_one_by_one(model, 9, 1e-4, collapse=Deferred(4), schedule=when)
 
 
+@pytest.mark.slow
 def test_a_deferred_text_far_beyond_the_context_and_what_is_flushed(tiny):
     model = letters(tiny)
     for when in ("every(5)", "retro(3)", "never"):

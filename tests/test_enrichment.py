@@ -51,6 +51,7 @@ def test_facts_are_what_their_stories_say(facts):
         assert {WORDS.words[i] for i in fact.others} == set(THINGS) - set(said)
 
 
+@pytest.mark.slow
 def test_facts_are_told_by_the_seed(facts):
     again, other = held_facts(WORDS, 20, seed=3), held_facts(WORDS, 20, seed=4)
     assert all(a.token_ids.equal(b.token_ids) and a.others == b.others for a, b in zip(facts, again))

@@ -110,6 +110,7 @@ def test_another_collapse_of_a_free_path_is_answered_without_writing(explorer, m
     assert setting.drift == pytest.approx(drift(setting.trajectory, model)["kl"].tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{"schedule": "every(2)"}, {"feedback": "sampled"}, {"feedback": "mixture"}, {"model": "other"}]
 )

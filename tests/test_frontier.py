@@ -33,6 +33,7 @@ def model(tiny):
     return tiny(objective="mse", letters="abcd", context=40, scale=0.15)
 
 
+@pytest.mark.slow
 def test_dictated_texts_are_the_languages_own_whatever_the_model_thinks(model):
     """2,000 symbols after a: their law is row a. False alarm 1e-4, and seeded."""
     written = generate(model, ["a"] * 2000, 2, collapse=Dictated(LANGUAGE), schedule="never", seed=range(2000))

@@ -232,6 +232,7 @@ def test_a_batch_of_unequal_prompts_is_its_prompts_one_by_one(tiny, objective, w
     batch_against_one_by_one(model, 9, schedule=when, feedback=what, temperature=temperature)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("when", "what"), CHOICES)
 @pytest.mark.parametrize("objective", ["ce", "mse"])
 def test_a_batch_is_its_prompts_one_by_one_far_beyond_the_context(tiny, monkeypatch, objective, when, what):
@@ -489,6 +490,7 @@ def live():
     return len(tensors), sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("choice", "steps"),
     [

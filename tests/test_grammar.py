@@ -271,6 +271,7 @@ def test_entropy_rate_is_certain_where_every_character_costs_the_same():
 # Tales as a predictor
 
 
+@pytest.mark.slow
 def test_tales_language_speaks_the_symbols_of_the_corpus():
     assert "".join(TALES_LANGUAGE.tokenizer.tokens) == "".join(sorted(set(load_corpus("tales").train)))
 

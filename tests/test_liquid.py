@@ -38,6 +38,7 @@ def test_mixed_is_the_mixture_of_the_probabilities(rate):
     torch.testing.assert_close(mixed(certain, certain, rate), certain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tail", "what"), [(1, "raw"), (1, "mixture"), (5, "raw"), (3, "gumbel"), (40, "mixture")])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_liquid_at_rate_one_is_ordinary_writing(tiny, objective, what, tail):
@@ -100,6 +101,7 @@ def test_liquid_is_the_recursion_by_hand(tiny, objective, tail, rate):
     assert torch.equal(found.inputs, model.embedding[found.token_ids])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "temperature"), [("liquid(3)", 0), ("liquid(6, 0.5, 0.3)", 0.8), ("liquid(30, 0.3, 0.1)", 0.8)]
 )
@@ -108,12 +110,14 @@ def test_a_liquid_batch_of_unequal_prompts_is_its_prompts_one_by_one(tiny, spec,
     batch_against_one_by_one(model, 9, schedule=spec, temperature=temperature)
 
 
+@pytest.mark.slow
 def test_a_liquid_batch_is_its_prompts_one_by_one_far_beyond_the_context(tiny, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     model = tiny(objective="mse", scale=0.15).double()
     batch_against_one_by_one(model, 40, 1e-7, schedule="liquid(5, 0.5, 0.3)", temperature=0.8, feedback="raw")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", EVERY_OBJECTIVE)
 def test_liquid_suits_every_objective_and_feedback(tiny, objective):
     model = tiny(objective=objective, context=6)
@@ -123,6 +127,7 @@ def test_liquid_suits_every_objective_and_feedback(tiny, objective):
             assert all(torch.isfinite(getattr(found, name)).all() for name in ARRAYS)
 
 
+@pytest.mark.slow
 def test_noise_is_of_the_size_asked_for_and_decided_by_the_seed(tiny):
     """200 slots of 16 numbers, each moved once at rate 1: the sample deviation errs by 1.3 %; 8 % is 6 of that."""
     model = tiny(objective="ce", table="random", scale=0.15)

@@ -35,6 +35,7 @@ def test_facts_are_as_old_as_the_sentence_that_decided_them():
     assert [whole[b:e] for b, e in zip(found["begin"], found["end"])] == [said.strip() for _, _, said in TOLD]
 
 
+@pytest.mark.slow
 def test_facts_of_every_tale_lie_before_their_question():
     documents = load_corpus("tales").documents("test")
     found = facts(documents)

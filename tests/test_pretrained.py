@@ -291,6 +291,7 @@ def test_taken_over_models_are_saved_read_scored_and_write(reference, tmp_path, 
         assert one.text == other.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama2", "mistral"])
 @pytest.mark.parametrize("objective", [{}, {"objective": "mse", "tied": False}])
 def test_presets_are_trained_and_come_back(corpus, tmp_path, name, objective):

@@ -33,6 +33,7 @@ def found():
     return load_results(RESULTS)
 
 
+@pytest.mark.slow
 def test_recipes_are_those_of_the_tool(found):
     told = {one["corpus"]: one for one in found[1]}
     assert set(told) == set(BUDGETS)

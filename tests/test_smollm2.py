@@ -95,6 +95,7 @@ def test_reducing_step_by_step_keeps_the_same(model, monkeypatch, schedule):
             torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["always", "every(3)", "retro(2)"])
 @pytest.mark.parametrize("collapse", ["softmax", "deferred(3)"])
 def test_steps_reduced_by_any_number_at_once_are_the_same(tiny, monkeypatch, schedule, collapse):

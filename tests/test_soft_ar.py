@@ -255,6 +255,7 @@ def test_replace_is_exact_in_float64(tiny, rng):
     torch.testing.assert_close(state.hidden, hidden, atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [1, 2, 6])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_replace_goes_on_beyond_the_context_as_if_it_had_been_so_from_the_start(tiny, rng, context, batch):

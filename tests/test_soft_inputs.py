@@ -275,6 +275,7 @@ def test_train_config_refuses_other_soft_inputs(spec, message):
         TrainConfig(soft_inputs=spec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["scheduled", "posterior-gumbel"])
 @pytest.mark.parametrize("objective", LEARNERS)
 def test_train_learns_from_soft_inputs(tiny, corpus, objective, spec):

@@ -448,6 +448,7 @@ def test_write_to_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, mon
     assert os.listdir(tmp_path) == ["x"]
 
 
+@pytest.mark.slow
 def test_write_cut_by_a_real_size_limit_leaves_the_old_file(tmp_path):
     """The kernel itself refuses the write half-way (RLIMIT_FSIZE), in a process of its own."""
     program = """if True:

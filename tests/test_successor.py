@@ -117,6 +117,7 @@ def two() -> dict[int | None, SuccessorModel]:
     return {w: SuccessorModel.fit(TWO_STRINGS, window=w, steps=steps) for w, steps in ((3, 1000), (None, 1500))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [3, None])
 def test_two_strings_are_learned(two, window):
     """Worst of 12 seeds: probabilities and frequencies off by 0.0008 (window 3) and 0.0001 (learned update)."""
@@ -144,6 +145,7 @@ def test_generate_writes_the_two_strings(two, window):
     assert texts >= {"<start>C", "<start>H"}  # one missing by chance: 2^-29
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("window", "rows", "steps", "off", "mean_off", "psi_off"),
     [(1, 32, 300, 0.1, 0.03, 0.4), (None, 8, 200, 0.4, 0.05, 1)],

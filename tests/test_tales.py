@@ -46,6 +46,7 @@ def test_sample_is_lower_case_but_for_first_words(stories):
     assert not re.search(r"(?<![.?] )(?<!\A)(?<!\n)[A-Z]", "".join(stories))
 
 
+@pytest.mark.slow
 def test_log_prob_is_the_sum_over_characters(stories):
     for story in stories[:300]:
         assert math.isclose(TALES.log_prob(story), TALES.char_log_probs(story).sum(), rel_tol=1e-9)
@@ -65,6 +66,7 @@ def test_next_char_probs_multiplies_up_to_log_prob(stories):
         assert math.isclose(log_prob, TALES.log_prob(story), rel_tol=1e-9)
 
 
+@pytest.mark.slow
 def test_answers_cost_nothing(stories):
     for story in stories[:500]:
         known = len(question_parts(story).answer)

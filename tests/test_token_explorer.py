@@ -77,6 +77,7 @@ def test_explorer_tells_its_cuts_and_carries_a_still_picture(models):
     assert carries_a_picture(explorer)
 
 
+@pytest.mark.slow
 def test_pictures_show_every_token_and_number():
     figure = plots.draw_tokens({"one": (["th", "e", "\ufdda"], [7, 1, 2]), "two": (["t"] * 99, [1] * 99)})
     shown = [text.get_text() for text in figure.axes[0].texts]

@@ -164,6 +164,7 @@ def test_every_text_comes_back_and_is_cut_by_the_rule(tokenizer, text):
     assert tokenizer.unknown_in(text) == {}
 
 
+@pytest.mark.slow
 def test_ten_thousand_random_strings_come_back():
     """Of any code points, lone surrogates and what half bytes are made of, known characters and odd ones.
 

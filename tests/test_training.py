@@ -51,6 +51,7 @@ def small(tiny, **changes):
 # -- learning ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", EVERY_OBJECTIVE)
 def test_train_learns_a_text_that_is_certain(tiny, corpus, objective):
     """Each letter is followed by the next, so what is scored need not cost anything; at first it is log2 13 = 3.7."""
@@ -84,6 +85,7 @@ def test_history_tells_rank_and_norm_of_the_table(tiny, corpus):
     assert done.history["embedding_norm"].iloc[0] != last["embedding_norm"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_train_regularised_keeps_apart_what_joint_lets_collapse(tiny, seed):
     """Mean squared error on letters drawn at random: of these only the mean of their rows can be predicted."""

@@ -187,6 +187,7 @@ def test_model_chosen_in_vain_leaves_the_picture_of_the_other(tiny, model):
     assert "§" in said(panel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [("ab§", "'§'"), ("a" * 13, "the prompt has 13 tokens, the model's context holds 12"), ("<b>&", "'<'")],
@@ -272,6 +273,7 @@ def test_quick_changes_end_in_the_last_setting(panel, model):
     wait(lambda: panel.first.text.value == plots.text_html(expected, 0))
 
 
+@pytest.mark.slow
 def test_generate_is_not_stopped_by_a_change_made_before_it(panel, monkeypatch):
     """Threads that are slow to start: a change's worker may come to life only once generate() is at work."""
     run = threading.Thread.run

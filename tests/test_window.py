@@ -296,6 +296,7 @@ def test_recollapse_reads_the_memory_too(windowed):
     assert again.text == generate(model, "abc", 50, schedule="never", feedback="raw").text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [{}, {"schedule": "never"}, {"schedule": "retro(3)"}, {"schedule": "liquid(2)"}])
 def test_stream_hands_over_what_generate_writes(windowed, way):
     model, prompts, seeds = windowed("sum", objective="mse"), ["abc", "ab"], [1, 2]
