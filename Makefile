@@ -56,9 +56,10 @@ notebooks: $(VENV)/.installed ## execute every notebook and store its outputs
 checkpoints: $(VENV)/.installed ## train every model in data/checkpoints again
 	$(BIN)/python tools/make_checkpoints.py
 
-bench: $(VENV)/.bench-installed ## measure training, generation, attention, objectives, store, window, tokenizers and pretrained models beside their peers
+bench: $(VENV)/.bench-installed ## measure training, generation, work on a busy machine, attention, objectives, store, window, tokenizers and pretrained models beside their peers
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/busy.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/objectives.py
 	$(BIN)/python benchmarks/store.py

@@ -50,8 +50,8 @@ class Worker:
 
     def end(self) -> None:
         """Let the process end."""
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:  # which closes its input, and waits
+            pass
 
 
 @contextlib.contextmanager

@@ -125,6 +125,20 @@ def test_attention_shows_every_length(script, capsys):
 
 
 @pytest.mark.slow
+def test_busy_measures_beside_other_processes_and_ends_them(script, capsys, monkeypatch):
+    busy, started = script("busy"), []
+    popen = busy.subprocess.Popen
+    monkeypatch.setattr(busy.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    busy.main(["--quick", "--only", "1 rows, hard"])
+    table = capsys.readouterr().out
+    assert [line.split(" | ")[:2] for line in table.splitlines()[3:5]] == [
+        ["| 1 rows, hard", "0"],
+        ["| 1 rows, hard", "1"],
+    ]
+    assert len(started) >= 2  # the worker and one busy process
+    assert all(process.poll() is not None for process in started)
+
+
 def test_objectives_take_turns_beside_the_hard_one(script, tmp_path, capsys):
     objectives, kept = script("objectives"), tmp_path / "kept.json"
     objectives.main(["--quick", "--corpus", "topics", "--json", str(kept)])
