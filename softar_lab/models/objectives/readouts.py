@@ -37,6 +37,10 @@ class Readout(nn.Module):
         """
         raise NotImplementedError
 
+    def log_probs(self, objective: nn.Module, output: Tensor, vector: Tensor, table: Tensor) -> Float[Tensor, "N V"]:
+        """The first that `read` gives."""
+        return self.read(objective, output, vector, table)[0]
+
     def affine(self, objective: nn.Module, table: Float[Tensor, "V m"]) -> tuple[Tensor, Tensor] | None:
         """(matrix (out, V), bias (V,)) where p is softmax(output @ matrix + bias); else None."""
         return None
