@@ -73,6 +73,11 @@ class Pretrained(nn.Module, SlotReader):
             self._check()
 
     @property
+    def work(self) -> int:
+        """The multiply-adds of a token, about: one for each weight."""
+        return sum(one.numel() for one in self.network.parameters())
+
+    @property
     def embedding(self) -> Float[Tensor, "V m"]:
         """The table E (V, m), in float32."""
         return self.rows
