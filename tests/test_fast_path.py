@@ -29,7 +29,7 @@ def slowly(monkeypatch):
 
     def write(*arguments, **choices):
         with monkeypatch.context() as patched:
-            patched.setattr(fast_path, "suits", lambda writing: False)
+            patched.setattr(fast_path, "suits", lambda *_: False)
             patched.setattr(lab.generation.writing.single, "suits", lambda *_: False)
             return lab.generate(*arguments, **choices)
 

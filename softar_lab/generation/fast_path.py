@@ -8,7 +8,7 @@ that is one product away from the prediction.
 
 from collections.abc import Callable, Iterator
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,10 +29,10 @@ _STEPS = ("predict", "advance", "read")
 PATIENCE = 8  # steps at most for which `stop` is asked in advance
 
 
-def suits(writing: "Writing") -> bool:
-    """Whether `write` can do it."""
+def suits(writing: "Writing", state: Any) -> bool:
+    """Whether `write` can do it, from a state of the model's."""
     model = writing.model
-    if not isinstance(model, SoftAR) or not CompiledDecoder.suits(model.body):
+    if not isinstance(model, SoftAR) or not isinstance(state.cache.decoder, CompiledDecoder):
         return False
     own = (getattr(getattr(model, name), "__func__", None) is getattr(SoftAR, name) for name in _STEPS)
     known = writing.collapse is softmax and getattr(writing.schedule, "by_step", False)

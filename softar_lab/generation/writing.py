@@ -71,7 +71,7 @@ class Writing:
         heads = torch.stack([ids[: self.begin] for ids in self.prompt_ids]).to(self.device)
         if self.begin:
             state = self.model.read(state, heads)
-        if fast_path.suits(self):
+        if fast_path.suits(self, state):
             yield from fast_path.write(self, state, stop)
             return
         stop = stop or (lambda: False)
