@@ -113,19 +113,20 @@ def for_each(function: Callable[[int, int], object], count: int, size: int, work
     """
     pieces = [(begin, min(begin + size, count)) for begin in range(0, count, size)]
     helpers = min(len(pieces), allowed(), 1 + work // (SMALL // 8)) - 1
-
-    def take() -> None:
-        while pieces:
-            try:
-                piece = pieces.pop()
-            except IndexError:  # another thread was quicker
-                return
-            function(*piece)
-
-    others = [_workers().submit(take) for _ in range(helpers)]
+    others = [_workers().submit(_take, function, pieces) for _ in range(helpers)]
     try:
-        take()
+        _take(function, pieces)
     finally:
         for other in others:
             if not other.cancel():
                 other.result()
+
+
+def _take(function: Callable[[int, int], object], pieces: list[tuple[int, int]]) -> None:
+    """Work on what is left of the pieces, which other threads take from, too."""
+    while pieces:
+        try:
+            piece = pieces.pop()
+        except IndexError:  # another thread was quicker
+            return
+        function(*piece)

@@ -135,6 +135,38 @@ def test_forks_replaced_slots_and_looks_ahead_leave_each_other_alone(model, data
     assert torch.equal(replaced.hidden, model.read(model.start(rows), changed).hidden)
 
 
+@given(st.data())
+@settings(max_examples=30)
+def test_a_pool_of_states_that_fork_branch_and_go_on_in_any_order(model, data):
+    """Each state of a pool is that of its tokens read alone, whoever shares a cache, or its beginning, with it."""
+    tokens = [ids(data.draw(st.integers(1, 3)), data.draw(st.integers(1, 12)), seed=1)]
+    states = [model.read(model.start(len(tokens[0])), tokens[0])]
+    for seed in range(data.draw(st.integers(1, 8))):
+        at = data.draw(st.integers(0, len(states) - 1))
+        state, read = states[at], tokens[at]
+        what = data.draw(st.sampled_from(["read", "select", "replace", "look ahead"]))
+        most = CONTEXT - read.shape[1]
+        new = ids(len(read), data.draw(st.integers(0, min(most, 18))), seed=2 + seed)
+        if what == "read":
+            state, read = model.read(state, new), torch.cat([read, new], 1)
+        elif what == "select":
+            chosen = torch.tensor(data.draw(st.lists(st.integers(0, len(read) - 1), min_size=1, max_size=4)))
+            state, read = state.select(chosen), read[chosen]
+        elif what == "replace":
+            new = new[:, : read.shape[1]]
+            slot = data.draw(st.integers(0, read.shape[1] - new.shape[1]))
+            state = model.replace(state, slot, model.embedding[new])
+            read = torch.cat([read[:, :slot], new, read[:, slot + new.shape[1] :]], 1)
+        else:
+            model.foresee(state, model.embedding[new])
+        states.append(state)
+        tokens.append(read)
+    for state, read in zip(states, tokens, strict=True):
+        end = ids(len(read), min(1, CONTEXT - read.shape[1]), seed=99)
+        alone = model.read(model.start(len(read)), torch.cat([read, end], 1)).hidden
+        assert torch.equal(model.read(state, end).hidden, alone)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_slot_does_not_depend_on_the_number_of_threads(model, threads):
     before = torch.get_num_threads()

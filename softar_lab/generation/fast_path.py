@@ -86,7 +86,7 @@ def _write(writing: "Writing", state: SoftState, begin: int, count: int) -> tupl
     warmth = (float(writing.temperature), float(writing.soft_temperature))
     head = as_array(model.objective.head.weight.T)
     arguments = (
-        as_array(state.hidden), slot, cache.shared, *decoder.body, *decoder.arrays(cache),
+        as_array(state.hidden), slot, *decoder.body, decoder.arrays(cache),
         head, as_array(matrix), as_array(bias), decoder.input, as_array(model.embedding),
         uniform.numpy(), forced.numpy(), hard.numpy(), mode, warmth,
         token_ids.numpy(), states.numpy(), inputs.numpy(),

@@ -184,14 +184,11 @@ def _step_by_step(
 
 def _row(model: SoftAR, prediction: Prediction, state: SoftState, t: int) -> Prediction:
     """The prediction of one step, whose draws are made when asked for."""
-
-    def sampler(n, generator):
-        return model.predict(state).sample_vectors(n, generator)
-
+    sample = lambda n, generator: model.predict(state).sample_vectors(n, generator)  # noqa: E731
     return Prediction(
         prediction.log_probs[t : t + 1],
         prediction.vector[t : t + 1],
-        sampler if prediction.sampler else None,
+        sample if prediction.sampler else None,
         prediction.probs[t : t + 1],
     )
 

@@ -40,11 +40,8 @@ def multiply(rows: Float[Tensor, "*n k"], matrix: np.ndarray) -> Float[Tensor, "
     compiled, x = kernels(), _flat(rows)
     out = np.empty((len(x), matrix.shape[1]), x.dtype)
     size = max(PIECE, -(-len(x) // 16 // PIECE) * PIECE)
-
-    def piece(begin: int, end: int) -> None:
-        compiled.multiply(x[begin:end], matrix, out[begin:end])
-
-    for_each(piece, len(x), size, x.size * out.shape[1])
+    work = x.size * out.shape[1]
+    for_each(lambda begin, end: compiled.multiply(x[begin:end], matrix, out[begin:end]), len(x), size, work)
     return torch.from_numpy(out).view(*rows.shape[:-1], matrix.shape[1])
 
 

@@ -127,14 +127,15 @@ def _call_each(module: ModuleType) -> None:
 
     layers = (zeros(1, 2, 6), zeros(1, 6), zeros(1, 2, 2), zeros(1, 2)) + (zeros(1, 2, 2), zeros(1, 2)) * 2
     body = ((1, 1, False, module.GELU), np.float32(1e-5), layers, zeros(2, 2), (zeros(0, 2), zeros(0, 0, 0)))
-    cache = (zeros(1, 1, 1, 2, 2), zeros(1, 1, 1, 2, 2))
+    own = (zeros(1, 1, 1, 2, 2), zeros(1, 1, 1, 2, 2))
+    cache = (*own, 0, 0, *own, np.zeros(1, np.int64))
     for kind in (np.float32, np.float64):
         module.multiply(zeros(1, 2, dtype=kind), zeros(2, 2, dtype=kind), zeros(1, 2, dtype=kind))
     module.softmax(zeros(1, 2), zeros(1, 2), zeros(1, 2))
-    module.read(0, 1, zeros(1, 1, 2), 0, 0, *body, *cache, zeros(1, 1, 2))
+    module.read(0, 1, zeros(1, 1, 2), 0, *body, cache, zeros(1, 1, 2))
     kinds = (np.float64, np.int64, np.bool_)
     uniform, forced, hard = (zeros(1, 1, dtype=kind) for kind in kinds)
     objective = (zeros(2, 2), zeros(2, 2), zeros(2), zeros(2, 2), zeros(2, 2))
     made = (zeros(1, 1, dtype=np.int64), zeros(1, 1, 2), zeros(1, 1, 2))
     choices = (uniform, forced, hard, module.SHOWN, (1.0, 1.0))
-    module.write(0, 1, zeros(1, 2), 0, 0, *body, *cache, *objective, *choices, *made)
+    module.write(0, 1, zeros(1, 2), 0, *body, cache, *objective, *choices, *made)

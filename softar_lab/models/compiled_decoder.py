@@ -77,16 +77,19 @@ class CompiledDecoder:
         """Rows 0 … of the cache read n slots each: (B, n, d) -> (B, n, d)."""
         x = np.ascontiguousarray(slots)
         out = np.empty_like(x)
-        arguments = (x, cache.filled, cache.shared, *self.body, *self.arrays(cache), out)
+        arguments = (x, cache.filled, *self.body, self.arrays(cache), out)
         work = self.work * x.shape[0] * x.shape[1]
         for_each(lambda begin, end: self.kernels.read(begin, end, *arguments), len(x), PIECE, work)
         cache.filled += x.shape[1]
         return out
 
     @staticmethod
-    def arrays(cache: "Cache") -> tuple[np.ndarray, np.ndarray]:
-        """Keys (layers, B, groups, width, capacity) and values (layers, B, groups, capacity, width) of a cache."""
-        return cache.keys.mT.numpy(), cache.values.numpy()
+    def arrays(cache: "Cache") -> tuple[np.ndarray | int, ...]:
+        """A cache as `kernels.read` and `kernels.write` take it."""
+        own = (cache.keys.mT.numpy(), cache.values.numpy())
+        if (begin := cache.beginning) is None:
+            return *own, cache.shared, 0, *own, np.zeros(cache.keys.shape[1], np.int64)
+        return *own, begin.length, begin.length, begin.keys.mT.numpy(), begin.values.numpy(), begin.rows.numpy()
 
 
 def _folded(block: nn.Module, n_heads: int) -> tuple[np.ndarray, ...]:

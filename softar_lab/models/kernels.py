@@ -238,12 +238,13 @@ def _blend(weights, values, out):
 
 
 @njit(error_model="numpy")
-def _attend(flat, rows, slots, shared, window, heads, keys, values, scores, spare, mixed):
+def _attend(flat, rows, slots, window, heads, keys, values, beginning, scores, spare, mixed):
     """Attention of N slots, head by head: flat (N, (H + 2G) w) begins with the queries -> mixed (N, H w).
 
-    `keys` (R, G, w, C), `values` (R, G, C, w). The first `shared` slots of all rows are alike: row 0's are read.
+    `keys` (R, G, w, C), `values` (R, G, C, w), and `beginning`, where the first slots are read: see `_run`.
     """
     groups, width = keys.shape[1], keys.shape[2]
+    shared, offset, first_keys, first_values, origin = beginning
     for head in range(heads):
         group = head * groups // heads
         for i in range(rows.size):
@@ -252,14 +253,15 @@ def _attend(flat, rows, slots, shared, window, heads, keys, values, scores, spar
             seam = max(begin, min(end, shared))
             query = flat[i, head * width : (head + 1) * width]
             own_keys, own_values = keys[rows[i], group], values[rows[i], group]
+            other_keys, other_values = first_keys[origin[rows[i]], group], first_values[origin[rows[i]], group]
             weights = scores[: end - begin]
-            _score(query, keys[0, group], begin, weights[: seam - begin])
-            _score(query, own_keys, seam, weights[seam - begin :])
+            _score(query, other_keys, begin, weights[: seam - begin])
+            _score(query, own_keys, seam - offset, weights[seam - begin :])
             total = _weigh(weights, spare)
             out = mixed[i, head * width : (head + 1) * width]
             out[:] = _0
-            _blend(weights[: seam - begin], values[0, group, begin:seam], out)
-            _blend(weights[seam - begin :], own_values[seam:end], out)
+            _blend(weights[: seam - begin], other_values[begin:seam], out)
+            _blend(weights[seam - begin :], own_values[seam - offset : end - offset], out)
             for j in range(width):
                 out[j] /= total
 
@@ -305,23 +307,27 @@ def _turn(x, cosine, sine, spare):
 
 
 @njit(error_model="numpy")
-def _run(x, rows, slots, shared, shape, eps, layers, ends, tables, keys, values, out):
+def _run(x, rows, slots, shape, eps, layers, ends, tables, cache, out):
     """N slots (of rows `rows`, at `slots`) through all blocks: x (N, d), which is used up, -> out (N, d).
 
     `shape`: (heads, window, rms, kind of activation). `layers`: matrices and biases stacked over the layers;
     `ends`: the last norm's weight and bias; `tables`: positions (slots, d), cosines and sines (2, slots, w), empty
-    where there are none. Writes these slots' keys and values (layers, R, G, w, C) and (layers, R, G, C, w).
+    where there are none. `cache`: keys (layers, R, G, w, C) and values (layers, R, G, C, w) of the slots from
+    `offset` on, to which these slots' are written; and of those before `shared` the keys (layers, O, G, w, D), the
+    values, and in which of their rows, `origin` (R,), a row finds its own.
     """
     heads, window, rms, kind = shape
     qkv, qkv_bias, attention_out, attention_bias, up, up_bias, down, down_bias = layers
     positions, rotation = tables
+    keys, values, shared, offset, first_keys, first_values, origin = cache
     (count, d), (depth, _, groups, width, capacity) = x.shape, keys.shape
     turned = (heads + groups) * width
     normed, mixed = np.empty((count, d), np.float32), np.empty((count, heads * width), np.float32)
     flat = np.empty((count, qkv.shape[2]), np.float32)
     inner = np.empty((count, up.shape[2]), np.float32)
     active = np.empty((count, down.shape[1]), np.float32)
-    scores, spare = np.empty(capacity, np.float32), np.empty(max(capacity, d) + LANES, np.float32)
+    most = offset + capacity
+    scores, spare = np.empty(most, np.float32), np.empty(max(most, d) + LANES, np.float32)
     if positions.size:
         for i in range(count):
             x[i] += positions[slots[i]]
@@ -337,9 +343,10 @@ def _run(x, rows, slots, shared, shape, eps, layers, ends, tables, keys, values,
             for group in range(groups):
                 key, value = (heads + group) * width, (heads + groups + group) * width
                 for j in range(width):
-                    keys[layer, row, group, j, slot] = flat[i, key + j]
-                    values[layer, row, group, slot, j] = flat[i, value + j]
-        _attend(flat, rows, slots, shared, window, heads, keys[layer], values[layer], scores, spare, mixed)
+                    keys[layer, row, group, j, slot - offset] = flat[i, key + j]
+                    values[layer, row, group, slot - offset, j] = flat[i, value + j]
+        beginning = (shared, offset, first_keys[layer], first_values[layer], origin)
+        _attend(flat, rows, slots, window, heads, keys[layer], values[layer], beginning, scores, spare, mixed)
         _multiply(mixed, attention_out[layer], normed)
         _add(normed, attention_bias[layer])
         _add_to(x, normed)
@@ -366,7 +373,7 @@ def _add_to(x, y):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def read(begin_row, end_row, stream, slot, shared, shape, eps, layers, ends, tables, keys, values, out):
+def read(begin_row, end_row, stream, slot, shape, eps, layers, ends, tables, cache, out):
     """Rows begin_row … end_row-1 read n slots each, from `slot` on: stream (R, n, d) -> out (R, n, d)."""
     n, d = stream.shape[1:]
     total = (end_row - begin_row) * n
@@ -378,7 +385,7 @@ def read(begin_row, end_row, stream, slot, shared, shape, eps, layers, ends, tab
             row, step = begin_row + (first + i) // n, (first + i) % n
             rows[i], slots[i] = row, slot + step
             x[i] = stream[row, step]
-        _run(x, rows, slots, shared, shape, eps, layers, ends, tables, keys, values, found)
+        _run(x, rows, slots, shape, eps, layers, ends, tables, cache, found)
         for i in range(count):
             out[rows[i], slots[i] - slot] = found[i]
 
@@ -442,7 +449,7 @@ def _pick(probs, temperature, uniform, cumulative):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def write(
-    begin_row, end_row, hidden, slot, shared, shape, eps, layers, ends, tables, keys, values,
+    begin_row, end_row, hidden, slot, shape, eps, layers, ends, tables, cache,
     head, matrix, bias, input_map, table, uniform, forced, hard, feedback, temperatures, token_ids, states, inputs,
 ):  # fmt: skip
     """Rows begin_row … end_row-1 write S symbols each: predict, choose, feed back; the last is not fed back.
@@ -485,4 +492,4 @@ def write(
         if step + 1 < steps:
             _multiply(vectors, input_map, x)
             slots[:] = slot + step
-            _run(x, rows, slots, shared, shape, eps, layers, ends, tables, keys, values, found)
+            _run(x, rows, slots, shape, eps, layers, ends, tables, cache, found)

@@ -32,13 +32,30 @@ def swiglu(x: Tensor) -> Tensor:
 MLPS = {"gelu": F.gelu, "gelu-tanh": partial(F.gelu, approximate="tanh"), "swiglu": swiglu}
 
 
+FORK = 16  # slots of its own for which a fork has room before its beginning is copied
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The first `length` slots of a fork, which lie in another cache's `keys` and `values`.
+
+    Row b of the fork finds its own in row `rows[b]`. Nobody writes there any more.
+    """
+
+    keys: Tensor
+    values: Tensor
+    rows: Tensor
+    length: int
+
+
 @dataclass
 class Cache:
     """Keys and values of the slots read so far, of all layers: (layers, B, heads, capacity, width) each.
 
     Keys lie in memory width by width, so that one number of all slots' keys is read in one go. States share a cache:
-    whoever reads on from its end writes behind it; whoever branches off earlier gets a copy. The first `shared` slots
-    are the same in all rows.
+    whoever reads on from its end writes behind it; whoever branches off earlier, or takes some rows, gets a copy, or
+    a fork: a cache that holds its latest slots only, behind a `beginning` in another. The first `shared` slots are the
+    same in all rows.
     """
 
     keys: Tensor
@@ -46,6 +63,7 @@ class Cache:
     filled: int = 0
     shared: int = 0
     decoder: CompiledDecoder | RowDecoder | None = None  # made when first needed, from the weights of that moment
+    beginning: Beginning | None = None  # read by a CompiledDecoder only
 
     @classmethod
     def empty(cls, like: Tensor, layers: int, batch_size: int, heads: int, capacity: int, width: int) -> "Cache":
@@ -54,9 +72,14 @@ class Cache:
         return cls(keys, like.new_empty((layers, batch_size, heads, capacity, width)))
 
     @property
+    def offset(self) -> int:
+        """How many slots lie in the beginning."""
+        return self.beginning.length if self.beginning else 0
+
+    @property
     def capacity(self) -> int:
         """How many slots there is room for."""
-        return self.keys.shape[3]
+        return self.offset + self.keys.shape[3]
 
     def room_for(self, length: int, new: int) -> "Cache":
         """A cache in which slots length … length+new-1 may be written without harm to any other state."""
@@ -64,12 +87,39 @@ class Cache:
         if length == self.filled and fits:
             return self
         layers, rows, heads, _, width = self.keys.shape
+        begin = self._as_beginning(torch.arange(rows), length)
+        if begin and length < self.filled and length - begin.length + new <= FORK:
+            own = Cache.empty(self.keys, layers, rows, heads, FORK, width)
+            self._copy(own, begin.length, length)
+            return self._fork(begin, own, length)
         capacity = max(64, self.capacity if fits else 2 * (length + new))
         other = Cache.empty(self.keys, layers, rows, heads, capacity, width)
-        other.keys[..., :length, :] = self.keys[..., :length, :]
-        other.values[..., :length, :] = self.values[..., :length, :]
+        self._copy(other, 0, length)
         other.filled, other.shared, other.decoder = length, min(self.shared, length), self.decoder
         return other
+
+    def _copy(self, other: "Cache", begin: int, end: int) -> None:
+        """Write slots begin … end-1 of all rows to the first slots of another cache."""
+        seam = min(max(begin, self.offset), end)  # from here on they are our own
+        for name in ("keys", "values"):
+            theirs = getattr(other, name)
+            if begin < seam:
+                theirs[..., : seam - begin, :] = getattr(self.beginning, name)[:, self.beginning.rows, :, begin:seam]
+            own = slice(seam - self.offset, end - self.offset)
+            theirs[..., seam - begin : end - begin, :] = getattr(self, name)[..., own, :]
+
+    def _as_beginning(self, rows: Tensor, length: int) -> Beginning | None:
+        """As many of the first `length` slots of some rows as another cache can begin with; None where it cannot."""
+        if not isinstance(self.decoder, CompiledDecoder):
+            return None
+        if self.beginning is None:
+            return Beginning(self.keys, self.values, torch.zeros_like(rows) if length <= self.shared else rows, length)
+        own = self.beginning
+        return Beginning(own.keys, own.values, own.rows[rows], min(own.length, length))
+
+    def _fork(self, begin: Beginning, own: "Cache", length: int) -> "Cache":
+        """A cache of `length` slots with that beginning, and what lies behind it in `own`."""
+        return Cache(own.keys, own.values, length, min(self.shared, length), self.decoder, begin)
 
     def give_back(self, length: int) -> None:
         """Slots from `length` on belong to no state: they may be written over."""
@@ -77,17 +127,21 @@ class Cache:
 
     def repeat(self, begin: int) -> None:
         """Let all rows have what row 0 has from slot `begin` on."""
+        new = slice(begin - self.offset, self.filled - self.offset)
         for one in (self.keys, self.values):
-            one[:, 1:, :, begin : self.filled] = one[:, :1, :, begin : self.filled]
+            one[:, 1:, :, new] = one[:, :1, :, new]
         self.shared = self.filled
 
     def select(self, rows: Tensor) -> "Cache":
         """The cache of some of the rows, in any order, also repeated."""
-        keys, values = self.keys.mT.index_select(1, rows).mT, self.values.index_select(1, rows)
-        return Cache(keys, values, self.filled, self.shared, self.decoder)
+        if (begin := self._as_beginning(rows, self.filled)) is None or self.beginning:
+            keys, values = self.keys.mT.index_select(1, rows).mT, self.values.index_select(1, rows)
+            return Cache(keys, values, self.filled, self.shared, self.decoder, begin)
+        layers, _, heads, _, width = self.keys.shape
+        return self._fork(begin, Cache.empty(self.keys, layers, len(rows), heads, FORK, width), self.filled)
 
     def of_layer(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first `end` slots in one layer, (B, heads, end, width) each."""
+        """Keys and values of the first `end` slots in one layer, (B, heads, end, width) each; not of a fork."""
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
 

@@ -14,9 +14,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker("browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def jupyter_lab():
-    """The one server and browser of all browser tests."""
+    """The one server and browser of all browser tests; closed after them, since an open page keeps computing."""
     pytest.importorskip("playwright", reason="playwright is not installed")
     from .lab import Lab, chromium
 

@@ -7,6 +7,7 @@ of its own (readouts.py).
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -87,12 +88,13 @@ class Objective(nn.Module):
         """The prediction: p(w | prefix) and the soft token of each of N positions."""
         output = self.output(hidden)
         vector = self.vector(output, table)
-
-        def sampler(n: int, generator: torch.Generator | Sequence[torch.Generator]) -> Tensor:
-            return self.draw(output, normal((n, len(output), self.noise_dim), generator, output), table)
-
         log_probs, probs = self.readout.read(self, output, vector, table)
-        return Prediction(log_probs, vector, sampler if self.noise_dim else None, probs)
+        return Prediction(log_probs, vector, partial(self._sample, output, table) if self.noise_dim else None, probs)
+
+    def _sample(
+        self, output: Tensor, table: Tensor, n: int, generator: torch.Generator | Sequence[torch.Generator]
+    ) -> Tensor:
+        return self.draw(output, normal((n, len(output), self.noise_dim), generator, output), table)
 
     def affine_logits(self, table: Float[Tensor, "V m"]) -> tuple[Float[Tensor, "d V"], Float[Tensor, " V"]] | None:
         """(weight, bias) where p(w | prefix) is softmax(hidden @ weight + bias); else None."""
