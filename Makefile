@@ -54,7 +54,7 @@ notebooks: $(VENV)/.installed ## execute every notebook and store its outputs
 	$(BIN)/python tools/refresh_notebooks.py
 
 checkpoints: $(VENV)/.installed ## train every model in data/checkpoints again
-	$(BIN)/python tools/make_checkpoints.py
+	$(BIN)/python -m softar_studies.make_checkpoints
 
 bench: $(VENV)/.bench-installed ## measure training, generation, work on a busy machine, attention, objectives, store, window, tokenizers and pretrained models beside their peers
 	$(BIN)/python benchmarks/training.py

@@ -7,11 +7,13 @@ each of their many small steps then waits until both threads have had their turn
 import os
 from collections import Counter
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here and in the notebooks' kernels
+# Read when torch is loaded, here and in the kernels of the notebooks.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CEILING = 600  # seconds that a kernel may take to hand over its outputs, on a very busy machine
 
-PICTURES = ("image/svg+xml", "application/vnd.plotly.v1+json")  # ids drawn at random; never the evidence
+# Their ids are drawn at random; a picture is never the evidence.
+PICTURES = ("image/svg+xml", "application/vnd.plotly.v1+json")
 
 
 def pytest_collectstart(collector):

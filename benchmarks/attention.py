@@ -1,10 +1,12 @@
-"""Why training in bf16 on a CPU spells attention out: the backward pass of torch's fused kernel beside three products.
+"""Why training in bf16 on a CPU spells attention out: the backward pass of torch's fused kernel
+beside three products.
 
     python benchmarks/attention.py
 
-Both compute causal attention of 16 rows × 4 heads × width 32 in bf16, as softar_lab trains them: once by torch's
-scaled_dot_product_attention, once as `softar_lab.models.transformer.attend` does. They take turns, so that both meet
-the same noise; the minimum is what the processor can do, the median what it did.
+Both compute causal attention of 16 rows × 4 heads × width 32 in bf16, as softar_lab trains them:
+once by torch's scaled_dot_product_attention, once as `softar_lab.models.transformer.attend` does.
+They take turns, so that both meet the same noise; the minimum is what the processor can do, the
+median what it did.
 """
 
 import argparse
@@ -34,7 +36,9 @@ def spelled_out(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return attend(query, key, value, None)
 
 
-def once(attention: Callable[..., Tensor], inputs: list[Tensor], gradient: Tensor) -> tuple[float, float]:
+def once(
+    attention: Callable[..., Tensor], inputs: list[Tensor], gradient: Tensor
+) -> tuple[float, float]:
     """Seconds forward and backward."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     begin = time.perf_counter()
@@ -63,22 +67,46 @@ def contest(length: int, runs: int) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--runs", type=int, default=40, help="alternating runs a length (%(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
+    parser.add_argument(
+        "--runs", type=int, default=40, help="alternating runs a length (%(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)"
+    )
     parser.add_argument("--json", metavar="FILE", help="keep everything measured")
-    parser.add_argument("--quick", action="store_true", help="a few runs: does it run at all? Its figures say nothing")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few runs: does it run at all? Its figures say nothing",
+    )
     options = parser.parse_args(arguments)
     with threads(options.threads):
         results = [contest(length, 2 if options.quick else options.runs) for length in LENGTHS]
         lines = []
         for result in results:
-            for name, of in (("forward", lambda s: s[0]), ("backward", lambda s: s[1]), ("both", sum)):
-                a, b = ([of(seconds) for seconds in result[side]] for side in ("fused", "spelled_out"))
+            for name, of in (
+                ("forward", lambda s: s[0]),
+                ("backward", lambda s: s[1]),
+                ("both", sum),
+            ):
+                a, b = (
+                    [of(seconds) for seconds in result[side]] for side in ("fused", "spelled_out")
+                )
                 milliseconds = [f"{1e3 * f(side):.2f}" for side in (a, b) for f in (min, median)]
                 ratios = [f"{min(a) / min(b):.2f}", f"{median(x / y for x, y in zip(a, b)):.2f}"]
                 lines.append([f"{result['length']}, {name}", *milliseconds, *ratios])
-        header = ["T, pass", "fused ms: min", "median", "spelled out ms: min", "median", "fused/spelled: min", "median"]
-        print(f"\n{markdown(header, lines)}\n\nbf16, {ROWS} rows × {HEADS} heads × width {WIDTH}; {machine()}")
+        header = [
+            "T, pass",
+            "fused ms: min",
+            "median",
+            "spelled out ms: min",
+            "median",
+            "fused/spelled: min",
+            "median",
+        ]
+        print(
+            f"\n{markdown(header, lines)}\n\nbf16, {ROWS} rows × {HEADS} heads × width {WIDTH}; {machine()}"
+        )
         write_json(options.json, {"results": results})
 
 

@@ -1,10 +1,11 @@
-"""How fast a text is cut into units: the lab's tokenizers beside the library `tokenizers`, which they stand on.
+"""How fast a text is cut into units: the lab's tokenizers beside the library `tokenizers`, which
+they stand on.
 
     python benchmarks/cutting.py
 
-Both have the same units and cut the same words. The library reads the whole text, its own way of splitting into words
-included; the lab splits first and asks the library once for every distinct word. They take turns, so that both meet the
-same noise, and their ids are compared first.
+Both have the same units and cut the same words. The library reads the whole text, its own way of
+splitting into words included; the lab splits first and asks the library once for every distinct
+word. They take turns, so that both meet the same noise, and their ids are compared first.
 """
 
 import argparse
@@ -34,7 +35,9 @@ def contest(name: str, tokenizer: Any, text: str, runs: int) -> list[Any]:
     if not isinstance(tokenizer, CharTokenizer):
         library = alone(tokenizer)
         sides["library"] = lambda text: library.encode(text).ids
-        assert sides["library"](text) == tokenizer.encode(text).tolist(), f"{name}: the two cut differently"
+        assert sides["library"](text) == tokenizer.encode(text).tolist(), (
+            f"{name}: the two cut differently"
+        )
     taken: dict[str, list[float]] = {side: [] for side in sides}
     for run in range(runs + 1):
         for side, encode in sides.items():
@@ -51,11 +54,15 @@ def contest(name: str, tokenizer: Any, text: str, runs: int) -> list[Any]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--corpus", default="shakespeare", help="whose training text is cut (%(default)s)")
+    parser.add_argument(
+        "--corpus", default="shakespeare", help="whose training text is cut (%(default)s)"
+    )
     parser.add_argument("--runs", type=int, default=9, help="alternating runs (%(default)s)")
     parser.add_argument("--json", metavar="FILE", help="keep everything measured")
     parser.add_argument(
-        "--quick", action="store_true", help="little text, few runs: does it run? Its figures say nothing"
+        "--quick",
+        action="store_true",
+        help="little text, few runs: does it run? Its figures say nothing",
     )
     options = parser.parse_args(arguments)
     text = load_corpus(options.corpus).train[: 20_000 if options.quick else None]
@@ -64,9 +71,14 @@ def main(arguments: list[str] | None = None) -> None:
         for size in SIZES:
             made[f"BPE, {size} tokens"] = BPETokenizer.fit(text, size)
             made[f"growing, {size} tokens"] = GrowingTokenizer.fit(text, size)
-        rows = [contest(name, one, text, 2 if options.quick else options.runs) for name, one in made.items()]
+        rows = [
+            contest(name, one, text, 2 if options.quick else options.runs)
+            for name, one in made.items()
+        ]
     print(f"\n{markdown(['', 'ours, MB/s', 'the library, MB/s', 'ours/library'], rows)}\n")
-    print(f"{options.corpus}, {len(text):,} characters; medians of {options.runs} runs; {machine()}")
+    print(
+        f"{options.corpus}, {len(text):,} characters; medians of {options.runs} runs; {machine()}"
+    )
     write_json(options.json, {"rows": rows})
 
 

@@ -1,21 +1,23 @@
-"""Characters per second, writing positions 256 to 512: ours hard, ours soft, and two peers of the same size.
+"""Characters per second, writing positions 256 to 512: ours hard, ours soft, and two peers of the
+same size.
 
     python benchmarks/generation.py --nanogpt ../nanoGPT
 
 Contestants, each given a prompt of 256 characters and asked for 256 more, drawn at temperature 1:
-  ours, hard          softar_lab.generate, every token collapsed before it is fed back;
-  ours, soft mixture  the same model, never collapsed: the mixture pE is fed back (a symbol is drawn and shown);
-  ours, soft raw      a model trained by regression ("mse"), its predicted vector itself fed back;
-  Hugging Face        transformers' GPT2LMHeadModel.generate, with its cache, as it comes;
-  Hugging Face, tuned the same with GELU in one kernel and without its default top-k filter;
-  nanoGPT             its own generate, which has no cache (from a clone of it you name).
+  ours, hard          softar_lab.generate, every token collapsed before it is fed back; ours, soft
+  mixture  the same model, never collapsed: the mixture pE is fed back (a symbol is drawn and
+  shown); ours, soft raw      a model trained by regression ("mse"), its predicted vector itself fed
+  back; Hugging Face        transformers' GPT2LMHeadModel.generate, with its cache, as it comes;
+  Hugging Face, tuned the same with GELU in one kernel and without its default top-k filter; nanoGPT
+  its own generate, which has no cache (from a clone of it you name).
 
-Weights are untrained: speed does not depend on them. The clock covers the whole call, reading the prompt included, and
-for ours everything a Trajectory keeps (vectors, entropy, distances, candidates). Ours chooses its number of threads
-itself; each peer gets one or all of them, whichever was faster in a warm-up, so that none is held back.
+Weights are untrained: speed does not depend on them. The clock covers the whole call, reading the
+prompt included, and for ours everything a Trajectory keeps (vectors, entropy, distances,
+candidates). Ours chooses its number of threads itself; each peer gets one or all of them, whichever
+was faster in a warm-up, so that none is held back.
 
-How the ratios stay reliable on a noisy machine: the contestants take turns, round after round, and a ratio is the
-median over rounds of ratios within one round, where both sides met the same noise.
+How the ratios stay reliable on a noisy machine: the contestants take turns, round after round, and
+a ratio is the median over rounds of ratios within one round, where both sides met the same noise.
 """
 
 import argparse
@@ -26,7 +28,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from peers import NO_TRANSFORMERS, has_transformers, hugging_face, machine, markdown, nanogpt, threads, write_json
+from peers import (
+    NO_TRANSFORMERS,
+    has_transformers,
+    hugging_face,
+    machine,
+    markdown,
+    nanogpt,
+    threads,
+    write_json,
+)
 
 import softar_lab as lab
 
@@ -59,9 +70,13 @@ def contestants(nanogpt_folder: str | None, prompt: int, new: int) -> list[Conte
     text, ids = tokenizer.decode(draws), draws[None]
 
     def ours(objective: str, **choices: str) -> Callable[[int, int], Any]:
-        config = lab.ModelConfig.preset("shakespeare", vocab_size=size, context=context, objective=objective)
+        config = lab.ModelConfig.preset(
+            "shakespeare", vocab_size=size, context=context, objective=objective
+        )
         model = lab.SoftAR(config, tokenizer).eval()
-        return lambda batch, new: lab.generate(model, [text] * batch, steps=new, seed=list(range(batch)), **choices)
+        return lambda batch, new: lab.generate(
+            model, [text] * batch, steps=new, seed=list(range(batch)), **choices
+        )
 
     found = [
         Contestant(HARD, ours("ce", schedule="always")),
@@ -71,7 +86,10 @@ def contestants(nanogpt_folder: str | None, prompt: int, new: int) -> list[Conte
     if has_transformers():
 
         def hugging_face_writes(tuned: bool) -> Callable[[int, int], Any]:
-            model, choices = hugging_face(size, context, tuned=tuned).eval(), {"top_k": 0} if tuned else {}
+            model, choices = (
+                hugging_face(size, context, tuned=tuned).eval(),
+                {"top_k": 0} if tuned else {},
+            )
 
             def write(batch: int, new: int) -> None:
                 rows = ids.expand(batch, -1)
@@ -90,10 +108,16 @@ def contestants(nanogpt_folder: str | None, prompt: int, new: int) -> list[Conte
             return write
 
         found.append(Contestant("Hugging Face GPT-2", hugging_face_writes(tuned=False), threads=1))
-        found.append(Contestant("Hugging Face GPT-2, tuned", hugging_face_writes(tuned=True), threads=1))
+        found.append(
+            Contestant("Hugging Face GPT-2, tuned", hugging_face_writes(tuned=True), threads=1)
+        )
     if nanogpt_folder:
         gpt = nanogpt(nanogpt_folder, size, context).eval()
-        found.append(Contestant("nanoGPT", lambda batch, new: gpt.generate(ids.expand(batch, -1), new), threads=1))
+        found.append(
+            Contestant(
+                "nanoGPT", lambda batch, new: gpt.generate(ids.expand(batch, -1), new), threads=1
+            )
+        )
     return found
 
 
@@ -121,7 +145,9 @@ def contest(everyone: list[Contestant], batch: int, rounds: int, new: int) -> li
             "threads": contestant.threads,
             "seconds": taken[contestant.name],
             "per_second": median(batch * new / s for s in taken[contestant.name]),
-            "ours_is_faster": median(s / hard for s, hard in zip(taken[contestant.name], taken[HARD])),
+            "ours_is_faster": median(
+                s / hard for s, hard in zip(taken[contestant.name], taken[HARD])
+            ),
         }
         for contestant in everyone
     ]
@@ -130,12 +156,24 @@ def contest(everyone: list[Contestant], batch: int, rounds: int, new: int) -> li
 def main(arguments: list[str] | None = None) -> None:
     """Run the contest and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--nanogpt", metavar="FOLDER", help="a clone of karpathy/nanoGPT: the second peer")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 32], help="prompts at once (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant (%(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="at most (%(default)s)")
+    parser.add_argument(
+        "--nanogpt", metavar="FOLDER", help="a clone of karpathy/nanoGPT: the second peer"
+    )
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[1, 16, 32], help="prompts at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="turns of each contestant (%(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="at most (%(default)s)"
+    )
     parser.add_argument("--json", metavar="FILE", help="keep everything measured")
-    parser.add_argument("--quick", action="store_true", help="a few steps: does it run at all? Its figures say nothing")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few steps: does it run at all? Its figures say nothing",
+    )
     options = parser.parse_args(arguments)
     prompt, new = PROMPT, NEW
     if options.quick:
@@ -154,7 +192,9 @@ def main(arguments: list[str] | None = None) -> None:
             for r in rows
         ]
         print(f"\n{markdown(header, lines)}\n\npositions {prompt} to {prompt + new}; {machine()}")
-        write_json(options.json, {"rounds": options.rounds, "prompt": prompt, "new": new, "rows": rows})
+        write_json(
+            options.json, {"rounds": options.rounds, "prompt": prompt, "new": new, "rows": rows}
+        )
 
 
 if __name__ == "__main__":

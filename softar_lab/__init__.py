@@ -1,21 +1,26 @@
 """softAR Lab: see what happens when a language model runs on vectors instead of symbols."""
 
-from . import threads  # first: it says how PyTorch's threads wait, which they ask once, when PyTorch is loaded
-from .adapters.hugging_face import load_pretrained
-from .analysis.ways import compare
-from .batches import TrainConfig
-from .evaluation import evaluate
+from .compare import compare
+from .core import (
+    threads,
+)  # first: it says how PyTorch's threads wait, which they ask once, when PyTorch is loaded
+from .core.predictor import Prediction, Predictor
+from .core.store import CheckpointError, StoreError, load_vectors, save_vectors
+from .data.corpora import Corpus, corpus_of, load_corpus, load_language
+from .data.tokenizers.char import CharTokenizer
+from .data.tokenizers.growing import GrowingTokenizer
+from .data.tokenizers.subword import BPETokenizer
 from .evidence import claim, masked, measured, scaled, setup, table
-from .fitting import train_mixing
+from .external.pretrained.load import load_pretrained
 from .generation import Always, EveryK, Never, Trajectory, generate, stream
+from .generation.config import GenerationConfig
 from .models.config import ModelConfig
+from .models.scoring import evaluate
 from .models.soft_ar import SoftAR
-from .models.window import Window
-from .predictor import Prediction, Predictor
-from .sources.corpora import Corpus, corpus_of, load_corpus, load_language
-from .sources.tokenizers import BPETokenizer, CharTokenizer, GrowingTokenizer
-from .store import CheckpointError, StoreError, load_vectors, save_vectors
-from .training import Run, TrainingDiverged, train
+from .models.window_memory.layout import Window
+from .training.config import TrainConfig
+from .training.loop import Run, TrainingDiverged, train
+from .training.mixing import train_mixing
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,6 +30,7 @@ __all__ = [
     "CheckpointError",
     "Corpus",
     "EveryK",
+    "GenerationConfig",
     "GrowingTokenizer",
     "ModelConfig",
     "Never",

@@ -1,8 +1,9 @@
-"""How a notebook proves what it says: claims that raise, measurements and tables whose digits may differ.
+"""How a notebook proves its statements: claims that raise, and numbers whose digits may differ.
 
-A verdict (✓ or ✗), a name and an expectation are text that nbval compares exactly. What depends on the
-processor stands inside ⟨…⟩, which `tests/nbval_sanitize.cfg` masks: shown to the reader, never relied on.
-`masked` alone writes these brackets. No space outside them depends on how long their content is.
+nbval compares verdicts (✓ or ✗), names and expectations exactly, as text. What depends on the
+processor stands inside ⟨…⟩, which `tests/nbval_sanitize.cfg` masks: the reader sees it, no check
+relies on it. Only `masked` writes these brackets. No space outside the brackets depends on the
+length of their content.
 """
 
 from __future__ import annotations
@@ -19,24 +20,27 @@ import numpy as np
 import pandas as pd
 import torch
 
-T = TypeVar("T")
+from .core.palette import COLOURS
 
-# Okabe & Ito's eight colours, told apart by every kind of colour vision; black last, yellow before it.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+T = TypeVar("T")
 
 
 MASK = re.compile("⟨([^⟩]*)⟩")  # as in tests/nbval_sanitize.cfg
 
 
 class ClaimError(AssertionError):
-    """A notebook said something that its own cell does not bear out."""
+    """A notebook states something that its own cell does not confirm."""
 
 
 def claim(text: str, holds: object) -> None:
     """Print `✓ text` where `holds` is true; print `✗ text` and raise ClaimError where it is false.
 
-    holds: bool, numpy bool or 0-dimensional bool tensor. Anything else raises TypeError: a list or a number
-    is "true" too easily to prove something.
+    `holds` is a bool, a numpy bool or a 0-dimensional bool tensor.
+
+    Raises:
+        ClaimError: where `holds` is false.
+        TypeError: where `holds` is anything else. A list or a number is "true" too easily to prove
+            something.
     """
     _verdict(text, _truth(holds))
 
@@ -51,19 +55,28 @@ def measured(
     at_least: float | int | None = None,
     at_most: float | int | None = None,
 ) -> None:
-    """Print one line such as `✓ bits per character ⟨1.234⟩ (expected 1.2 ± 0.1)`, digits masked for nbval.
+    """Print one line such as `✓ bits per character ⟨1.234⟩ (expected 1.2 ± 0.1)`, digits masked.
 
-    Give either `expect` and `tol`, or one or both of the limits `at_least` and `at_most`: all in `unit`,
-    bounds included. Raises ClaimError where the value is outside or not finite; ValueError where what is
-    expected is not said, or not finite.
+    Give either `expect` and `tol`, or one or both of the limits `at_least` and `at_most`. All are
+    in `unit`. A value that equals a limit is inside.
+
+    Raises:
+        ClaimError: where the value is outside or not finite.
+        ValueError: where the expectation is missing, incomplete, given twice or not finite, or
+            where `tol` is negative.
     """
     value = float(value)
     limits = {"at least": at_least, "at most": at_most}
     limits = {word: float(limit) for word, limit in limits.items() if limit is not None}
     if (expect is None) != (tol is None) or (expect is None) == (not limits):
         raise ValueError(f"measured({name!r}) needs expect and tol, or at_least and/or at_most")
-    if not all(map(math.isfinite, [*limits.values()] if limits else [expect, tol])) or (tol or 0) < 0:
-        raise ValueError(f"measured({name!r}): what is expected must be finite, and tol not negative")
+    if (
+        not all(map(math.isfinite, [*limits.values()] if limits else [expect, tol]))
+        or (tol or 0) < 0
+    ):
+        raise ValueError(
+            f"measured({name!r}): what is expected must be finite, and tol not negative"
+        )
 
     if limits:
         expected = " and ".join(f"{word} {limit:g}" for word, limit in limits.items())
@@ -72,14 +85,17 @@ def measured(
         expected = f"{expect:g} ± {tol:g}"
         inside = abs(value - expect) <= tol
     number = masked(value)
-    _verdict(f"{name} {number}{unit and ' ' + unit} (expected {expected})", inside and math.isfinite(value))
+    _verdict(
+        f"{name} {number}{unit and ' ' + unit} (expected {expected})",
+        inside and math.isfinite(value),
+    )
 
 
 def masked(value: object, digits: int = 4) -> str:
-    """Return `value` inside ⟨…⟩: a figure or a text that may differ on another processor.
+    """Return `value` inside ⟨…⟩: a number or a text that may differ on another processor.
 
-    digits: significant digits of a float, or of a 0-dimensional tensor of one. Anything else is shown as
-    `str` shows it; a ⟩ in it becomes ›, because it would end the mask.
+    `digits`: significant digits of a float, or of a 0-dimensional float tensor. Anything else is
+    written as `str` writes it. A ⟩ in it becomes ›, because ⟩ would end the mask.
     """
     value = value.item() if isinstance(value, torch.Tensor | np.generic) else value
     shown = _significant(value, digits) if isinstance(value, float) else str(value)
@@ -87,19 +103,30 @@ def masked(value: object, digits: int = 4) -> str:
 
 
 def table(frame: pd.DataFrame, *, digits: int = 4, exact: Collection[str] = ()) -> Table:
-    """Show a DataFrame with every float as ⟨1.234⟩, masked for nbval; the rest is compared.
+    """Display a DataFrame with every float as ⟨1.234⟩, masked for nbval; the rest is compared.
 
-    digits: significant digits of the floats. exact: columns of settings (a temperature, a rate), shown and
-    compared as they are. Row labels are settings too; a plain 0…n-1 index is left out. NaN and infinity stay
-    unmasked: that a number is missing does not depend on the processor. A text that does is given as `masked(text)`.
-    Raises KeyError where `exact` names a column that is not there.
+    NaN and infinity stay unmasked: that a number is missing does not depend on the processor. Pass
+    a text that does depend on it as `masked(text)`.
+
+    Args:
+        frame: its row labels are settings, treated like `exact`; a 0…n-1 index is left out.
+        digits: significant digits of the floats.
+        exact: columns of settings (a temperature, a rate), which are compared, not masked.
+
+    Raises:
+        KeyError: where `exact` names a column that does not exist.
     """
     if missing := [name for name in exact if name not in frame.columns]:
         raise KeyError(f"exact names {missing}, but the columns are {list(frame.columns)}")
     columns = [_column(values, name in exact, digits) for name, values in frame.items()]
     header = [_label(name) for name in frame.columns]
     index = frame.index
-    if not (isinstance(index, pd.RangeIndex) and index.name is None and index.start == 0 and index.step == 1):
+    if not (
+        isinstance(index, pd.RangeIndex)
+        and index.name is None
+        and index.start == 0
+        and index.step == 1
+    ):
         levels = [index.get_level_values(i) for i in range(index.nlevels)]
         columns = [_column(level, True, digits) for level in levels] + columns
         header = ["" if name is None else str(name) for name in index.names] + header
@@ -107,10 +134,11 @@ def table(frame: pd.DataFrame, *, digits: int = 4, exact: Collection[str] = ()) 
 
 
 class Table:
-    """Rows of finished cells that show themselves as text and as HTML, every column flush right.
+    """Rows of finished cells that display as text and as HTML, every column flush right.
 
-    Whatever a mask holds counts as wide as the longest usual figure of so many digits, -1.234e-05: a shorter one is
-    padded inside the mask, a longer one sticks out. So another processor's figures move nothing that is compared.
+    In the text, every mask counts as wide as -1.234e-05, the longest usual number with this many
+    digits. A shorter number is padded inside the mask; a longer one sticks out. So the numbers of
+    another processor do not move the text that is compared.
     """
 
     def __init__(self, header: Sequence[str], rows: Sequence[Sequence[str]], digits: int = 4):
@@ -118,7 +146,10 @@ class Table:
 
     def __repr__(self) -> str:
         lines = [self.header, *self.rows]
-        widths = [max(len(self._lay_out(cell, empty=True)) for cell in column) for column in zip(*lines, strict=True)]
+        widths = [
+            max(len(self._lay_out(cell, empty=True)) for cell in column)
+            for column in zip(*lines, strict=True)
+        ]
         return "\n".join("  ".join(map(self._flush_right, line, widths)) for line in lines)
 
     def _flush_right(self, cell: str, width: int) -> str:
@@ -126,7 +157,7 @@ class Table:
         return " " * missing + self._lay_out(cell)
 
     def _lay_out(self, cell: str, empty: bool = False) -> str:
-        """The cell with every mask padded to its width; `empty`: and with nothing in it."""
+        """The cell with every mask padded to its width; `empty`: only spaces in the masks."""
         return MASK.sub(lambda mask: f"⟨{'' if empty else mask[1]:>{self.digits + 6}}⟩", cell)
 
     def _repr_html_(self) -> str:
@@ -135,11 +166,13 @@ class Table:
             return f"<tr>{cells}</tr>"
 
         body = "\n".join(row("td", cells) for cells in self.rows)
-        return f"<table>\n<thead>{row('th', self.header)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+        return (
+            f"<table>\n<thead>{row('th', self.header)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+        )
 
 
 def setup() -> None:
-    """Give the notebook its look: readable sizes, quiet axes, colours that the colour-blind tell apart."""
+    """Set the look of the notebook: readable sizes, quiet axes, colours for the colour-blind."""
     import matplotlib
 
     matplotlib.rcParams.update(
@@ -164,7 +197,7 @@ def setup() -> None:
 
 
 def scaled(full: T, fast: T) -> T:
-    """Return `full`, or `fast` where the environment says SOFTAR_FAST (anything but "" and "0")."""
+    """Return `full`, or `fast` where the variable SOFTAR_FAST is set to anything but "" and "0"."""
     return full if os.environ.get("SOFTAR_FAST", "") in ("", "0") else fast
 
 

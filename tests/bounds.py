@@ -1,11 +1,11 @@
 """How far rounding may carry a result: derived from the model at hand, the same on every processor.
 
-A sum of n products in floating point, in whatever order it is taken, is the exact sum for factors that
-are off by at most n·u, u = eps / 2 (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1),
-and hardly ever by more than √n·u (Higham and Mary, doi 10.1137/18M1226312). So float32 of a model lies
-as far from the exact result as float64 of the same model does with every weight moved by √n·u.
-Whatever enlarges rounding between the weights and the result, a wild layer or a path that feeds on
-itself, is in that figure.
+A sum of n products in floating point, in whatever order it is taken, is the exact sum for factors
+that are off by at most n·u, u = eps / 2 (Higham, Accuracy and Stability of Numerical Algorithms,
+section 3.1), and hardly ever by more than √n·u (Higham and Mary, doi 10.1137/18M1226312). So
+float32 of a model lies as far from the exact result as float64 of the same model does with every
+weight moved by √n·u. Whatever enlarges rounding between the weights and the result, a wild layer or
+a path that feeds on itself, is in that figure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from softar_lab.evaluation import context_of
 from softar_lab.models.soft_ar import SoftAR
 
 EPS = torch.finfo(torch.float32).eps
@@ -28,7 +27,9 @@ _known: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 
 @contextmanager
 def float64() -> Iterator[None]:
-    """What the package computes in float32 it computes in float64, if the model is one of float64."""
+    """What the package computes in float32 it computes in float64, if the model is one of
+    float64.
+    """
     was = torch.Tensor.float
     torch.Tensor.float = torch.Tensor.double
     try:
@@ -57,19 +58,25 @@ def rounding(model: nn.Module, compute: Callable[[nn.Module], Tensor | Sequence[
     apart = max(float((a - b)[a.isfinite()].abs().max()) for a, b in zip(one, other, strict=True))
     size = max(float(a[a.isfinite()].abs().max()) for a in one)
     bound = 2 * max(apart, EPS * size)
-    assert bound < TOO_WILD * max(1, size), f"rounding may change this by {bound:.2g}: compare it in float64"
+    assert bound < TOO_WILD * max(1, size), (
+        f"rounding may change this by {bound:.2g}: compare it in float64"
+    )
     return bound
 
 
 def exact(model: SoftAR) -> dict[str, float]:
-    """Tolerances for what a SoftAR predicts from equal inputs in two ways: hidden states, vectors, log p."""
+    """Tolerances for what a SoftAR predicts from equal inputs in two ways: hidden states, vectors,
+    log p.
+    """
     if model not in _known:
         _known[model] = rounding(model, predictions)
     return {"atol": _known[model], "rtol": 0}
 
 
 def exact_logits(network: nn.Module) -> dict[str, float]:
-    """Tolerances for what a network of the transformers library makes of equal tokens in two ways."""
+    """Tolerances for what a network of the transformers library makes of equal tokens in two
+    ways.
+    """
 
     def compute(network: nn.Module) -> list[Tensor]:
         last = network(ids, output_hidden_states=True)
@@ -83,9 +90,11 @@ def exact_logits(network: nn.Module) -> dict[str, float]:
 
 
 def predictions(model: SoftAR) -> list[Tensor]:
-    """Of random texts and vectors: at every place of the context, and behind three times as many symbols."""
+    """Of random texts and vectors: at every place of the context, and behind three times as many
+    symbols.
+    """
     generator = torch.Generator().manual_seed(1)
-    c, m, dtype = context_of(model), model.config.embedding_dim, model.embedding.dtype
+    c, m, dtype = model.context, model.config.embedding_dim, model.embedding.dtype
     ids = torch.randint(model.config.vocab_size, (8, 3 * c), generator=generator)
     vectors = torch.randn(8, c, m, generator=generator).to(dtype)
     of_ids, of_vectors = model.hidden_states(ids[:, :c]), model.hidden_states(vectors=vectors)

@@ -1,7 +1,7 @@
 """Kills savers and trainers for real (SIGKILL), between any two file operations or at any moment.
 
-A program of its own, run by test_store and test_training: torch is imported once and every victim is a fork, which is
-safe while this process holds one thread only. It prints what it saw as JSON.
+A program of its own, run by test_store and test_training: torch is imported once and every victim
+is a fork, which is safe while this process holds one thread only. It prints what it saw as JSON.
 """
 
 import json
@@ -17,18 +17,20 @@ from pathlib import Path
 
 import torch
 
-from softar_lab import store
-from softar_lab.batches import TrainConfig
+from softar_lab.core import store
+from softar_lab.core.store import load_folder, save_folder
+from softar_lab.data.corpora import Corpus
+from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.soft_ar import SoftAR
-from softar_lab.sources.corpora import Corpus
-from softar_lab.sources.tokenizers import CharTokenizer
-from softar_lab.store import load_folder, save_folder
-from softar_lab.training import make_optimizers, train
+from softar_lab.training.config import TrainConfig
+from softar_lab.training.loop import make_optimizers, train
 
 
 class HalfWriter:
-    """A file whose every write pauses in the middle, with the first half already on its way to the disk."""
+    """A file whose every write pauses in the middle, with the first half already on its way to the
+    disk.
+    """
 
     def __init__(self, file, tick):
         self.file, self.tick = file, tick
@@ -52,7 +54,9 @@ class HalfWriter:
 
 
 def arm(moment: int | None) -> None:
-    """Let this process die at the moment-th pause; there is one before and after each file operation."""
+    """Let this process die at the moment-th pause; there is one before and after each file
+    operation.
+    """
     pauses = count()
 
     def tick():
@@ -73,8 +77,12 @@ def arm(moment: int | None) -> None:
     store.open = lambda *args, **kwargs: HalfWriter(pausing(open)(*args, **kwargs), tick)
 
 
-def fork(work: Callable[[], object], moment: int | None = None, seconds: float | None = None) -> bool:
-    """Do the work in a process that dies at a moment, or after some seconds; True where it lived to the end."""
+def fork(
+    work: Callable[[], object], moment: int | None = None, seconds: float | None = None
+) -> bool:
+    """Do the work in a process that dies at a moment, or after some seconds; True where it lived to
+    the end.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -87,7 +95,9 @@ def fork(work: Callable[[], object], moment: int | None = None, seconds: float |
             os._exit(1)
     if seconds is not None:
         time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)  # it stays a zombie until waited for, so its id can't be another's by now
+        os.kill(
+            child, signal.SIGKILL
+        )  # it stays a zombie until waited for, so its id can't be another's by now
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code not in (0, -signal.SIGKILL):
         raise SystemExit(f"a victim ended with {code}")
@@ -96,7 +106,9 @@ def fork(work: Callable[[], object], moment: int | None = None, seconds: float |
 
 # -- saving a folder --------------------------------------------------------------------------------------------------
 
-VERSIONS = [{"one": bytes([n]) * 5000, "two": bytes([n]) * 300, "same": b"never changes"} for n in range(4)]
+VERSIONS = [
+    {"one": bytes([n]) * 5000, "two": bytes([n]) * 300, "same": b"never changes"} for n in range(4)
+]
 
 
 def save(folder: Path, n: int) -> None:
@@ -112,7 +124,9 @@ def found(folder: Path) -> int:
 
 
 def kill_savers(root: Path) -> dict:
-    """Every single moment; then pairs of moments: the second saver finds what the first one left."""
+    """Every single moment; then pairs of moments: the second saver finds what the first one
+    left.
+    """
     seen, chance = [], random.Random(0)
     for moment in count():
         folder = root / f"single-{moment}"
@@ -150,12 +164,20 @@ RECIPE = TrainConfig(steps=6, batch_size=2, save_every=2, eval_every=2)
 
 def fresh(objective: str) -> SoftAR:
     tokenizer = CharTokenizer.fit(TEXT)
-    shape = {"vocab_size": tokenizer.vocab_size, "context": 8, "n_layers": 1, "n_heads": 1, "d_model": 8}
+    shape = {
+        "vocab_size": tokenizer.vocab_size,
+        "context": 8,
+        "n_layers": 1,
+        "n_heads": 1,
+        "d_model": 8,
+    }
     return SoftAR(ModelConfig(**shape, objective=objective, table="joint"), tokenizer, seed=1)
 
 
 def warm_up() -> None:
-    """Let torch import what its optimizers need, once for all victims; a backward pass here would start threads."""
+    """Let torch import what its optimizers need, once for all victims; a backward pass here would
+    start threads.
+    """
     model = fresh("ce")
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -164,18 +186,24 @@ def warm_up() -> None:
 
 
 def run(out: Path, objective: str) -> None:
-    """Six steps with three saves and three evaluations; the resulting weights are written beside `out`."""
+    """Six steps with three saves and three evaluations; the resulting weights are written beside
+    `out`.
+    """
     done = train(fresh(objective), CORPUS, RECIPE, out=out, seed=5, progress=False)
     model = done.model
     result = {
-        "weights": {name: tensor.numpy().tobytes().hex() for name, tensor in model.state_dict().items()},
+        "weights": {
+            name: tensor.numpy().tobytes().hex() for name, tensor in model.state_dict().items()
+        },
         "history": done.history.drop(columns="seconds").to_dict("list"),
     }
     out.with_suffix(".result").write_text(json.dumps(result))
 
 
 def kill_trainers(root: Path, objective: str) -> dict:
-    """Kill at random moments (some runs many times), and between file operations; compare what comes out in the end."""
+    """Kill at random moments (some runs many times), and between file operations; compare what
+    comes out in the end.
+    """
 
     def train_there(name):
         return lambda: run(root / name, objective)
@@ -205,8 +233,15 @@ def kill_trainers(root: Path, objective: str) -> dict:
         fork(train_there(name))
         different += [name] if outcome(name) != expected else []
     loaded = SoftAR.load(root / "random-0", "cpu").state_dict()
-    same = {name: tensor.numpy().tobytes().hex() for name, tensor in loaded.items()} == expected["weights"]
-    return {"kills": kills, "file_kills": file_kills, "different": different, "saved_is_trained": same}
+    same = {name: tensor.numpy().tobytes().hex() for name, tensor in loaded.items()} == expected[
+        "weights"
+    ]
+    return {
+        "kills": kills,
+        "file_kills": file_kills,
+        "different": different,
+        "saved_is_trained": same,
+    }
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Shares of right answers, paired with their controls; and the stored table is what its tool says."""
+"""Shares of right answers, paired with their controls; and the stored table is what its tool
+says.
+"""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from softar_lab.analysis.answering import answer_lengths, answer_row, paired_shares, verdicts
-from softar_lab.analysis.results import load_results
-from softar_lab.sources.tokenizers import CharTokenizer
+from softar_lab.core.cells import load_results
+from softar_lab.data.tokenizers.char import CharTokenizer
+from softar_studies.answering import answer_lengths, answer_row, paired_shares, verdicts
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,7 +25,9 @@ def rows(**settings):
 
 
 def test_gains_are_taken_question_by_question():
-    found = paired_shares(rows(hard=("", ["xx..x"]), soft=("hard", ["x...x", "....x"]))).set_index("setting")
+    found = paired_shares(rows(hard=("", ["xx..x"]), soft=("hard", ["x...x", "....x"]))).set_index(
+        "setting"
+    )
     assert found.loc["hard", "right"] == pytest.approx(0.6)
     assert pd.isna(found.loc["hard"].get("gain"))
     assert found.loc["soft", "right"] == pytest.approx(0.3)
@@ -41,7 +44,9 @@ def test_the_same_answers_gain_nothing_for_sure():
 
 
 def test_a_control_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match="'soft' has the control 'hard', which is not in the table"):
+    with pytest.raises(
+        ValueError, match="'soft' has the control 'hard', which is not in the table"
+    ):
         paired_shares(rows(soft=("hard", ["x"])))
 
 
@@ -61,8 +66,7 @@ def test_length_is_that_of_the_first_text_that_says_it():
 
 def test_stored_table_is_what_the_tool_makes():
     pytest.importorskip("transformers")
-    sys.path.insert(0, str(ROOT / "tools"))
-    import make_pretrained
+    from softar_studies import make_pretrained
 
     frame, recipes = load_results(make_pretrained.RESULTS)
     assert recipes == [make_pretrained.recipe(name) for name in make_pretrained.WAYS]

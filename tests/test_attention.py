@@ -1,4 +1,6 @@
-"""Where the body looks, and the explorer that shows it: what is drawn is what the blocks computed with."""
+"""Where the body looks, and the explorer that shows it: what is drawn is what the blocks computed
+with.
+"""
 
 import re
 
@@ -44,7 +46,9 @@ def test_attention_is_what_the_blocks_mix_with(tiny, kind):
         block.attention_out.register_forward_pre_hook(lambda _, given: mixed.append(given[0]))
         block.query_key_value.register_forward_hook(lambda _, __, out, block=block: values.append(
             out.unflatten(-1, (sum(block.heads), -1)).transpose(1, 2)[:, -block.heads[2] :]))  # fmt: skip
-    token_ids = torch.randint(13, (2, 9 if kind != "memory" else 7), generator=torch.Generator().manual_seed(0))
+    token_ids = torch.randint(
+        13, (2, 9 if kind != "memory" else 7), generator=torch.Generator().manual_seed(0)
+    )
     model.hidden_states(token_ids)
     slots = mixed[0].shape[1]
     found = model.attention(token_ids)  # (layers, B, heads, slots, slots); the hooks go on
@@ -60,7 +64,9 @@ def test_attention_is_what_the_blocks_mix_with(tiny, kind):
 
 def test_attention_to_vectors_is_attention_to_their_ids(tiny):
     model, token_ids = tiny(), torch.tensor([[3, 1, 4, 1, 5]])
-    assert torch.equal(model.attention(token_ids), model.attention(vectors=model.embedding[token_ids]))
+    assert torch.equal(
+        model.attention(token_ids), model.attention(vectors=model.embedding[token_ids])
+    )
     with pytest.raises(ValueError, match="13 tokens are more than the context of 12"):
         model.attention(torch.zeros(1, 13, dtype=torch.long))
 
@@ -87,7 +93,9 @@ def test_explorer_shows_what_the_model_computes(tiny, kind):
     torch.testing.assert_close(torch.tensor(explorer.figure.data[0].z), weights[1, 2].sqrt())
     front = weights.shape[-1] - 7
     assert explorer.attended.shown["queries"] == ["⊢", *["▣"] * (front - 1), *"abc bad"]
-    torch.testing.assert_close(torch.tensor(explorer.attended.shown["weights"]), weights[1, 2], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(explorer.attended.shown["weights"]), weights[1, 2], atol=1e-4, rtol=0
+    )
 
 
 def test_controls_choose_layer_head_and_token(explorer):
@@ -134,7 +142,11 @@ def test_another_text_is_read(explorer):
     assert explorer.token.value == 3
     assert "2 layers of 4 heads, 4 slots" in explorer.status.value
     before = repr(explorer)
-    for text, problem in (("", "no text"), ("xyz", "unknown character 'x'"), ("a" * 13, "more than the context of 12")):
+    for text, problem in (
+        ("", "no text"),
+        ("xyz", "unknown character 'x'"),
+        ("a" * 13, "more than the context of 12"),
+    ):
         explorer.text.value = text
         assert problem in explorer.problem
         assert repr(explorer) == before  # what was shown stays
@@ -166,13 +178,21 @@ def test_any_weights_may_be_shown():
     assert repr(explorer).startswith("AttentionExplorer(layer 1, head 1: 'zwei' (1) looks at ⟨'")
     explorer.layer.value, explorer.head.value = 3, 2
     explorer.show(weights[:1, :1, :, :2], ["eins", "zwei"])
-    assert (explorer.layer.value, explorer.head.value, explorer.attended.shown["keys"]) == (1, 1, [])
+    assert (explorer.layer.value, explorer.head.value, explorer.attended.shown["keys"]) == (
+        1,
+        1,
+        [],
+    )
 
 
 @pytest.mark.parametrize(
     ("weights", "words", "message"),
     [
-        (torch.zeros(1, 1, 2, 3), "ab", r"weights must be \(layers, heads, 2, 2\) .* not \(1, 1, 2, 3\)"),
+        (
+            torch.zeros(1, 1, 2, 3),
+            "ab",
+            r"weights must be \(layers, heads, 2, 2\) .* not \(1, 1, 2, 3\)",
+        ),
         (torch.zeros(1, 1, 0, 0), "", "nothing to look at"),
         (torch.zeros(0, 1, 1, 1), "a", "nothing to look at"),
         (torch.full((1, 1, 1, 1), 2.0), "a", "shares between 0 and 1: those after the softmax"),
@@ -202,7 +222,9 @@ def test_mosaic_holds_every_head_in_its_place():
     for layer in range(2):
         for head in range(3):
             part = [row[head * 6 : head * 6 + 5] for row in rows[layer * 5 : layer * 5 + 4]]
-            torch.testing.assert_close(torch.tensor(part), weights[layer, head].sqrt(), atol=1e-3, rtol=0)
+            torch.testing.assert_close(
+                torch.tensor(part), weights[layer, head].sqrt(), atol=1e-3, rtol=0
+            )
     assert all(value is None for value in rows[4])
     small, side = mosaic(F.pad(torch.ones(9, 100, 1, 1), (0, 99, 0, 99)))  # one strong weight each
     assert side == (9, 9)
@@ -212,7 +234,8 @@ def test_mosaic_holds_every_head_in_its_place():
 def test_explorer_has_a_still_picture_and_tells_its_state(explorer):
     assert carries_a_picture(explorer)
     told = re.fullmatch(
-        r"AttentionExplorer\(layer 2, head 3: 'd' \(7\) looks at ⟨'.' \(\d\) \d+%, .*⟩\)", repr(explorer)
+        r"AttentionExplorer\(layer 2, head 3: 'd' \(7\) looks at ⟨'.' \(\d\) \d+%, .*⟩\)",
+        repr(explorer),
     )
     assert told, repr(explorer)
     explorer.head.value = 0

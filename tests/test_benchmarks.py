@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from softar_lab.evaluation import evaluate
 from softar_lab.models.objectives import OBJECTIVES
+from softar_lab.models.scoring import evaluate
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 PEER = "Hugging Face GPT-2"
@@ -53,7 +53,9 @@ class GPT(nn.Module):
 
 @pytest.fixture
 def script(monkeypatch):
-    """A factory of the benchmarks' scripts, imported from their files: script("training").main([...])."""
+    """A factory of the benchmarks' scripts, imported from their files:
+    script("training").main([...]).
+    """
     monkeypatch.syspath_prepend(str(FOLDER))  # as for `python benchmarks/training.py`
 
     def load(name: str) -> ModuleType:
@@ -88,7 +90,19 @@ def rows_of(table: str) -> list[list[str]]:
 def test_training_runs_side_by_side(script, stand_in, tmp_path, monkeypatch, capsys):
     training, kept = script("training"), tmp_path / "kept.json"
     without_transformers(monkeypatch, training)
-    training.main(["--quick", "--rounds", "2", "--corpus", "topics", "--nanogpt", str(stand_in), "--json", str(kept)])
+    training.main(
+        [
+            "--quick",
+            "--rounds",
+            "2",
+            "--corpus",
+            "topics",
+            "--nanogpt",
+            str(stand_in),
+            "--json",
+            str(kept),
+        ]
+    )
     printed = capsys.readouterr().out
     assert "transformers is not installed" in printed
     assert [row[0] for row in rows_of(printed)] == ["ours", "nanoGPT"]
@@ -121,14 +135,18 @@ def test_hugging_face_takes_part(script, name, capsys):
 def test_attention_shows_every_length(script, capsys):
     script("attention").main(["--quick"])
     passes = [row[0] for row in rows_of(capsys.readouterr().out)]
-    assert passes == [f"{length}, {name}" for length in (65, 257, 401) for name in ("forward", "backward", "both")]
+    assert passes == [
+        f"{length}, {name}" for length in (65, 257, 401) for name in ("forward", "backward", "both")
+    ]
 
 
 @pytest.mark.slow
 def test_busy_measures_beside_other_processes_and_ends_them(script, capsys, monkeypatch):
     busy, started = script("busy"), []
     popen = busy.subprocess.Popen
-    monkeypatch.setattr(busy.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    monkeypatch.setattr(
+        busy.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1]
+    )
     busy.main(["--quick", "--only", "1 rows, hard"])
     table = capsys.readouterr().out
     assert [line.split(" | ")[:2] for line in table.splitlines()[3:5]] == [
@@ -148,13 +166,18 @@ def test_objectives_take_turns_beside_the_hard_one(script, tmp_path, capsys):
     assert rows["ce"][1:3] == ["1.00", "1.00 – 1.00"]
     assert rows["ce"][4] == "1.00"
     assert all(1.2 < float(rows[name][4]) < 1.5 for name in soft), "one more pass forward"
-    assert [len(result["seconds"]) for result in json.loads(kept.read_text())["results"]] == [2] * len(rows)
+    assert [len(result["seconds"]) for result in json.loads(kept.read_text())["results"]] == [
+        2
+    ] * len(rows)
 
 
 def test_objectives_compare_within_a_round(script):
     """The machine is ten times as slow in the second round: no ratio shows it."""
     times = {"ce": [1.0, 10.0, 1.0], "mse": [2.0, 20.0, 3.0]}
-    results = [{"contestant": name, "multiply_adds": 10**6, "seconds": each} for name, each in times.items()]
+    results = [
+        {"contestant": name, "multiply_adds": 10**6, "seconds": each}
+        for name, each in times.items()
+    ]
     _, mse = rows_of(script("objectives").table(results))
     assert mse == ["mse", "3000.0", "2.00", "2.00 – 2.50", "1", "1.00"]
 
@@ -177,16 +200,32 @@ def test_windows_take_turns_behind_two_lengths(script, capsys):
 
 
 def test_store_compares_every_content_and_contestant(script, tmp_path, capsys):
-    script("store").main(["--quick", "--folder", str(tmp_path), "--json", str(tmp_path / "kept.json")])
+    script("store").main(
+        ["--quick", "--folder", str(tmp_path), "--json", str(tmp_path / "kept.json")]
+    )
     rows = rows_of(capsys.readouterr().out)
     contents = ("1,000 × 64", "list of 100 × 64", "trajectory of 200")
-    names = ("ours", "ours, verify=False", "torch", "torch, flushed, mmap", "numpy", "numpy, flushed, mmap")
+    names = (
+        "ours",
+        "ours, verify=False",
+        "torch",
+        "torch, flushed, mmap",
+        "numpy",
+        "numpy, flushed, mmap",
+    )
     whole = (names, names, (*names[:1], *names[2:5], "numpy, flushed"))
-    expected = [f"{content}, {name}" for content, present in zip(contents, whole) for name in present]
+    expected = [
+        f"{content}, {name}" for content, present in zip(contents, whole) for name in present
+    ]
     assert [row[0] for row in rows] == expected
     assert {row[2] for row in rows if row[0].endswith(", ours")} == {"1.00"}
     kept = json.loads((tmp_path / "kept.json").read_text())["results"]
-    assert {len(spent) for taken in kept.values() for times in taken.values() for spent in times.values()} == {0, 2}
+    assert {
+        len(spent)
+        for taken in kept.values()
+        for times in taken.values()
+        for spent in times.values()
+    } == {0, 2}
     assert [path.name for path in tmp_path.iterdir()] == ["kept.json"], "it cleans up"
 
 
@@ -214,7 +253,9 @@ def test_whole_split_scores_as_the_lab_does(script, tiny):
         rows = torch.cat([x, y[:, -1:]], 1)
         return -model.log_probs(rows)[:, 1:].mean()
 
-    assert training.whole_split(loss, model.tokenizer.encode(text)) == pytest.approx(evaluate(model, text), abs=1e-5)
+    assert training.whole_split(loss, model.tokenizer.encode(text)) == pytest.approx(
+        evaluate(model, text), abs=1e-5
+    )
 
 
 def test_reached_interpolates(script):
@@ -237,6 +278,9 @@ def test_rate_is_nanogpts(script):
 def test_a_target_never_reached_is_a_bound(script):
     training = script("training")
     ours = [(1.0, 2.0), (2.0, 1.8)]
-    entries = [training.row("ours", 1, ours, ours), training.row("peer", 1, [(8.0, 2.2), (12.0, 1.89)], ours)]
+    entries = [
+        training.row("ours", 1, ours, ours),
+        training.row("peer", 1, [(8.0, 2.2), (12.0, 1.89)], ours),
+    ]
     _, peer = rows_of(training.table([entries]))
     assert peer[4:] == ["11.9", "never in 1 of 1", "7.91", "≥ 7.50", "7.74"]

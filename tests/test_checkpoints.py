@@ -2,24 +2,21 @@
 
 import json
 import math
-import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
-from softar_lab.batches import TrainConfig
-from softar_lab.evaluation import evaluate
+from softar_lab.data.corpora import load_corpus, load_language, tales_words
+from softar_lab.data.tokenizers.char import CharTokenizer
+from softar_lab.models.scoring import evaluate
 from softar_lab.models.soft_ar import SoftAR
-from softar_lab.sources.corpora import load_corpus, load_language, tales_words
-from softar_lab.sources.tokenizers import CharTokenizer
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-from make_checkpoints import FOLDER, RECIPES, model_config  # noqa: E402
+from softar_lab.training.config import TrainConfig
+from softar_studies.make_checkpoints import FOLDER, RECIPES, model_config
 
 slow = {"tales-words": pytest.mark.slow}  # its corpus takes a while to be told
-each = pytest.mark.parametrize("name", [pytest.param(name, marks=slow.get(name, ())) for name in RECIPES])
+each = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=slow.get(name, ())) for name in RECIPES]
+)
 
 
 def card(name):
@@ -44,10 +41,16 @@ def test_model_is_the_one_of_the_recipe(name):
 @each
 def test_card_tells_the_recipe(name):
     told, recipe, corpus = card(name)["card"], RECIPES[name], corpus_of(name)
-    assert {**asdict(TrainConfig()), **told["train"]} == asdict(recipe["train"])  # a card may be older than a field
+    assert {**asdict(TrainConfig()), **told["train"]} == asdict(
+        recipe["train"]
+    )  # a card may be older than a field
     assert told["steps_done"] == recipe["train"].steps
     assert (told["seed"], told["train_seed"]) == (0, 0)
-    named = {"name": corpus.name, "sha256": corpus.sha256, "floor_bits_per_char": corpus.floor_bits_per_char}
+    named = {
+        "name": corpus.name,
+        "sha256": corpus.sha256,
+        "floor_bits_per_char": corpus.floor_bits_per_char,
+    }
     assert told["corpus"] == named
 
 
@@ -62,16 +65,22 @@ def truth_of(name, text, separator):
     """Bits per symbol of the language itself; of words, the bits of their letters."""
     if name == "tales-words":
         letters = tales_words().decode(text)
-        return evaluate(load_language("tales"), letters, "\n") / math.log(2) * len(letters) / len(text)
+        return (
+            evaluate(load_language("tales"), letters, "\n") / math.log(2) * len(letters) / len(text)
+        )
     return evaluate(load_language(name), text, separator) / math.log(2)
 
 
 @pytest.mark.slow
 @each
 def test_figure_on_the_card_is_what_the_model_costs(name):
-    """Some documents stand for all of them: what tales cost above the truth has a standard error of at most 0.009."""
+    """Some documents stand for all of them: what tales cost above the truth has a standard error of
+    at most 0.009.
+    """
     corpus = corpus_of(name)
-    some = corpus.documents("val")[:: 2 if name == "tales-words" else 8]  # words are fewer than letters
+    some = corpus.documents("val")[
+        :: 2 if name == "tales-words" else 8
+    ]  # words are fewer than letters
     text, told = "".join(some), card(name)["card"]["val_bits_per_char"]
     bits = evaluate(SoftAR.load(FOLDER / name), text, corpus.separator) / math.log(2)
     truth = truth_of(corpus.name, text, corpus.separator)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from softar_lab.core.predictor import Prediction
 from softar_lab.generation import collapse
-from softar_lab.generation.collapse import nearest, nearest_distance, pick
-from softar_lab.generation.thought import Thought
-from softar_lab.models.targets import make_table
-from softar_lab.predictor import Prediction
+from softar_lab.generation.collapse import pick
+from softar_lab.generation.step_context import StepContext
+from softar_lab.models.embedding_tables import make_table
+from softar_lab.models.nearest import nearest, nearest_distance
 
 
 def uniforms(n, seed=0):
@@ -22,27 +23,36 @@ def ask(spec, prediction, embedding, seeds=None, steps=None):
     """What a collapse says of a prediction, at step 0 of seed 0 unless told otherwise."""
     how, n = collapse.resolve(spec), len(prediction.log_probs)
     step = torch.zeros(n).long() if steps is None else torch.tensor(steps)
-    thought = Thought(step, prediction, None, None, embedding, (0,) * n if seeds is None else seeds)
-    return how(prediction, embedding, **({"thought": thought} if collapse.takes_thought(how) else {}))
+    context = StepContext(
+        step, prediction, None, None, embedding, (0,) * n if seeds is None else seeds
+    )
+    return collapse.ask(how, prediction, embedding, context)
 
 
 def predicting(log_probs, vector, noise=0.0):
     """A prediction whose draws are normal around its vector."""
 
     def sampler(n, generators):
-        drawn = [vector[i] + noise * torch.randn(n, vector.shape[1], generator=g) for i, g in enumerate(generators)]
+        drawn = [
+            vector[i] + noise * torch.randn(n, vector.shape[1], generator=g)
+            for i, g in enumerate(generators)
+        ]
         return torch.stack(drawn, 1)
 
     return Prediction(log_probs, vector, sampler)
 
 
-ALONE = [name for name in collapse.names() if name != "mixing"]  # which reads the body: see test_mixing.py
+ALONE = [
+    name for name in collapse.names() if name != "mixing"
+]  # which reads the body: see test_mixing.py
 SPECS = [*ALONE, "nearest('cosine')", "nearest('dot')", "vote(20, 3)", "vote(1)"]
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_collapse_of_a_certain_prediction_is_that_token(spec):
-    embedding = torch.nn.functional.normalize(torch.randn(6, 9, generator=torch.Generator().manual_seed(0)), dim=-1)
+    embedding = torch.nn.functional.normalize(
+        torch.randn(6, 9, generator=torch.Generator().manual_seed(0)), dim=-1
+    )
     probs = ask(spec, predicting(torch.eye(6).log(), embedding), embedding)
     torch.testing.assert_close(probs, torch.eye(6), atol=1e-6, rtol=0)
     for temperature in (0, 0.5, 1.0, 3.0):
@@ -66,8 +76,13 @@ def test_every_collapse_gives_probabilities(spec):
 
 def test_nearest_agrees_with_loops_in_float64():
     generator = torch.Generator().manual_seed(0)
-    vectors, embedding = torch.randn(50, 5, generator=generator), torch.randn(9, 5, generator=generator)
-    distance = np.linalg.norm(vectors.double().numpy()[:, None] - embedding.double().numpy()[None], axis=-1)
+    vectors, embedding = (
+        torch.randn(50, 5, generator=generator),
+        torch.randn(9, 5, generator=generator),
+    )
+    distance = np.linalg.norm(
+        vectors.double().numpy()[:, None] - embedding.double().numpy()[None], axis=-1
+    )
     assert nearest(vectors, embedding).tolist() == distance.argmin(1).tolist()
     np.testing.assert_allclose(nearest_distance(vectors, embedding), distance.min(1), atol=1e-6)
 
@@ -87,30 +102,47 @@ def test_nearest_names_the_first_row_that_is_not_finite(bad, function):
         function(vectors, torch.eye(3))
 
 
-@pytest.mark.parametrize("spec", [name for name in collapse.names() if name not in ("softmax", "deferred")])
+@pytest.mark.parametrize(
+    "spec", [name for name in collapse.names() if name not in ("softmax", "deferred")]
+)
 def test_a_collapse_of_vectors_needs_them(spec):
-    with pytest.raises(ValueError, match=f'collapse "{spec}" needs a model that predicts .*vectors'):
+    with pytest.raises(
+        ValueError, match=f'collapse "{spec}" needs a model that predicts .*vectors'
+    ):
         ask(spec, Prediction(torch.zeros(1, 3).log_softmax(-1)), None)
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine", "dot"])
 def test_nearest_by_each_metric_agrees_with_loops_in_float64(metric):
     generator = torch.Generator().manual_seed(0)
-    vectors, embedding = torch.randn(50, 5, generator=generator), torch.randn(9, 5, generator=generator)
+    vectors, embedding = (
+        torch.randn(50, 5, generator=generator),
+        torch.randn(9, 5, generator=generator),
+    )
     y, e = vectors.double().numpy(), embedding.double().numpy()
     cosine = y @ e.T / np.linalg.norm(y, axis=1)[:, None] / np.linalg.norm(e, axis=1)
     score = {"l2": -((y[:, None] - e) ** 2).sum(-1), "cosine": cosine, "dot": y @ e.T}[metric]
-    probs = ask(f"nearest(metric={metric!r})", Prediction(torch.zeros(50, 9).log_softmax(-1), vectors), embedding)
+    probs = ask(
+        f"nearest(metric={metric!r})",
+        Prediction(torch.zeros(50, 9).log_softmax(-1), vectors),
+        embedding,
+    )
     assert torch.equal(probs, torch.eye(9)[torch.from_numpy(score.argmax(1))])
 
 
 def test_nearest_metrics_differ_where_lengths_do():
     embedding = torch.tensor([[1.0, 0.0], [3.0, 3.0], [0.0, 0.5]])
     given = Prediction(torch.zeros(1, 3).log_softmax(-1), torch.tensor([[0.9, 0.3]]))
-    chosen = [ask(f"nearest({metric!r})", given, embedding).argmax().item() for metric in ("l2", "cosine", "dot")]
+    chosen = [
+        ask(f"nearest({metric!r})", given, embedding).argmax().item()
+        for metric in ("l2", "cosine", "dot")
+    ]
     assert chosen == [0, 0, 1]
     alike = Prediction(given.log_probs, torch.tensor([[0.0, 2.0]]))
-    chosen = [ask(f"nearest({metric!r})", alike, embedding).argmax().item() for metric in ("l2", "cosine", "dot")]
+    chosen = [
+        ask(f"nearest({metric!r})", alike, embedding).argmax().item()
+        for metric in ("l2", "cosine", "dot")
+    ]
     assert chosen == [2, 2, 1]
 
 
@@ -118,10 +150,18 @@ def test_nearest_metrics_differ_where_lengths_do():
 def test_every_metric_takes_the_smallest_id_of_ties_and_names_bad_rows(metric):
     embedding = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     log_probs = torch.zeros(2, 3).log_softmax(-1)
-    probs = ask(f"nearest({metric!r})", Prediction(log_probs, torch.tensor([[0.0, 0.0], [2.0, 0.0]])), embedding)
+    probs = ask(
+        f"nearest({metric!r})",
+        Prediction(log_probs, torch.tensor([[0.0, 0.0], [2.0, 0.0]])),
+        embedding,
+    )
     assert probs.argmax(-1).tolist() == [0, 1]
     with pytest.raises(ValueError, match="soft token 1 holds NaN"):
-        ask(f"nearest({metric!r})", Prediction(log_probs, torch.tensor([[0.0, 0.0], [math.nan, 0.0]])), embedding)
+        ask(
+            f"nearest({metric!r})",
+            Prediction(log_probs, torch.tensor([[0.0, 0.0], [math.nan, 0.0]])),
+            embedding,
+        )
 
 
 # -- barycentric ------------------------------------------------------------------------------------------------------
@@ -132,14 +172,20 @@ def test_barycentric_of_an_exact_mixture_is_its_weights(table):
     """V = 8 rows in R^8 are affinely independent."""
     embedding = make_table(table, 8, 8, torch.Generator().manual_seed(0)).weight.detach()
     weights = torch.softmax(3 * torch.randn(20, 8, generator=torch.Generator().manual_seed(1)), -1)
-    probs = ask("barycentric", Prediction(torch.zeros(20, 8).log_softmax(-1), weights @ embedding), embedding)
+    probs = ask(
+        "barycentric",
+        Prediction(torch.zeros(20, 8).log_softmax(-1), weights @ embedding),
+        embedding,
+    )
     torch.testing.assert_close(probs, weights, atol=1e-5, rtol=0)
 
 
 def test_barycentric_with_one_weight_left_is_the_nearest_row_at_any_temperature():
     generator = torch.Generator().manual_seed(0)
     embedding = torch.randn(7, 3, generator=generator)
-    given = Prediction(torch.zeros(300, 7).log_softmax(-1), 5 * torch.randn(300, 3, generator=generator))
+    given = Prediction(
+        torch.zeros(300, 7).log_softmax(-1), 5 * torch.randn(300, 3, generator=generator)
+    )
     probs = ask("barycentric", given, embedding)
     certain = probs.amax(-1) == 1
     assert 50 < certain.sum() < 300
@@ -155,8 +201,12 @@ def test_barycentric_with_one_weight_left_is_the_nearest_row_at_any_temperature(
 def test_vote_weighs_by_the_ways_to_choose(least):
     """Counts known beforehand against math.comb, with the fall back to fewer, n -> n - 1."""
     counts = np.array([[9, 0, 0], [5, 3, 1], [3, 3, 3], [4, 4, 1], [0, 8, 1]])
-    shown = torch.stack([torch.arange(3).repeat_interleave(torch.tensor(row)) for row in counts], 1)  # (9, B)
-    given = Prediction(torch.zeros(5, 3).log_softmax(-1), torch.zeros(5, 3), lambda n, _: torch.eye(3)[shown])
+    shown = torch.stack(
+        [torch.arange(3).repeat_interleave(torch.tensor(row)) for row in counts], 1
+    )  # (9, B)
+    given = Prediction(
+        torch.zeros(5, 3).log_softmax(-1), torch.zeros(5, 3), lambda n, _: torch.eye(3)[shown]
+    )
     expected = []
     for row in counts:
         n = least
@@ -169,7 +219,9 @@ def test_vote_weighs_by_the_ways_to_choose(least):
 
 @pytest.mark.parametrize("least", [1, 2, 3])
 def test_vote_approaches_p_to_the_power_of_least(least):
-    """20,000 draws: a weight's standard error is below 0.004 least; 6 of them are a false alarm in 10^8."""
+    """20,000 draws: a weight's standard error is below 0.004 least; 6 of them are a false alarm in
+    10^8.
+    """
     p = torch.tensor([0.5, 0.3, 0.15, 0.05])
     given = Prediction(
         p.log()[None],
@@ -209,14 +261,15 @@ def test_a_wrong_argument_is_named(spec, message):
 
 
 @pytest.mark.parametrize(
-    "strategy", [collapse.Nearest(), collapse.Nearest("dot"), collapse.Vote(50), collapse.Vote(50, 2)]
+    "strategy",
+    [collapse.Nearest(), collapse.Nearest("dot"), collapse.Vote(50), collapse.Vote(50, 2)],
 )
 def test_collapses_are_what_their_spec_says(strategy):
     assert collapse.resolve(collapse.COLLAPSES.spec(strategy)) == strategy
 
 
-def test_the_plain_name_of_nearest_is_its_spec():
-    assert collapse.COLLAPSES.spec(collapse.resolve("nearest")) == "nearest"
+def test_the_spec_of_nearest_says_how_it_measures():
+    assert collapse.COLLAPSES.spec(collapse.resolve("nearest")) == "nearest('l2')"
 
 
 # -- pick -------------------------------------------------------------------------------------------------------------
@@ -254,7 +307,9 @@ def test_pick_in_the_limit_of_infinite_temperature_is_uniform_over_what_is_possi
 
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5, 1 - 2**-53])
-@pytest.mark.parametrize("probs", [[0, 0, 1, 0], [0, 0.5, 0.5, 0], [0, 1e-30, 1, 0], [0, 0.1, 0.2, 0]])
+@pytest.mark.parametrize(
+    "probs", [[0, 0, 1, 0], [0, 0.5, 0.5, 0], [0, 1e-30, 1, 0], [0, 0.1, 0.2, 0]]
+)
 def test_pick_never_takes_what_is_impossible(uniform, probs):
     row = torch.tensor([probs], dtype=torch.float32)
     chosen = pick(row, 1.0, torch.tensor([uniform], dtype=torch.float64))

@@ -11,12 +11,12 @@ from softar_lab.models.config import PRESETS, ModelConfig
 @pytest.mark.parametrize(
     ("given", "table", "width"),
     [
-        ({}, "joint", 128),
-        ({"objective": "mse"}, "random", 128),
-        ({"objective": "metric"}, "random", 128),
-        ({"objective": "mse", "table": "joint", "d_model": 64}, "joint", 64),
-        ({"table": "orthonormal"}, "orthonormal", 10),
-        ({"table": "orthonormal", "embedding_dim": 33}, "orthonormal", 33),
+        ({}, "joint(sphere=True)", 128),
+        ({"objective": "mse"}, "random(trained=False, sphere=True)", 128),
+        ({"objective": "metric"}, "random(trained=False, sphere=True)", 128),
+        ({"objective": "mse", "table": "joint", "d_model": 64}, "joint(sphere=True)", 64),
+        ({"table": "orthonormal"}, "orthonormal(trained=False)", 10),
+        ({"table": "orthonormal", "embedding_dim": 33}, "orthonormal(trained=False)", 33),
     ],
 )
 def test_config_fills_in_table_and_width(given, table, width):
@@ -24,7 +24,16 @@ def test_config_fills_in_table_and_width(given, table, width):
     assert (config.table, config.embedding_dim) == (table, width)
 
 
-@pytest.mark.parametrize("name", ["vocab_size", "context", "n_layers", "n_heads", "d_model", "embedding_dim"])
+def test_config_holds_every_parameter_of_what_it_names():
+    config = ModelConfig(vocab_size=10, objective="energy(4)", readout="votes", window="ema")
+    assert (config.objective, config.readout) == ("energy(samples=4, alpha=1)", "votes(32)")
+    assert "kind='ema(0.98)'" in config.window
+    assert ModelConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    "name", ["vocab_size", "context", "n_layers", "n_heads", "d_model", "embedding_dim"]
+)
 @pytest.mark.parametrize("value", [0, -3, True])
 def test_config_names_the_wrong_number(name, value):
     with pytest.raises(ValueError, match=rf"{name} must be .* at least 1, not {value}"):
@@ -38,7 +47,10 @@ def test_config_names_the_wrong_number(name, value):
         ({"d_model": 12, "n_heads": 4}, "even"),
         ({"objective": "magic"}, "unknown objective 'magic'; known: ce, metric, anchored"),
         ({"table": "magic"}, "unknown table 'magic'; known: joint, random, orthonormal"),
-        ({"positions": "magic"}, "unknown positions 'magic'; known: learned, sinusoidal, rotary, none"),
+        (
+            {"positions": "magic"},
+            "unknown positions 'magic'; known: learned, sinusoidal, rotary, none",
+        ),
         ({"norm": "batch"}, "unknown norm 'batch'; known: layer, rms"),
         ({"mlp": "relu"}, "unknown mlp 'relu'; known: gelu, gelu-tanh, swiglu"),
         ({"queries_per_key": 3}, r"n_heads \(4\) must be a multiple of queries_per_key, 3"),
@@ -52,9 +64,15 @@ def test_config_names_the_wrong_number(name, value):
             {"input_map": False, "embedding_dim": 64},
             r"embedding_dim must be d_model \(128\) with input_map=False, not 64",
         ),
-        ({"tied": True, "embedding_dim": 64}, r"embedding_dim must be d_model \(128\) with tied=True, not 64"),
+        (
+            {"tied": True, "embedding_dim": 64},
+            r"embedding_dim must be d_model \(128\) with tied=True, not 64",
+        ),
         ({"tied": True, "objective": "mse"}, "tied is for the objective \"ce\".*not 'mse'"),
-        ({"table": "orthonormal", "embedding_dim": 9}, r"embedding_dim .*vocab_size \(10\).* not 9"),
+        (
+            {"table": "orthonormal", "embedding_dim": 9},
+            r"embedding_dim .*vocab_size \(10\).* not 9",
+        ),
     ],
 )
 def test_config_says_what_would_be_right(given, message):
@@ -67,7 +85,9 @@ def test_config_is_frozen():
         ModelConfig(vocab_size=10).context = 3
 
 
-@pytest.mark.parametrize("given", [{}, {"objective": "mse", "table": "orthonormal", "positions": "learned"}])
+@pytest.mark.parametrize(
+    "given", [{}, {"objective": "mse", "table": "orthonormal", "positions": "learned"}]
+)
 def test_from_dict_inverts_to_dict_through_json(given):
     config = ModelConfig(vocab_size=10, **given)
     assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -11,9 +11,9 @@ from pathlib import Path
 import pooch
 import pytest
 
-from softar_lab.sources import corpora
-from softar_lab.sources.corpora import Corpus, CorpusError, load_corpus
-from softar_lab.sources.tales import TALES
+from softar_lab.data import corpora
+from softar_lab.data.corpora import Corpus, CorpusError, load_corpus
+from softar_lab.data.languages.tales import TALES
 
 LINES = "".join(f"line {i} says little\n" for i in range(1_000))
 
@@ -88,7 +88,10 @@ def test_load_corpus_rotates_by_seed_at_a_line(text_file):
         whole = corpus.test + corpus.train + corpus.val
         assert whole in LINES * 2
         assert len(whole) == len(LINES)
-        assert [len(corpus.train), len(corpus.val)] == [len(corpora_[0].train), len(corpora_[0].val)]
+        assert [len(corpus.train), len(corpus.val)] == [
+            len(corpora_[0].train),
+            len(corpora_[0].val),
+        ]
     assert len({corpus.sha256 for corpus in corpora_}) == 6
     assert load_corpus(path, seed=3) == corpora_[3]
 
@@ -119,9 +122,13 @@ def test_load_corpus_names_a_text_that_is_too_short(text_file, size):
 
 
 def test_load_corpus_names_what_is_wrong_with_a_file(text_file, tmp_path):
-    with pytest.raises(CorpusError, match=r"nowhere\.txt is neither .*shakespeare, tales, tales-words, topics"):
+    with pytest.raises(
+        CorpusError, match=r"nowhere\.txt is neither .*shakespeare, tales, tales-words, topics"
+    ):
         load_corpus(tmp_path / "nowhere.txt")
-    with pytest.raises(CorpusError, match=r"tails is neither a file nor .*shakespeare, tales, tales-words, topics"):
+    with pytest.raises(
+        CorpusError, match=r"tails is neither a file nor .*shakespeare, tales, tales-words, topics"
+    ):
         load_corpus("tails")
     with pytest.raises(CorpusError, match="is a folder"):
         load_corpus(tmp_path)
@@ -145,7 +152,9 @@ def test_load_corpus_reads_topics_from_python_itself():
 
 @pytest.fixture
 def serve(monkeypatch, tmp_path):
-    """Serve some bytes at the corpus's address; yields (an empty cache folder, the requests so far)."""
+    """Serve some bytes at the corpus's address; yields (an empty cache folder, the requests so
+    far).
+    """
     requests = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -163,7 +172,9 @@ def serve(monkeypatch, tmp_path):
     thread.start()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("SOFTAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(corpora, "SHAKESPEARE_URL", f"http://127.0.0.1:{server.server_port}/input.txt")
+    monkeypatch.setattr(
+        corpora, "SHAKESPEARE_URL", f"http://127.0.0.1:{server.server_port}/input.txt"
+    )
     yield tmp_path / "cache", requests
     server.shutdown()
     thread.join()
@@ -172,7 +183,9 @@ def serve(monkeypatch, tmp_path):
 
 def test_load_corpus_fetches_shakespeare_once(serve, monkeypatch, capfd):
     folder, requests = serve
-    monkeypatch.setattr(corpora, "SHAKESPEARE_SHA256", sha256(b"To be, or not to be\n" * 50).hexdigest())
+    monkeypatch.setattr(
+        corpora, "SHAKESPEARE_SHA256", sha256(b"To be, or not to be\n" * 50).hexdigest()
+    )
     assert load_corpus("shakespeare") == load_corpus("shakespeare")
     assert requests == ["/input.txt"]
     assert [path.name for path in folder.iterdir()] == ["tinyshakespeare.txt"]

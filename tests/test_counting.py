@@ -1,4 +1,6 @@
-"""Counting (K12–K16): every count and probability against plain loops that share nothing with the model."""
+"""Counting (K12–K16): every count and probability against plain loops that share nothing with the
+model.
+"""
 
 import math
 import random
@@ -9,18 +11,20 @@ from itertools import product
 import pytest
 import torch
 
+from softar_lab.core.predictor import Predictor
+from softar_lab.counting.exact import TWO_STRINGS, CountingModel, Vocabulary
+from softar_lab.data.corpora import load_corpus
+from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.generation import generate
-from softar_lab.models.counting import TWO_STRINGS, CountingModel, Vocabulary
-from softar_lab.predictor import Predictor
-from softar_lab.sources.corpora import load_corpus
-from softar_lab.sources.tokenizers import CharTokenizer
 
 CAAR, HAT = TWO_STRINGS
 WORDS = ["<start>", "C", "A", "R", "<end>", "H", "T"]
 
 
 def random_corpus(seed: int) -> list[tuple[str, ...]]:
-    """One to six sequences of one to seven of one to four tokens, one of which is longer than a character."""
+    """One to six sequences of one to seven of one to four tokens, one of which is longer than a
+    character.
+    """
     rng = random.Random(seed)
     tokens = ["a", "b", "c", "<d>"][: rng.randint(1, 4)]
     return [tuple(rng.choices(tokens, k=rng.randint(1, 7))) for _ in range(rng.randint(1, 6))]
@@ -41,7 +45,10 @@ def loop_freq(sequences, token, prefix) -> int:
 def loop_next_freq(sequences, token, prefix) -> int:
     found = 0
     for sequence in sequences:
-        found += len(sequence) > len(prefix) and list(sequence[: len(prefix) + 1]) == [*prefix, token]
+        found += len(sequence) > len(prefix) and list(sequence[: len(prefix) + 1]) == [
+            *prefix,
+            token,
+        ]
     return found
 
 
@@ -60,16 +67,25 @@ def loop_followers(sequences, context) -> dict[str, int]:
 
 
 def loop_witten_bell(sequences, tokens, context) -> dict[str, float]:
-    shorter = loop_witten_bell(sequences, tokens, context[1:]) if context else dict.fromkeys(tokens, 1 / len(tokens))
+    shorter = (
+        loop_witten_bell(sequences, tokens, context[1:])
+        if context
+        else dict.fromkeys(tokens, 1 / len(tokens))
+    )
     found = loop_followers(sequences, context)
     if not found:
         return shorter
     n = sum(found.values())
-    return {token: (found.get(token, 0) + len(found) * shorter[token]) / (n + len(found)) for token in tokens}
+    return {
+        token: (found.get(token, 0) + len(found) * shorter[token]) / (n + len(found))
+        for token in tokens
+    }
 
 
 def loop_back_off(sequences, context) -> dict[str, float]:
-    """Shares after the longest end of the context that something follows; the empty one has all tokens."""
+    """Shares after the longest end of the context that something follows; the empty one has all
+    tokens.
+    """
     while not (found := loop_followers(sequences, context)):
         context = context[1:]
     return {token: n / sum(found.values()) for token, n in found.items()}
@@ -147,7 +163,9 @@ def test_two_strings_simple_update_fails_only_where_the_trie_branches(two):
     fails = set()
     for s in two.prefixes():
         for u in two.children(s):
-            fails |= {("".join(s), u, t) for t in WORDS if two.simple_update(t, s) != two.freq(t, [*s, u])}
+            fails |= {
+                ("".join(s), u, t) for t in WORDS if two.simple_update(t, s) != two.freq(t, [*s, u])
+            }
     assert fails == {
         *(("<start>", "C", t) for t in ("A", "<end>", "T")),
         *(("<start>", "H", t) for t in ("A", "R", "<end>")),
@@ -155,7 +173,12 @@ def test_two_strings_simple_update_fails_only_where_the_trie_branches(two):
 
 
 def test_prefix_may_be_a_text_or_a_sequence(two):
-    assert two.freq("A", "<start>C") == two.freq("A", ["<start>", "C"]) == two.freq("A", ("<start>", "C")) == 2
+    assert (
+        two.freq("A", "<start>C")
+        == two.freq("A", ["<start>", "C"])
+        == two.freq("A", ("<start>", "C"))
+        == 2
+    )
     assert two.freq("A") == 3
     assert two.children("<start>") == {"C": 1, "H": 1}
     assert two.children(HAT) == two.children(["T"]) == {}
@@ -163,7 +186,10 @@ def test_prefix_may_be_a_text_or_a_sequence(two):
 
 def test_two_strings_after_the_end_the_next_string_begins(two):
     assert after(two, CAAR) == {"<start>": 1}
-    assert after(two, [*CAAR, "<start>"]) == {"C": 0.5, "H": 0.5}  # the longest end that was followed: <start>
+    assert after(two, [*CAAR, "<start>"]) == {
+        "C": 0.5,
+        "H": 0.5,
+    }  # the longest end that was followed: <start>
     assert after(two, [*CAAR, *HAT[:3]]) == {"T": 1}
     assert after(two, ["T", "A"]) == pytest.approx({"A": 1 / 3, "R": 1 / 3, "T": 1 / 3})
 
@@ -186,11 +212,14 @@ def test_counts_and_recursions_on_200_random_corpora():
             assert model.freq(t, s) == later
             assert model.corrected_next_freq(t, s) == truth
             assert model.children(s).get(t, 0) == truth
-            # the hoped-for recursion holds if and only if no sequence that goes on with another token has a t later
+            # the hoped-for recursion holds if and only if no sequence that goes on with another
+            # token has a t later
             elsewhere = sum(loop_freq(corpus, t, [*s, u]) for u in model.vocabulary if u != t)
             assert (model.hoped_next_freq(t, s) == truth) == (elsewhere == 0)
             hoped_fails += elsewhere > 0
-            for u in model.children(s):  # and the simple update if and only if no other branch has a t
+            for u in model.children(
+                s
+            ):  # and the simple update if and only if no other branch has a t
                 others = sum(loop_freq(corpus, t, [*s, w]) for w in model.vocabulary if w != u)
                 assert (model.simple_update(t, s) == loop_freq(corpus, t, [*s, u])) == (others == 0)
                 update_fails += others > 0
@@ -206,7 +235,10 @@ def test_probability_on_random_corpora():
         corpus, rng = random_corpus(seed), random.Random(seed)
         model = CountingModel.fit(corpus)
         for _ in range(10):
-            a, b = ({rng.randrange(5): rng.choice(model.vocabulary) for _ in range(rng.randint(1, 2))} for _ in "ab")
+            a, b = (
+                {rng.randrange(5): rng.choice(model.vocabulary) for _ in range(rng.randint(1, 2))}
+                for _ in "ab"
+            )
             able = both = 0
             for sequence in corpus:
                 if len(sequence) > max([*a, *b]) and all(sequence[i] == t for i, t in b.items()):
@@ -264,7 +296,11 @@ def test_back_off_to_the_longest_end_that_something_followed():
                 continue
             firsts = {t: loop_next_freq(corpus, t, []) / len(corpus) for t in model.vocabulary}
             ends_sequences = not loop_followers(corpus, s[-1:])
-            expected = {t: p for t, p in firsts.items() if p} if ends_sequences else loop_back_off(corpus, s)
+            expected = (
+                {t: p for t, p in firsts.items() if p}
+                if ends_sequences
+                else loop_back_off(corpus, s)
+            )
             assert after(model, s) == pytest.approx(expected)
             unseen += tuple(s) not in prefixes
     assert unseen > 200
@@ -276,7 +312,9 @@ def test_order_n_is_the_share_after_the_last_n_tokens(order):
         corpus = random_corpus(seed)
         model = CountingModel.fit(corpus, order=order)
         for s in contexts_of(model, seed):
-            assert after(model, s) == pytest.approx(loop_back_off(corpus, s[len(s) - min(order, len(s)) :]))
+            assert after(model, s) == pytest.approx(
+                loop_back_off(corpus, s[len(s) - min(order, len(s)) :])
+            )
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 4])
@@ -290,7 +328,9 @@ def test_witten_bell_agrees_with_plain_loops_sums_to_one_and_is_never_zero(order
             assert list(found) == list(model.vocabulary)  # none is 0
             assert math.fsum(found.values()) == pytest.approx(1, abs=1e-12)
             context = s[len(s) - min(order, len(s)) :]
-            assert found == pytest.approx(loop_witten_bell(corpus, model.vocabulary, context), rel=1e-12)
+            assert found == pytest.approx(
+                loop_witten_bell(corpus, model.vocabulary, context), rel=1e-12
+            )
 
 
 @pytest.mark.slow
@@ -303,12 +343,16 @@ def test_scoring_in_one_go_is_exactly_stepping(order, smoothing, rng):
     token_ids[0] = model.tokenizer.encode(text[200:240])
     stepped = Predictor.next_log_probs(model, token_ids)
     assert torch.equal(model.next_log_probs(token_ids), stepped)
-    assert torch.equal(model.log_probs(token_ids), stepped.gather(-1, token_ids[..., None]).squeeze(-1))
+    assert torch.equal(
+        model.log_probs(token_ids), stepped.gather(-1, token_ids[..., None]).squeeze(-1)
+    )
 
 
 def test_an_order_longer_than_the_text_changes_nothing_more():
     ids = torch.tensor([[0, 1, 0, 0, 1, 1]])
-    scores = [CountingModel.fit(["abba"], order, "witten-bell").log_probs(ids) for order in (3, 4, 50)]
+    scores = [
+        CountingModel.fit(["abba"], order, "witten-bell").log_probs(ids) for order in (3, 4, 50)
+    ]
     assert torch.equal(scores[0], scores[1])
     assert torch.equal(scores[0], scores[2])
 
@@ -339,7 +383,10 @@ def test_states_are_not_changed_and_can_be_selected(order):
 def test_generate_writes_only_training_strings(two):
     texts = [generate(two, "", steps=60, seed=seed).text for seed in range(20)]
     written = [piece + "<end>" for text in texts for piece in text.split("<end>")[:-1]]
-    assert set(written) == {"".join(CAAR), "".join(HAT)}  # a fair coin each: one missing has odds under 2^-180
+    assert set(written) == {
+        "".join(CAAR),
+        "".join(HAT),
+    }  # a fair coin each: one missing has odds under 2^-180
     assert generate(two, "<start>H", steps=3, temperature=0).text == "AT<end>"
     assert generate(two, ["<start>C", "<start>H"], steps=4)[0].text == "AAR<end>"
 
@@ -352,7 +399,9 @@ def test_generate_at_order_n_writes_only_what_was_seen():
 
 def test_a_given_tokenizer_decides_the_ids():
     tokenizer = CharTokenizer.fit("abcd")
-    model = CountingModel.fit(["cab", list("cb")], order=1, smoothing="witten-bell", tokenizer=tokenizer)
+    model = CountingModel.fit(
+        ["cab", list("cb")], order=1, smoothing="witten-bell", tokenizer=tokenizer
+    )
     assert model.tokenizer is tokenizer
     assert model.next_freq("a", "c") == model.next_freq("a", ["c"]) == 1
     assert model.log_probs(tokenizer.encode("dab")[None]).isfinite().all()
@@ -369,14 +418,25 @@ def test_witten_bell_comes_closer_to_a_markov_chain_the_more_it_reads():
     rng = random.Random(0)
     text = "a"
     for _ in range(20_000):
-        text += rng.choices("abc", weights={"a": (8, 1, 1), "b": (1, 1, 8), "c": (3, 4, 3)}[text[-1]])[0]
+        text += rng.choices(
+            "abc", weights={"a": (8, 1, 1), "b": (1, 1, 8), "c": (3, 4, 3)}[text[-1]]
+        )[0]
     truth = torch.tensor([[8, 1, 1], [1, 1, 8], [3, 4, 3]], dtype=torch.float64) / 10
     tokenizer, off = CharTokenizer.fit("abc"), []
     for size in (20, 200, 20_000):
-        model = CountingModel.fit([text[:size]], order=1, smoothing="witten-bell", tokenizer=tokenizer)
-        off.append((model.probs(model.read(model.start(3), torch.arange(3)[:, None])) - truth).abs().max().item())
+        model = CountingModel.fit(
+            [text[:size]], order=1, smoothing="witten-bell", tokenizer=tokenizer
+        )
+        off.append(
+            (model.probs(model.read(model.start(3), torch.arange(3)[:, None])) - truth)
+            .abs()
+            .max()
+            .item()
+        )
     assert off[0] > off[1] > off[2]
-    assert off[2] < 0.04  # five standard errors at the 4,000 symbols that the rarest has at least; the seed is fixed
+    assert (
+        off[2] < 0.04
+    )  # five standard errors at the 4,000 symbols that the rarest has at least; the seed is fixed
 
 
 # -- vocabulary --------------------------------------------------------------------------------------------------------
@@ -401,7 +461,11 @@ def test_vocabulary_refuses(tokens):
 def test_two_strings_survive_encode_and_decode(two):
     text = "".join(CAAR)
     assert two.tokenizer.decode(two.tokenizer.encode(text)) == text
-    assert two.tokenizer.encode(text).tolist() == two.tokenizer.encode(CAAR).tolist() == [0, 1, 2, 2, 3, 4]
+    assert (
+        two.tokenizer.encode(text).tolist()
+        == two.tokenizer.encode(CAAR).tolist()
+        == [0, 1, 2, 2, 3, 4]
+    )
 
 
 def test_many_tokens_are_no_trouble():
@@ -434,7 +498,13 @@ def test_fit_refuses(sequences, settings, message):
 
 def test_unknown_tokens_are_named_with_the_known_ones(two):
     known = r"unknown token 'Q' in .*; known: <start>, C, A, R, <end>, H, T"
-    for ask in (two.freq, two.next_freq, two.hoped_next_freq, two.corrected_next_freq, two.simple_update):
+    for ask in (
+        two.freq,
+        two.next_freq,
+        two.hoped_next_freq,
+        two.corrected_next_freq,
+        two.simple_update,
+    ):
         with pytest.raises(ValueError, match=known):
             ask("Q", ["<start>"])
         with pytest.raises(ValueError, match=known):
@@ -451,7 +521,11 @@ def test_unknown_tokens_are_named_with_the_known_ones(two):
         ({9: "A"}, None, "no sequence reaches position 9"),
         ({-1: "A"}, None, "positions count from 0, not -1"),
         ({1: "C"}, {0: "A"}, r"never observed: \{0: 'A'\}"),
-        ({5: "<end>"}, {1: "H"}, "never observed: .* reaches position 5"),  # HAT is too short to tell
+        (
+            {5: "<end>"},
+            {1: "H"},
+            "never observed: .* reaches position 5",
+        ),  # HAT is too short to tell
     ],
 )
 def test_probability_refuses(two, events, given, message):
@@ -499,4 +573,6 @@ def test_a_megabyte_is_counted_in_ten_seconds_and_a_gigabyte(order, split):
     else:
         ids = model.tokenizer.encode(corpus.val[:30_000])[None]
         bits = -model.log_probs(ids).mean() / math.log(2)
-        assert corpus.floor_bits_per_char < bits < 0.75  # floor 0.22, measured 0.66 in documents and 0.62 in one piece
+        assert (
+            corpus.floor_bits_per_char < bits < 0.75
+        )  # floor 0.22, measured 0.66 in documents and 0.62 in one piece

@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
 from bounds import exact
 from test_generate import batch_against_one_by_one
 
+from softar_lab.data.languages import Markov
 from softar_lab.generation import Deferred, EveryK, Retro, collapse, generate
-from softar_lab.generation.decode import beam
+from softar_lab.generation.beam_search import beam
 from softar_lab.generation.deferred import Runs
-from softar_lab.sources.languages import Markov
 
 JUDGE = Markov([[0.1, 0.5, 0.4], [0.2, 0.2, 0.6], [0.7, 0.1, 0.2]], "abc")
 
@@ -34,7 +35,9 @@ def test_deferred_names_what_is_wrong(spec, named):
 
 def test_deferred_is_what_its_spec_says():
     assert collapse.resolve("deferred(4, 'mess3', weight=0.5)") == Deferred(4, "mess3", 8, 0.5)
-    assert collapse.COLLAPSES.spec(Deferred()) == "deferred"
+    assert (
+        collapse.COLLAPSES.spec(Deferred()) == "deferred(look=8, judge=None, width=8, weight=1.0)"
+    )
 
 
 @pytest.mark.parametrize("weight", [0, 0.5, 2])
@@ -55,10 +58,13 @@ def test_beam_wide_enough_finds_the_best_of_all(weight):
 
 
 def ends(look, steps, hard):
-    """(step, length) of every run of one row; hard[t] is what the schedule says of the latest slots at t."""
-    runs, found = Runs(look, [0], steps), []
+    """(step, length) of every run of one row; hard[t] is what the schedule says of the latest slots
+    at t.
+    """
+    config, collapse_ = SimpleNamespace(steps=steps), SimpleNamespace(look=look)
+    runs, found = Runs(SimpleNamespace(config=config, collapse=collapse_, first=[0])), []
     for t, flags in enumerate(hard):
-        ending = runs.ending(t, torch.ones(1, 2), torch.tensor([flags], dtype=torch.bool))
+        ending = runs._ending(t, torch.tensor([flags], dtype=torch.bool))
         found += [(t, length) for length in ending]
     return found
 
@@ -70,8 +76,16 @@ def ends(look, steps, hard):
         (8, [[0], [0], [1], [0], [1], [0]], [(2, 3), (4, 2), (5, 1)]),
         (2, [[0]] * 5, [(1, 2), (3, 2), (4, 1)]),
         (3, [[0], [0], [0], [1], [0]], [(2, 3), (3, 1), (4, 1)]),
-        (8, [[0], [0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]], [(2, 3), (3, 3), (4, 3)]),  # retro(2): a lag
-        (2, [[0], [0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]], [(1, 2), (3, 2), (4, 1)]),  # decided before it is grounded
+        (
+            8,
+            [[0], [0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]],
+            [(2, 3), (3, 3), (4, 3)],
+        ),  # retro(2): a lag
+        (
+            2,
+            [[0], [0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]],
+            [(1, 2), (3, 2), (4, 1)],
+        ),  # decided before it is grounded
     ],
 )
 def test_a_run_ends_where_a_slot_of_it_must_be_said(look, hard, expected):
@@ -83,14 +97,20 @@ def test_a_run_ends_where_a_slot_of_it_must_be_said(look, hard, expected):
 
 @pytest.mark.parametrize("when", ["always", "every(3)", "never"])
 def test_look_one_is_the_symbol_by_p_times_the_judge(tiny, when):
-    """The judge: the model reading hard tokens. At weight 1 both have their say, at weight 0 only p."""
+    """The judge: the model reading hard tokens. At weight 1 both have their say, at weight 0 only
+    p.
+    """
     model = tiny(objective="mse", context=60)
     for weight in (0, 1):
-        found = generate(model, "abc", 12, collapse=Deferred(1, weight=weight), schedule=when, seed=1)
+        found = generate(
+            model, "abc", 12, collapse=Deferred(1, weight=weight), schedule=when, seed=1
+        )
         text = model.tokenizer.encode("abc" + found.text)
         judged = model.next_log_probs(text[None])[0, 3:]
         vectors = torch.cat([model.embedding[text[:3]], found.inputs])[None, :-1]
-        p = model.objective.predict(model.hidden_states(vectors=vectors)[0, 3:], model.table.weight).log_probs
+        p = model.objective.predict(
+            model.hidden_states(vectors=vectors)[0, 3:], model.table.weight
+        ).log_probs
         assert found.token_ids.tolist() == (p + weight * judged).argmax(-1).tolist()
 
 
@@ -105,7 +125,9 @@ def test_a_run_shows_the_best_of_all_its_symbols_together(tiny, k):
     found = generate(model, "ab", 10, collapse=Deferred(8, JUDGE, 81), schedule=EveryK(k), seed=2)
     prompt = model.tokenizer.encode("ab")
     vectors = torch.cat([model.embedding[prompt], found.inputs])[None, :-1]
-    p = model.objective.predict(model.hidden_states(vectors=vectors)[0, 2:], model.table.weight).log_probs
+    p = model.objective.predict(
+        model.hidden_states(vectors=vectors)[0, 2:], model.table.weight
+    ).log_probs
     shown = prompt.tolist()
     for begin in range(0, 10, k):
         n = min(k, 10 - begin)
@@ -117,7 +139,9 @@ def test_a_run_shows_the_best_of_all_its_symbols_together(tiny, k):
         shown += max(product(range(3), repeat=n), key=score)
     assert found.token_ids.tolist() == shown[2:]
     rows = p.gather(1, found.token_ids[:, None]).squeeze(1).detach()
-    torch.testing.assert_close(found.log_probs, rows, **exact(model))  # of what was shown in the end
+    torch.testing.assert_close(
+        found.log_probs, rows, **exact(model)
+    )  # of what was shown in the end
     assert found.text == model.tokenizer.decode(found.token_ids)
     hard = model.embedding[found.token_ids[found.collapsed]]
     assert torch.equal(found.inputs[found.collapsed], hard)
@@ -140,17 +164,24 @@ class Nosy:
 
     seen: list
 
-    def __call__(self, thought):
-        along, fresh = thought.session.read_by(JUDGE), JUDGE.start(len(thought.step))
-        for token_ids in thought.session.shown:
+    def __call__(self, context):
+        along, fresh = context.run.aligned_state(JUDGE), JUDGE.start(len(context.step))
+        for token_ids in context.run.tokens:
             fresh = JUDGE.advance(fresh, token_ids=token_ids)
         self.seen.append(torch.equal(along.log_probs, JUDGE.predict(fresh).log_probs))
-        return (thought.step + 1) % 3 == 0
+        return (context.step + 1) % 3 == 0
 
 
 def test_who_reads_along_goes_back_to_what_was_revised(tiny):
     seen = []
-    generate(letters(tiny), ["ab", "", "c"], 20, collapse=Deferred(2, JUDGE), schedule=Nosy(seen), seed=[1, 2, 3])
+    generate(
+        letters(tiny),
+        ["ab", "", "c"],
+        20,
+        collapse=Deferred(2, JUDGE),
+        schedule=Nosy(seen),
+        seed=[1, 2, 3],
+    )
     assert all(seen)
     assert len(seen) == 22
 
@@ -185,14 +216,23 @@ def test_a_stopped_text_decides_what_is_left(tiny):
 def test_a_predictor_without_vectors_may_defer():
     found = generate(JUDGE, "a", 20, collapse="deferred(3)", seed=1)
     text = JUDGE.tokenizer.encode("a" + found.text)[None]
-    assert torch.equal(JUDGE.next_log_probs(text)[0, 1:].argmax(-1), found.token_ids)  # the best by p times p
+    assert torch.equal(
+        JUDGE.next_log_probs(text)[0, 1:].argmax(-1), found.token_ids
+    )  # the best by p times p
 
 
 def test_unequal_prompts_take_runs_of_unequal_lengths(tiny):
     model = letters(tiny, context=24, scale=0.15)
     written = generate(
-        model, ["abc", "", "ccccc"], 11, collapse=Deferred(8, JUDGE), schedule="every(4)", seed=[1, 2, 3]
+        model,
+        ["abc", "", "ccccc"],
+        11,
+        collapse=Deferred(8, JUDGE),
+        schedule="every(4)",
+        seed=[1, 2, 3],
     )
     for one, seed in zip(written, (1, 2, 3), strict=True):
-        alone = generate(model, one.prompt, 11, collapse=Deferred(8, JUDGE), schedule="every(4)", seed=seed)
+        alone = generate(
+            model, one.prompt, 11, collapse=Deferred(8, JUDGE), schedule="every(4)", seed=seed
+        )
         assert one.text == alone.text

@@ -1,4 +1,6 @@
-"""environment.yml asks conda for what pyproject.toml asks pip for: the same packages in the same ranges."""
+"""environment.yml asks conda for what pyproject.toml asks pip for: the same packages in the same
+ranges.
+"""
 
 import re
 import tomllib
@@ -7,12 +9,18 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "playwright": "playwright-python"}
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "matplotlib": "matplotlib-base",
+    "playwright": "playwright-python",
+}
 
 
 def ranges(requirements):
     """{name: version range} of requirements such as `numpy>=2.0,<3`."""
-    return dict(re.fullmatch(r"([\w-]+)\s*(.*)", requirement).groups() for requirement in requirements)
+    return dict(
+        re.fullmatch(r"([\w-]+)\s*(.*)", requirement).groups() for requirement in requirements
+    )
 
 
 def test_conda_environment_matches_pyproject():

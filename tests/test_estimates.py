@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import sem
 
-from softar_lab.estimates import Estimate
+from softar_lab.core.estimates import Estimate
 
 
 def test_estimate_is_a_float_with_a_standard_error():
@@ -35,7 +35,10 @@ def test_one_value_tells_no_standard_error():
 
 
 def test_estimate_survives_copies():
-    for again in (copy.deepcopy(Estimate(1.0, 0.5)), pickle.loads(pickle.dumps(Estimate(1.0, 0.5)))):
+    for again in (
+        copy.deepcopy(Estimate(1.0, 0.5)),
+        pickle.loads(pickle.dumps(Estimate(1.0, 0.5))),
+    ):
         assert (again, again.standard_error) == (1.0, 0.5)
 
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from softar_lab.evidence import COLOURS, MASK, ClaimError, claim, masked, measured, scaled, setup, table
+from softar_lab.core.palette import COLOURS
+from softar_lab.evidence import MASK, ClaimError, claim, masked, measured, scaled, setup, table
 
 # claim
 
@@ -33,7 +34,18 @@ def test_claim_that_fails_is_printed_and_raises(holds, capsys):
 
 
 @pytest.mark.parametrize(
-    "holds", [1, 1.0, "yes", [True], None, np.array([True]), torch.tensor([True]), torch.tensor(1.0), math.nan]
+    "holds",
+    [
+        1,
+        1.0,
+        "yes",
+        [True],
+        None,
+        np.array([True]),
+        torch.tensor([True]),
+        torch.tensor(1.0),
+        math.nan,
+    ],
 )
 def test_claim_takes_nothing_that_is_true_too_easily(holds, capsys):
     with pytest.raises(TypeError, match="expected a bool"):
@@ -103,7 +115,8 @@ def test_measured_wants_to_know_what_is_expected(expected, capsys):
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(0.5, "0.5000"), (1234.0, "1234"), (12345.6, "12346"), (0, "0.000"), (2.5e-7, "2.500e-07")]
+    ("value", "shown"),
+    [(0.5, "0.5000"), (1234.0, "1234"), (12345.6, "12346"), (0, "0.000"), (2.5e-7, "2.500e-07")],
 )
 def test_measured_shows_four_significant_digits(value, shown, capsys):
     measured("x", value, at_most=1e9)
@@ -136,7 +149,9 @@ def test_mask_is_what_nbval_masks():
 
 
 def rows(loss):
-    return pd.DataFrame({"model": ["hard", "soft"], "rate": [0.1, 0.2], "steps": [4, 10**6], "loss": loss})
+    return pd.DataFrame(
+        {"model": ["hard", "soft"], "rate": [0.1, 0.2], "steps": [4, 10**6], "loss": loss}
+    )
 
 
 def test_table_masks_floats_and_shows_the_rest():
@@ -165,7 +180,9 @@ def test_table_of_another_processor_is_the_same_once_masked(here, there, digits)
     def shown(column):
         frame = rows([figure for figure, _ in column])
         frame["word"] = [masked(text) for _, text in column]
-        frame["a word, and where"] = [f"{masked(text)} at {masked(figure)}" for figure, text in column]
+        frame["a word, and where"] = [
+            f"{masked(text)} at {masked(figure)}" for figure, text in column
+        ]
         frame["missing"] = [column[0][0], math.nan]
         frame[f"best: {masked(column[1][1])}"] = [1, 10]
         return table(frame, digits=digits, exact=["rate"])
@@ -177,7 +194,11 @@ def test_table_of_another_processor_is_the_same_once_masked(here, there, digits)
 def test_table_stands_in_columns_for_usual_figures(digits):
     figures = [*FIGURES[:8], -9.87654321e-5]
     lines = repr(table(pd.DataFrame({"x": figures, "y": 1}), digits=digits)).splitlines()
-    assert len({line.index("⟨") for line in lines[1:]}) == len({line.index("⟩") for line in lines[1:]}) == 1
+    assert (
+        len({line.index("⟨") for line in lines[1:]})
+        == len({line.index("⟩") for line in lines[1:]})
+        == 1
+    )
 
 
 def test_table_leaves_missing_numbers_unmasked():
@@ -187,7 +208,10 @@ def test_table_leaves_missing_numbers_unmasked():
 
 def test_table_shows_tensors_numpy_and_flags_as_what_they_are():
     values = [torch.tensor(0.5), np.float32(0.5), torch.tensor(3), np.int64(3), True, np.True_]
-    cells = [line.strip() for line in repr(table(pd.DataFrame({"x": pd.Series(values, dtype=object)}))).splitlines()]
+    cells = [
+        line.strip()
+        for line in repr(table(pd.DataFrame({"x": pd.Series(values, dtype=object)}))).splitlines()
+    ]
     assert cells == ["x", "⟨    0.5000⟩", "⟨    0.5000⟩", "3", "3", "True", "True"]
 
 

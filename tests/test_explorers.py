@@ -1,4 +1,6 @@
-"""The explorers, used from Python as a person uses them: what a control says is what is written, drawn and measured."""
+"""The explorers, used from Python as a person uses them: what a control says is what is written,
+drawn and measured.
+"""
 
 import base64
 import math
@@ -11,10 +13,10 @@ from test_generate import Chain
 from test_widgets import CEILING, Gate, carries_a_picture, said, same, wait
 
 from softar_lab import plots
-from softar_lab.analysis.coherence import detectors, drift
-from softar_lab.analysis.geometry import PCABasis
 from softar_lab.generation import generate
-from softar_lab.models.barycentric import barycentric
+from softar_lab.metrics.drift import detectors, drift
+from softar_lab.metrics.pca import PCABasis
+from softar_lab.models.simplex import barycentric
 from softar_lab.widgets import CollapseExplorer, TrajectoryExplorer
 
 pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
@@ -53,11 +55,15 @@ def test_paths_share_a_plane_and_lead_to_the_symbols_read_off_them(explorer, mod
     for which, setting in enumerate(explorer.settings):
         reading, path = explorer.figure.data[which], explorer.figure.data[4 + which]
         torch.testing.assert_close(drawn(path), place(model, setting.trajectory.vectors))
-        assert torch.tensor(reading.x[1::3]).allclose(place(model, model.embedding)[setting.trajectory.token_ids, 0])
+        assert torch.tensor(reading.x[1::3]).allclose(
+            place(model, model.embedding)[setting.trajectory.token_ids, 0]
+        )
         assert path.visible
         assert path.hovertext[3].startswith(f"{'AB'[which]}, step 3: ")
     assert [trace.visible for trace in explorer.figure.data[6:8]] == [False, False]
-    assert list(explorer.figure.data[8].text) == [plots.visible(token) for token in model.tokenizer.tokens]
+    assert list(explorer.figure.data[8].text) == [
+        plots.visible(token) for token in model.tokenizer.tokens
+    ]
 
 
 def test_steps_drawn_are_those_the_slider_asks_for(explorer, model):
@@ -73,8 +79,13 @@ def test_differences_from_the_first_are_marked(explorer):
     apart = [a != b for a, b in zip(second.text, first.text, strict=True)]
     assert any(apart)
     assert not all(apart)
-    assert explorer.settings[1].text.value == plots.difference_html(second, apart, plots.SETTINGS[1])
-    assert f"differs from A at {sum(apart)}, first at step {apart.index(True)}" in explorer.settings[1].note.value
+    assert explorer.settings[1].text.value == plots.difference_html(
+        second, apart, plots.SETTINGS[1]
+    )
+    assert (
+        f"differs from A at {sum(apart)}, first at step {apart.index(True)}"
+        in explorer.settings[1].note.value
+    )
     assert "font-weight" not in explorer.settings[0].text.value
     explorer.settings[0].collapse.value = "nearest"
     explorer.settings[0].schedule.value, explorer.settings[0].feedback.value = "never", "raw"
@@ -94,9 +105,12 @@ def test_drift_is_measured_by_the_judge_and_drawn(tiny, judge):
 
 
 @pytest.mark.parametrize(
-    ("control", "value"), [("collapse", "softmax"), ("collapse", "barycentric"), ("temperature", 0.0)]
+    ("control", "value"),
+    [("collapse", "softmax"), ("collapse", "barycentric"), ("temperature", 0.0)],
 )
-def test_another_collapse_of_a_free_path_is_answered_without_writing(explorer, model, monkeypatch, control, value):
+def test_another_collapse_of_a_free_path_is_answered_without_writing(
+    explorer, model, monkeypatch, control, value
+):
     setting = explorer.settings[1]
     before = setting.trajectory.vectors
     options = {"collapse": "nearest", "temperature": 0.8, **SOFT, control: value}
@@ -112,7 +126,13 @@ def test_another_collapse_of_a_free_path_is_answered_without_writing(explorer, m
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "change", [{"schedule": "every(2)"}, {"feedback": "sampled"}, {"feedback": "mixture"}, {"model": "other"}]
+    "change",
+    [
+        {"schedule": "every(2)"},
+        {"feedback": "sampled"},
+        {"feedback": "mixture"},
+        {"model": "other"},
+    ],
 )
 def test_whatever_moves_the_path_is_written_anew(tiny, model, change):
     models = {"model": model, "other": tiny(objective="mse", scale=0.15, seed=1)}
@@ -130,13 +150,20 @@ def test_prompt_steps_and_seed_are_shared(explorer, model):
     explorer.prompt.value, explorer.steps.value, explorer.seed.value = "de", 5, 7
     first, second = explorer.generate()
     assert same(first, generate(model, "de", 5, temperature=0.8, seed=7))
-    assert same(second, generate(model, "de", 5, collapse="nearest", temperature=0.8, seed=7, **SOFT))
+    assert same(
+        second, generate(model, "de", 5, collapse="nearest", temperature=0.8, seed=7, **SOFT)
+    )
 
 
 def test_changes_are_answered_in_the_background(explorer, model):
     explorer.settings[0].collapse.value = "nearest"
     expected = generate(model, "abc", 9, collapse="nearest", temperature=0.8)
-    wait(lambda: same(explorer.settings[0].trajectory, expected) and explorer.settings[0].drift is not None)
+    wait(
+        lambda: (
+            same(explorer.settings[0].trajectory, expected)
+            and explorer.settings[0].drift is not None
+        )
+    )
     wait(lambda: "A written in" in said(explorer))
 
 
@@ -146,12 +173,17 @@ def test_quick_changes_end_in_the_last_setting(explorer, model):
         explorer.settings[0].temperature.value = i / 20
     first, second = explorer.generate()
     assert same(first, generate(model, "abc", 9, temperature=1.45))
-    assert second.text == generate(model, "abc", 9, collapse="barycentric", temperature=0.8, **SOFT).text
+    assert (
+        second.text
+        == generate(model, "abc", 9, collapse="barycentric", temperature=0.8, **SOFT).text
+    )
     assert None not in (explorer.settings[0].drift, explorer.settings[1].drift)
 
 
 def test_drift_keeps_nobody_waiting_and_belongs_to_what_is_shown(explorer, model, monkeypatch):
-    """A change made while drift is measured is answered first; what was measured of the text before is not drawn."""
+    """A change made while drift is measured is answered first; what was measured of the text before
+    is not drawn.
+    """
     reached, opened = threading.Event(), threading.Event()
 
     def slow(*arguments):
@@ -200,11 +232,10 @@ def test_one_setting_that_fails_leaves_the_others(explorer):
     first, second = explorer.generate()
     assert first is None
     assert second is not None
-    assert said(explorer).startswith('⚠ A: collapse "vote" needs a model that predicts a distribution')
-    assert (
-        "A: model=model, collapse=vote, schedule=always, feedback=mixture, temperature=0.8 wrote nothing: coll"
-        in repr(explorer)
+    assert said(explorer).startswith(
+        '⚠ A: collapse "vote" needs a model that predicts a distribution'
     )
+    assert "A: collapse=vote wrote nothing: coll" in repr(explorer)
     assert not explorer.figure.data[4].visible
     assert "A" not in explorer.settings[1].note.value
     explorer.settings[0].collapse.value = "softmax"
@@ -253,7 +284,9 @@ def test_settings_that_make_no_sense_are_refused(model):
     with pytest.raises(ValueError, match="unknown model 'x'; known: model"):
         CollapseExplorer(model, settings=({}, {"model": "x"}))
     assert (
-        CollapseExplorer(model, "a", 3, settings=({}, {"schedule": "every(3)"})).settings[1].schedule.value
+        CollapseExplorer(model, "a", 3, settings=({}, {"schedule": "every(3)"}))
+        .settings[1]
+        .schedule.value
         == "every(3)"
     )
 
@@ -261,9 +294,8 @@ def test_settings_that_make_no_sense_are_refused(model):
 def test_explorer_tells_its_settings_and_carries_a_still_picture(explorer):
     first, second = explorer.generate()
     assert repr(explorer) == (
-        "CollapseExplorer(prompt='abc': A: model=model, collapse=softmax, schedule=always, feedback=mixture, "
-        f"temperature=0.8 wrote ⟨{first.text!r}⟩; B: model=model, collapse=nearest, schedule=never, feedback=raw, "
-        f"temperature=0.8 wrote ⟨{second.text!r}⟩)"
+        f"CollapseExplorer(prompt='abc': A: wrote ⟨{first.text!r}⟩; "
+        f"B: collapse=nearest, schedule=never, feedback=raw wrote ⟨{second.text!r}⟩)"
     )
     assert carries_a_picture(explorer)
 

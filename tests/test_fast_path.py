@@ -1,26 +1,46 @@
-"""Many steps in one compiled call give what the loop gives, to the bit; and a row does not depend on its batch."""
+"""Many steps in one compiled call give what the loop gives, to the bit; and a row does not depend
+on its batch.
+"""
 
 import pytest
 import torch
 
 import softar_lab as lab
-from softar_lab.generation import collapse, fast_path, feedback
-from softar_lab.generation.record import FLUSH
+from softar_lab.generation import collapse, fast_path, feedback, numpy_path
+from softar_lab.generation.recorder import FLUSH
 from softar_lab.models import compiled
 
-ARRAYS = ("token_ids", "vectors", "inputs", "log_probs", "entropy", "distance", "collapsed", "top_ids", "top_probs")
+ARRAYS = (
+    "token_ids",
+    "vectors",
+    "inputs",
+    "log_probs",
+    "entropy",
+    "distance",
+    "collapsed",
+    "top_ids",
+    "top_probs",
+)
 PROMPTS = ["abcdefg", "k", "", "hij ab", "cc", "abcdefg", "ba", "ggg"]
 SCHEDULES = (
     "always", "never", "every(3)", "random(0.5)", "retro(3)", "liquid(4)", "entropy(0.5)", "distance(0.2)",
     "off-hull(0.05)", "oracle(0.1)",
 )  # fmt: skip
-FEEDBACKS = [*(name for name in feedback.names() if name != "other"), "mixture(0.6, 5)", "gumbel(0.5)"]
-pytestmark = pytest.mark.skipif(compiled.kernels() is None, reason="no compiled kernels: see models/compiled.py")
+FEEDBACKS = [
+    *(name for name in feedback.names() if name != "other"),
+    "mixture(0.6, 5)",
+    "gumbel(0.5)",
+]
+pytestmark = pytest.mark.skipif(
+    compiled.kernels() is None, reason="no compiled kernels: see models/compiled.py"
+)
 
 
 def same(one, other) -> bool:
     """Whether two trajectories are equal, to the bit."""
-    return one.text == other.text and all(torch.equal(getattr(one, name), getattr(other, name)) for name in ARRAYS)
+    return one.text == other.text and all(
+        torch.equal(getattr(one, name), getattr(other, name)) for name in ARRAYS
+    )
 
 
 @pytest.fixture
@@ -30,16 +50,20 @@ def slowly(monkeypatch):
     def write(*arguments, **choices):
         with monkeypatch.context() as patched:
             patched.setattr(fast_path, "suits", lambda *_: False)
-            patched.setattr(lab.generation.writing.single, "suits", lambda *_: False)
+            patched.setattr(numpy_path, "suits", lambda *_: False)
             return lab.generate(*arguments, **choices)
 
     return write
 
 
 @pytest.mark.parametrize("objective", ["ce", "mse", "metric", "vmf"])
-@pytest.mark.parametrize("how", ["always", "never-mixture", "never-raw", "every(3)-raw", "every(2)-shown"])
+@pytest.mark.parametrize(
+    "how", ["always", "never-mixture", "never-raw", "every(3)-raw", "every(2)-shown"]
+)
 @pytest.mark.parametrize("temperature", [0, 1, 0.7])
-def test_the_fast_path_writes_what_the_loop_writes(tiny, slowly, monkeypatch, objective, how, temperature):
+def test_the_fast_path_writes_what_the_loop_writes(
+    tiny, slowly, monkeypatch, objective, how, temperature
+):
     model = tiny(objective=objective, context=12, scale=0.15)  # 60 steps go through several windows
     schedule, _, fed_back = how.partition("-")
     choices = {"schedule": schedule, "feedback": fed_back or "mixture", "temperature": temperature}
@@ -48,7 +72,9 @@ def test_the_fast_path_writes_what_the_loop_writes(tiny, slowly, monkeypatch, ob
     monkeypatch.setattr(fast_path, "write", lambda *a: used.append(a) or write(*a))
     found = lab.generate(model, PROMPTS, 60, seed=list(range(8)), **choices)
     assert bool(used) == (objective != "vmf" or fed_back != "raw")
-    for one, other in zip(found, slowly(model, PROMPTS, 60, seed=list(range(8)), **choices), strict=True):
+    for one, other in zip(
+        found, slowly(model, PROMPTS, 60, seed=list(range(8)), **choices), strict=True
+    ):
         assert same(one, other)
 
 
@@ -92,7 +118,11 @@ def any_threads(request):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("objective", ["ce", "mse"])
 def test_under_every_schedule(tiny, any_threads, objective, schedule):
-    check(tiny(objective=objective, context=12), schedule=schedule, feedback="mixture" if objective == "ce" else "raw")
+    check(
+        tiny(objective=objective, context=12),
+        schedule=schedule,
+        feedback="mixture" if objective == "ce" else "raw",
+    )
 
 
 @pytest.mark.parametrize("fed_back", FEEDBACKS)
@@ -107,7 +137,9 @@ def test_with_every_collapse(tiny, any_threads, name):
     check(model, (3, 16), 12, schedule="never", feedback="raw", collapse=name, temperature=0.7)
 
 
-@pytest.mark.parametrize("objective", ["metric", "cosine", "vmf", "mixture(2)", "energy(4)", "flow(3)"])
+@pytest.mark.parametrize(
+    "objective", ["metric", "cosine", "vmf", "mixture(2)", "energy(4)", "flow(3)"]
+)
 def test_of_every_objective(tiny, any_threads, objective):
     check(tiny(objective=objective), (3, 16), schedule="never", feedback="raw")
 
@@ -115,9 +147,19 @@ def test_of_every_objective(tiny, any_threads, objective):
 @pytest.mark.parametrize("kind", ["sum", "ema", "rotated", "bound", "gist"])
 def test_behind_every_memory(tiny, any_threads, kind):
     window = lab.Window(1, 1, hard=6, soft=6, kind=kind)
-    check(tiny(objective="mse", context=16, window=window), (3, 16), schedule="never", feedback="raw")
+    check(
+        tiny(objective="mse", context=16, window=window), (3, 16), schedule="never", feedback="raw"
+    )
 
 
-@pytest.mark.parametrize("changes", [{"table": "orthonormal"}, {"readout": "barycentric"}, {"readout": "affine"}])
+@pytest.mark.parametrize(
+    "changes", [{"table": "orthonormal"}, {"readout": "barycentric"}, {"readout": "affine"}]
+)
 def test_read_in_every_way(tiny, any_threads, changes):
-    check(tiny(objective="mse", **changes), (3, 16), schedule="never", feedback="raw", collapse="barycentric")
+    check(
+        tiny(objective="mse", **changes),
+        (3, 16),
+        schedule="never",
+        feedback="raw",
+        collapse="barycentric",
+    )

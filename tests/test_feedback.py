@@ -7,51 +7,66 @@ import pytest
 import torch
 from test_predictor import Bigram
 
+from softar_lab.core.predictor import Prediction
 from softar_lab.generation import feedback, generate
-from softar_lab.generation.session import Session
-from softar_lab.generation.thought import Thought
-from softar_lab.predictor import Prediction
+from softar_lab.generation.run_context import RunContext
+from softar_lab.generation.step_context import StepContext
 
 EMBEDDING = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 
 
-def thought(log_probs, vector):
+def context(log_probs, vector):
     prediction = Prediction(log_probs, vector)
     n = len(log_probs)
-    one_hot = torch.eye(5)[torch.zeros(n).long()]  # what a collapse might say: no feedback here may listen to it
-    return Thought(torch.zeros(n).long(), prediction, one_hot, torch.zeros(n).long(), EMBEDDING)
+    one_hot = torch.eye(5)[
+        torch.zeros(n).long()
+    ]  # what a collapse might say: no feedback here may listen to it
+    return StepContext(torch.zeros(n).long(), prediction, one_hot, torch.zeros(n).long(), EMBEDDING)
 
 
 def test_mixture_is_the_weighted_mean_of_the_rows():
     probs = torch.softmax(torch.randn(4, 5, generator=torch.Generator().manual_seed(1)), -1)
-    found = feedback.resolve("mixture")(thought(probs.log(), torch.zeros(4, 3)))
-    expected = [sum(p * e for p, e in zip(row, EMBEDDING.double().numpy())) for row in probs.double().numpy()]
+    found = feedback.resolve("mixture")(context(probs.log(), torch.zeros(4, 3)))
+    expected = [
+        sum(p * e for p, e in zip(row, EMBEDDING.double().numpy()))
+        for row in probs.double().numpy()
+    ]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     torch.testing.assert_close(feedback.mixture(probs, EMBEDDING), found)
 
 
 def test_mixture_of_certainty_is_the_row_itself():
-    assert torch.equal(feedback.resolve("mixture")(thought(torch.eye(5).log(), torch.zeros(5, 3))), EMBEDDING)
+    assert torch.equal(
+        feedback.resolve("mixture")(context(torch.eye(5).log(), torch.zeros(5, 3))), EMBEDDING
+    )
 
 
 def test_raw_is_the_vector_untouched():
     vector = torch.randn(2, 3, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(feedback.resolve("raw")(thought(torch.zeros(2, 5).log_softmax(-1), vector)), vector)
+    assert torch.equal(
+        feedback.resolve("raw")(context(torch.zeros(2, 5).log_softmax(-1), vector)), vector
+    )
 
 
 @pytest.mark.parametrize("name", feedback.names())
 def test_every_feedback_gives_one_vector_a_row(name, tiny):
     model = tiny(letters="abcde", embedding_dim=3)
-    given = thought(torch.zeros(2, 5).log_softmax(-1), torch.ones(2, 3))
-    given = replace(given, state=model.start(2), session=Session(model, 2))
+    given = context(torch.zeros(2, 5).log_softmax(-1), torch.ones(2, 3))
+    given = replace(given, state=model.start(2), run=RunContext(model, 2))
     assert feedback.resolve(name)(given).shape == (2, 3)
 
 
 @pytest.mark.parametrize("name", feedback.names())
 def test_every_feedback_of_certainty_is_the_row_itself(name):
-    """All but `hidden`, `mean`, `other` and `pause`, which do not listen to the row's own probabilities."""
-    certain = Thought(
-        torch.arange(5), Prediction(torch.eye(5).log(), EMBEDDING), torch.eye(5), torch.arange(5), EMBEDDING
+    """All but `hidden`, `mean`, `other` and `pause`, which do not listen to the row's own
+    probabilities.
+    """
+    certain = StepContext(
+        torch.arange(5),
+        Prediction(torch.eye(5).log(), EMBEDDING),
+        torch.eye(5),
+        torch.arange(5),
+        EMBEDDING,
     )
     if name not in ("hidden", "mean", "other", "pause"):
         torch.testing.assert_close(feedback.resolve(name)(certain), EMBEDDING)
@@ -65,7 +80,14 @@ def test_unknown_feedback_lists_the_known():
 def test_gumbel_leans_towards_the_symbol_shown_and_becomes_its_row_when_cold():
     log_probs = torch.randn(6, 5, generator=torch.Generator().manual_seed(3)).log_softmax(-1)
     shown = torch.tensor([0, 1, 2, 3, 4, 4])
-    given = Thought(torch.arange(6), Prediction(log_probs), log_probs.exp(), shown, EMBEDDING, (0, 0, 7, 7, 7, 8))
+    given = StepContext(
+        torch.arange(6),
+        Prediction(log_probs),
+        log_probs.exp(),
+        shown,
+        EMBEDDING,
+        (0, 0, 7, 7, 7, 8),
+    )
     torch.testing.assert_close(feedback.resolve("gumbel(1e-6)")(given), EMBEDDING[shown])
     warm = feedback.resolve("gumbel")(given)
     assert not torch.allclose(warm, EMBEDDING[shown], atol=1e-2)
@@ -75,7 +97,14 @@ def test_gumbel_leans_towards_the_symbol_shown_and_becomes_its_row_when_cold():
 def test_gumbel_noise_depends_on_seed_and_step_and_not_on_the_neighbours():
     log_probs = torch.zeros(4, 5).log_softmax(-1)
     shown = torch.zeros(4, dtype=torch.long)
-    given = Thought(torch.tensor([0, 1, 0, 0]), Prediction(log_probs), log_probs.exp(), shown, EMBEDDING, (1, 1, 2, 1))
+    given = StepContext(
+        torch.tensor([0, 1, 0, 0]),
+        Prediction(log_probs),
+        log_probs.exp(),
+        shown,
+        EMBEDDING,
+        (1, 1, 2, 1),
+    )
     soft = feedback.resolve("gumbel")(given)
     assert torch.equal(soft[0], soft[3])
     assert not torch.allclose(soft[0], soft[1])
@@ -90,29 +119,35 @@ def test_gumbel_refuses_a_temperature_of_zero():
 # -- norm-restored, sampled, hidden -----------------------------------------------------------------------------------
 
 
-def random_thought(n=6):
+def random_context(n=6):
     log_probs = (2 * torch.randn(n, 5, generator=torch.Generator().manual_seed(3))).log_softmax(-1)
-    return Thought(torch.arange(n), Prediction(log_probs), log_probs.exp(), torch.arange(n) % 5, EMBEDDING)
+    return StepContext(
+        torch.arange(n), Prediction(log_probs), log_probs.exp(), torch.arange(n) % 5, EMBEDDING
+    )
 
 
 def test_norm_restored_is_the_mixture_as_long_as_its_rows_in_the_mean():
-    given = random_thought()
+    given = random_context()
     p, rows = given.prediction.log_probs.double().exp().numpy(), EMBEDDING.double().numpy()
     mixed, length = p @ rows, p @ np.linalg.norm(rows, axis=1)
     found = feedback.resolve("norm-restored")(given)
-    np.testing.assert_allclose(found, mixed / np.linalg.norm(mixed, axis=1)[:, None] * length[:, None], rtol=1e-5)
+    np.testing.assert_allclose(
+        found, mixed / np.linalg.norm(mixed, axis=1)[:, None] * length[:, None], rtol=1e-5
+    )
     torch.testing.assert_close(found.norm(dim=-1), torch.from_numpy(length).float())
 
 
 def test_norm_restored_leaves_a_mixture_of_no_length_alone():
     table = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    given = Thought(torch.zeros(1).long(), Prediction(torch.zeros(1, 2).log_softmax(-1)), None, None, table)
+    given = StepContext(
+        torch.zeros(1).long(), Prediction(torch.zeros(1, 2).log_softmax(-1)), None, None, table
+    )
     assert torch.equal(feedback.resolve("norm-restored")(given), torch.zeros(1, 2))
 
 
 @pytest.mark.parametrize("beta", [0, 0.5, 1, 4.0])
 def test_sampled_is_mixture_of_inputs_by_hand(beta):
-    given = random_thought()
+    given = random_context()
     p, rows = given.prediction.log_probs.double().exp().numpy(), EMBEDDING.double().numpy()
     H = -(p * np.log(p)).sum(1, keepdims=True) / np.log(5)
     w = (H * p + (beta + 1 - H) * np.eye(5)[given.token_ids]) / (beta + 1)
@@ -121,12 +156,20 @@ def test_sampled_is_mixture_of_inputs_by_hand(beta):
 
 
 def test_sampled_in_its_limits():
-    """A large beta is the symbol's row; of a uniform p at beta 0 nothing but the mixture is left; V = 1 is certain."""
-    given = random_thought()
+    """A large beta is the symbol's row; of a uniform p at beta 0 nothing but the mixture is left; V
+    = 1 is certain.
+    """
+    given = random_context()
     torch.testing.assert_close(feedback.resolve("sampled(1e9)")(given), EMBEDDING[given.token_ids])
     even = replace(given, prediction=Prediction(torch.zeros(6, 5).log_softmax(-1)))
     torch.testing.assert_close(feedback.resolve("sampled(0)")(even), EMBEDDING.mean(0).expand(6, 3))
-    only = Thought(torch.zeros(1).long(), Prediction(torch.zeros(1, 1)), None, torch.zeros(1).long(), EMBEDDING[:1])
+    only = StepContext(
+        torch.zeros(1).long(),
+        Prediction(torch.zeros(1, 1)),
+        None,
+        torch.zeros(1).long(),
+        EMBEDDING[:1],
+    )
     assert torch.equal(feedback.resolve("sampled")(only), EMBEDDING[:1])
 
 
@@ -140,11 +183,13 @@ def test_a_wrong_argument_is_a_value_error(spec):
 
 @pytest.mark.parametrize("width", [4, 16, 20])
 def test_hidden_is_the_vector_read_most_like_the_hidden_state(tiny, width):
-    """Least squares in float64 (the shortest solution where there are many); exact where m reaches the body's width."""
+    """Least squares in float64 (the shortest solution where there are many); exact where m reaches
+    the body's width.
+    """
     model = tiny(embedding_dim=width)
     state = model.read(model.start(3), torch.tensor([[1, 2], [3, 4], [5, 6]]))
-    given = Thought(torch.zeros(3).long(), model.predict(state), None, None, model.embedding)
-    found = feedback.resolve("hidden")(replace(given, state=state, session=Session(model, 3)))
+    given = StepContext(torch.zeros(3).long(), model.predict(state), None, None, model.embedding)
+    found = feedback.resolve("hidden")(replace(given, state=state, run=RunContext(model, 3)))
     weight = model.input.weight.detach().double().numpy()  # (d, m)
     expected = np.linalg.lstsq(weight, state.hidden.double().numpy().T)[0].T
     size = np.abs(expected).max()
@@ -161,7 +206,7 @@ def test_hidden_undoes_the_input_once_a_session(tiny, monkeypatch):
 
 
 def test_hidden_needs_a_model_with_one_linear_map():
-    given = replace(random_thought(1), state=torch.zeros(1).long(), session=Session(Bigram(), 1))
+    given = replace(random_context(1), state=torch.zeros(1).long(), run=RunContext(Bigram(), 1))
     with pytest.raises(ValueError, match="only a SoftAR"):
         feedback.resolve("hidden")(given)
 
@@ -170,24 +215,26 @@ def test_hidden_needs_a_model_with_one_linear_map():
 
 
 def test_shown_is_the_row_of_the_symbol_whatever_was_predicted():
-    given = replace(random_thought(), token_ids=torch.tensor([4, 4, 0, 1, 2, 3]))
+    given = replace(random_context(), token_ids=torch.tensor([4, 4, 0, 1, 2, 3]))
     assert torch.equal(feedback.resolve("shown")(given), EMBEDDING[[4, 4, 0, 1, 2, 3]])
 
 
 @pytest.mark.parametrize("when", ["never", "every(3)"])
 def test_shown_in_place_of_soft_tokens_writes_what_always_writes(tiny, when):
     model = tiny(objective="mse", scale=0.15)
-    found, hard = (generate(model, "ab", 20, schedule=s, feedback="shown", seed=3) for s in (when, "always"))
+    found, hard = (
+        generate(model, "ab", 20, schedule=s, feedback="shown", seed=3) for s in (when, "always")
+    )
     assert found.text == hard.text
     torch.testing.assert_close(found.inputs, hard.inputs)
 
 
 def test_mean_is_the_mean_row_for_everyone():
-    assert torch.equal(feedback.resolve("mean")(random_thought()), EMBEDDING.mean(0).expand(6, 3))
+    assert torch.equal(feedback.resolve("mean")(random_context()), EMBEDDING.mean(0).expand(6, 3))
 
 
 def test_other_is_the_mixture_of_the_row_before():
-    given = random_thought()
+    given = random_context()
     mixed = feedback.resolve("mixture")(given)
     assert torch.equal(feedback.resolve("other")(given), mixed[[5, 0, 1, 2, 3, 4]])
 
@@ -199,17 +246,19 @@ def test_other_needs_another_row(tiny):
 
 def test_nearest_is_the_row_closest_to_the_vector():
     vectors = torch.randn(6, 3, generator=torch.Generator().manual_seed(5))
-    given = replace(random_thought(), prediction=Prediction(torch.zeros(6, 5).log_softmax(-1), vectors))
+    given = replace(
+        random_context(), prediction=Prediction(torch.zeros(6, 5).log_softmax(-1), vectors)
+    )
     closest = [min(range(5), key=lambda i: np.linalg.norm(EMBEDDING[i] - y)) for y in vectors]
     assert torch.equal(feedback.resolve("nearest")(given), EMBEDDING[closest])
     with pytest.raises(ValueError, match='feedback "nearest" needs a model that predicts vectors'):
-        feedback.resolve("nearest")(random_thought())
+        feedback.resolve("nearest")(random_context())
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 3), (5, 5)])
 def test_pause_is_as_long_as_rows_and_has_nothing_of_them_where_there_is_room(shape):
     table = torch.randn(shape, generator=torch.Generator().manual_seed(6))
-    given = replace(random_thought(), embedding=table)
+    given = replace(random_context(), embedding=table)
     found = feedback.resolve("pause")(given)
     assert torch.equal(found, found[:1].expand_as(found))
     torch.testing.assert_close(found.norm(dim=-1), table.norm(dim=-1).mean().expand(6))

@@ -1,4 +1,6 @@
-"""Marginals by enumeration and by powers; a model that is right by construction forecasts them exactly."""
+"""Marginals by enumeration and by powers; a model that is right by construction forecasts them
+exactly.
+"""
 
 from itertools import pairwise, product
 
@@ -6,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from softar_lab.analysis.forecast import forecast_error, marginals, transitions
-from softar_lab.predictor import Prediction, Predictor
-from softar_lab.sources.languages import Markov
+from softar_lab.core.predictor import Prediction, Predictor
+from softar_lab.data.languages import Markov
+from softar_studies.forecast import forecast_error, marginals, transitions
 
 P = np.array([[0.1, 0.6, 0.3], [0.5, 0.5, 0.0], [0.2, 0.0, 0.8]])
 
 
 class Linear(Predictor):
-    """What a perfectly trained model of a first-order chain would be: the last input's weights times P."""
+    """What a perfectly trained model of a first-order chain would be: the last input's weights
+    times P.
+    """
 
     vocab_size = 3
 
@@ -27,7 +31,9 @@ class Linear(Predictor):
 
     def predict(self, state):
         probs = (state @ self.P).clamp_min(1e-30)
-        return Prediction((probs / probs.sum(-1, keepdim=True).clamp_min(1e-9)).log(), probs @ self.embedding)
+        return Prediction(
+            (probs / probs.sum(-1, keepdim=True).clamp_min(1e-9)).log(), probs @ self.embedding
+        )
 
     def advance(self, state, token_ids=None, vectors=None):
         vectors = self.embedding[token_ids] if vectors is None else vectors
@@ -35,7 +41,9 @@ class Linear(Predictor):
 
 
 def test_marginals_are_sums_over_all_paths():
-    found = marginals(torch.tensor(P), torch.tensor([[0.2, 0.3, 0.5], [1.0, 0, 0]], dtype=torch.float64), 3)
+    found = marginals(
+        torch.tensor(P), torch.tensor([[0.2, 0.3, 0.5], [1.0, 0, 0]], dtype=torch.float64), 3
+    )
     for row, q in zip(found, ([0.2, 0.3, 0.5], [1, 0, 0])):
         for k in (1, 2, 3):
             law = np.zeros(3)
@@ -55,14 +63,20 @@ def test_transitions_are_those_of_the_chain_and_zeros_where_it_never_is():
 
 @pytest.mark.parametrize("feedback", ["raw", "mixture"])
 def test_forecast_error_of_a_perfect_chain_is_none(feedback):
-    table = torch.linalg.qr(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))[0].T.contiguous()
+    table = torch.linalg.qr(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))[
+        0
+    ].T.contiguous()
     found = forecast_error(Linear(table), Markov(P), ["a", "abc", "ab"], 8, feedback)
     assert found.index.names == ["prompt", "k"]
     assert len(found) == 24
     np.testing.assert_allclose(found["error"], 0, atol=1e-5)
-    gaps = [np.linalg.norm(Markov(P).stationary - np.linalg.matrix_power(P, k)[2]) for k in (1, 2, 8)]
+    gaps = [
+        np.linalg.norm(Markov(P).stationary - np.linalg.matrix_power(P, k)[2]) for k in (1, 2, 8)
+    ]
     sizes = [np.linalg.norm(np.linalg.matrix_power(P, k)[2]) for k in (1, 2, 8)]
-    np.testing.assert_allclose(found.loc[1, "unconditional"].loc[[1, 2, 8]], np.array(gaps) / sizes, rtol=1e-4)
+    np.testing.assert_allclose(
+        found.loc[1, "unconditional"].loc[[1, 2, 8]], np.array(gaps) / sizes, rtol=1e-4
+    )
 
 
 def test_forecast_error_measures_a_wrong_chain():

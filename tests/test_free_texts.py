@@ -7,10 +7,10 @@ import pytest
 import torch
 from bounds import exact
 
-from softar_lab.analysis.free_texts import judge_texts, known_words, score_texts
-from softar_lab.analysis.texts import distinct_n, judge
+from softar_lab.data.languages import Markov
 from softar_lab.generation import generate
-from softar_lab.sources.languages import Markov
+from softar_lab.metrics.free_texts import judge_texts, known_words, score_texts
+from softar_lab.metrics.texts import distinct_n, judge
 
 STRICT = Markov([[0.5, 0.5, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]])
 
@@ -25,7 +25,9 @@ def test_judge_texts_within_the_context_is_judge_of_each(tiny):
     model = tiny()
     texts, prompts = ["abcdef", "a", "kkkk jj\n"], ["ab", "", "hgf"]
     for found, text, prompt in zip(judge_texts(texts, model, prompts), texts, prompts):
-        torch.testing.assert_close(found.log_probs, judge(text, model, prompt).log_probs, **exact(model))
+        torch.testing.assert_close(
+            found.log_probs, judge(text, model, prompt).log_probs, **exact(model)
+        )
 
 
 def test_judge_texts_beyond_the_context_sees_at_least_half_of_it(tiny):
@@ -37,14 +39,18 @@ def test_judge_texts_beyond_the_context_sees_at_least_half_of_it(tiny):
     for begin in (6, 12, 18):
         expected.append(model.log_probs(ids[None, begin : begin + 13])[0, 7:])
     found = judge_texts([text, "ab"], model)[0].log_probs
-    torch.testing.assert_close(found, torch.cat(expected)[: len(text)].double().detach(), **exact(model))
+    torch.testing.assert_close(
+        found, torch.cat(expected)[: len(text)].double().detach(), **exact(model)
+    )
 
 
 def test_judge_texts_reads_documents_as_judge_does(tiny):
     model = tiny()
     texts = ["abc\nde\nabcd efgh\nab", "k\n" * 12]
     for found, text in zip(judge_texts(texts, model, separator="\n"), texts):
-        torch.testing.assert_close(found.log_probs, judge(text, model, "", "\n").log_probs, **exact(model))
+        torch.testing.assert_close(
+            found.log_probs, judge(text, model, "", "\n").log_probs, **exact(model)
+        )
 
 
 def test_judge_texts_ends_at_a_character_the_model_does_not_know(tiny):

@@ -14,18 +14,20 @@ from scipy.stats import chisquare
 from test_predictor import Bigram
 
 from conftest import EVERY_OBJECTIVE, LETTERS, OBJECTIVES, TABLES
+from softar_lab.core.predictor import Prediction
+from softar_lab.core.store import StoreError
+from softar_lab.data.languages import Markov
+from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.generation import Always, EveryK, Never, collapse, feedback, generate, schedule
-from softar_lab.generation.session import Session
-from softar_lab.generation.thought import Thought
-from softar_lab.models.slots import SlotReader
-from softar_lab.predictor import Prediction
-from softar_lab.sources.languages import Markov
-from softar_lab.sources.tokenizers import CharTokenizer
-from softar_lab.store import StoreError
+from softar_lab.generation.run_context import RunContext
+from softar_lab.generation.step_context import StepContext
+from softar_lab.models.vector_predictor import VectorPredictor
 
 ARRAYS = ("vectors", "inputs", "log_probs", "entropy", "distance", "top_probs")
 PROMPTS = ["abc", "", "kkkkkkkk", "a", "b d\nf"]
-ALONE = [name for name in feedback.names() if name != "other"]  # which takes its soft tokens from another row
+ALONE = [
+    name for name in feedback.names() if name != "other"
+]  # which takes its soft tokens from another row
 
 
 class Chain(Bigram):
@@ -66,7 +68,9 @@ def test_always_at_temperature_zero_is_greedy_decoding_by_hand(tiny, objective, 
 def test_log_probs_are_the_models_own_of_the_whole_text(tiny, objective, prompt):
     model = tiny(objective=objective)
     trajectory = generate(model, prompt, 9, temperature=0.7, seed=3)
-    found = model.log_probs(model.tokenizer.encode(prompt + trajectory.text)[None])[0, len(prompt) :]
+    found = model.log_probs(model.tokenizer.encode(prompt + trajectory.text)[None])[
+        0, len(prompt) :
+    ]
     torch.testing.assert_close(trajectory.log_probs, found.detach(), **exact(model))
     assert trajectory.log_probs.sum().item() == pytest.approx(found.sum().item(), abs=1e-3)
 
@@ -74,7 +78,9 @@ def test_log_probs_are_the_models_own_of_the_whole_text(tiny, objective, prompt)
 @pytest.mark.parametrize("what", ALONE)
 @pytest.mark.parametrize("when", ["never", "every(3)", "every(1)", "always"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_inputs_recorded_are_what_was_fed_and_predictions_follow_from_them(tiny, objective, when, what):
+def test_inputs_recorded_are_what_was_fed_and_predictions_follow_from_them(
+    tiny, objective, when, what
+):
     model = tiny(objective=objective)
     trajectory = generate(model, "abc", 9, schedule=when, feedback=what, temperature=0.8, seed=1)
     prompt = model.embedding[model.tokenizer.encode("abc")]
@@ -83,13 +89,17 @@ def test_inputs_recorded_are_what_was_fed_and_predictions_follow_from_them(tiny,
     torch.testing.assert_close(trajectory.vectors, vectors, **exact(model))
     shown = log_probs.gather(1, trajectory.token_ids[:, None]).squeeze(1)
     torch.testing.assert_close(trajectory.log_probs, shown, **exact(model))
-    torch.testing.assert_close(trajectory.entropy, -(log_probs.exp() * log_probs).sum(-1), **exact(model))
+    torch.testing.assert_close(
+        trajectory.entropy, -(log_probs.exp() * log_probs).sum(-1), **exact(model)
+    )
     nearest = (vectors[:, None] - model.embedding).norm(dim=-1).amin(-1)
     torch.testing.assert_close(trajectory.distance, nearest, **exact(model))
     hard = {"never": [], "every(3)": [2, 5, 8]}.get(when, range(9))
     assert trajectory.collapsed.nonzero().flatten().tolist() == list(hard)
-    state = SimpleNamespace(hidden=hidden_without_cache(model, torch.cat([prompt, trajectory.inputs[:-1]]))[3:])
-    thought = Thought(
+    state = SimpleNamespace(
+        hidden=hidden_without_cache(model, torch.cat([prompt, trajectory.inputs[:-1]]))[3:]
+    )
+    context = StepContext(
         torch.arange(9),
         Prediction(log_probs, vectors),
         log_probs,
@@ -97,10 +107,12 @@ def test_inputs_recorded_are_what_was_fed_and_predictions_follow_from_them(tiny,
         model.embedding,
         (1,) * 9,
         state=state,
-        session=Session(model, 9),
+        run=RunContext(model, 9),
     )
     soft = {"raw": vectors, "mixture": log_probs.exp() @ model.embedding}.get(what)
-    soft = feedback.resolve(what)(thought) if soft is None else soft  # seed and step decide its noise
+    soft = (
+        feedback.resolve(what)(context) if soft is None else soft
+    )  # seed and step decide its noise
     rows = model.embedding[trajectory.token_ids]
     expected = torch.where(trajectory.collapsed[:, None], rows, soft)
     torch.testing.assert_close(trajectory.inputs, expected, **exact(model))
@@ -108,25 +120,39 @@ def test_inputs_recorded_are_what_was_fed_and_predictions_follow_from_them(tiny,
 
 def test_trajectory_tells_its_text_candidates_and_settings(tiny):
     model = tiny(objective="mse")
-    trajectory = generate(model, "ab", 6, collapse="nearest", schedule=EveryK(2), feedback="raw", temperature=0.5)
+    trajectory = generate(
+        model, "ab", 6, collapse="nearest", schedule=EveryK(2), feedback="raw", temperature=0.5
+    )
     assert trajectory.text == model.tokenizer.decode(trajectory.token_ids)
     assert (trajectory.prompt, len(trajectory)) == ("ab", 6)
-    expected = {"collapse": "nearest", "schedule": "every(2)", "feedback": "raw", "temperature": 0.5, "steps": 6}
+    expected = {
+        "collapse": "nearest('l2')",
+        "schedule": "every(2)",
+        "feedback": "raw",
+        "temperature": 0.5,
+        "steps": 6,
+    }
     assert expected.items() <= trajectory.settings.items()
     assert (trajectory.top_probs.diff(dim=1) <= 0).all()
     assert trajectory.top_ids.shape == (6, 8)
     best, p = trajectory.candidates(0)[0]
     assert best == model.tokenizer.tokens[trajectory.top_ids[0, 0]]
-    assert p == pytest.approx(model.probs(model.read(model.start(), model.tokenizer.encode("ab")[None])).max().item())
+    assert p == pytest.approx(
+        model.probs(model.read(model.start(), model.tokenizer.encode("ab")[None])).max().item()
+    )
     assert trajectory.vectors.dtype == torch.float32
-    assert not any(getattr(trajectory, name).is_inference() for name in ARRAYS)  # one may go on computing with them
+    assert not any(
+        getattr(trajectory, name).is_inference() for name in ARRAYS
+    )  # one may go on computing with them
 
 
 def test_instances_and_names_mean_the_same(tiny):
     model = tiny(objective="mse")
     for name, instance in (("always", Always()), ("never", Never()), ("every(3)", EveryK(3))):
         one = generate(model, "ab", 7, schedule=name, feedback="raw", collapse="nearest")
-        other = generate(model, "ab", 7, schedule=instance, feedback=feedback.Raw(), collapse=collapse.Nearest())
+        other = generate(
+            model, "ab", 7, schedule=instance, feedback=feedback.Raw(), collapse=collapse.Nearest()
+        )
         assert one.text == other.text
         assert one.settings == other.settings
 
@@ -136,7 +162,9 @@ def test_a_collapse_of_three_lines_works_by_name(tiny, monkeypatch):
 
     @collapse.register("second")
     def second(prediction, embedding):
-        return torch.nn.functional.one_hot(prediction.probs.topk(2).indices[:, 1], len(embedding)).float()
+        return torch.nn.functional.one_hot(
+            prediction.probs.topk(2).indices[:, 1], len(embedding)
+        ).float()
 
     model = tiny()
     trajectory = generate(model, "ab", 8, collapse="second")
@@ -148,9 +176,12 @@ def test_a_collapse_of_three_lines_works_by_name(tiny, monkeypatch):
 def test_a_collapse_may_look_at_the_thought(tiny):
     seen = []
 
-    def curious(prediction, embedding, thought):
-        seen.append((thought.step.tolist(), thought.seeds, thought.token_ids, len(thought.session.shown)))
-        assert torch.equal(model.predict(thought.state).log_probs, prediction.log_probs)
+    @collapse.with_context
+    def curious(prediction, embedding, context):
+        seen.append(
+            (context.step.tolist(), context.seeds, context.token_ids, len(context.run.tokens))
+        )
+        assert torch.equal(model.predict(context.state).log_probs, prediction.log_probs)
         return prediction.probs
 
     model = tiny()
@@ -168,17 +199,26 @@ def goes(model, how, when, what, prompts=("ab", ""), steps=9):
         with pytest.raises(ValueError, match="a distribution over vectors"):
             generate(model, "ab", 3, collapse=how)
         return
-    for trajectory in generate(model, list(prompts), steps, collapse=how, schedule=when, feedback=what, seed=2):
+    for trajectory in generate(
+        model, list(prompts), steps, collapse=how, schedule=when, feedback=what, seed=2
+    ):
         assert len(trajectory.text) == steps, (how, when, what)
-        assert all(torch.isfinite(getattr(trajectory, name)).all() for name in ARRAYS), (how, when, what)
+        assert all(torch.isfinite(getattr(trajectory, name)).all() for name in ARRAYS), (
+            how,
+            when,
+            what,
+        )
 
 
 @pytest.mark.parametrize(
-    ("objective", "table"), [*((o, "random") for o in EVERY_OBJECTIVE), ("mse", "joint"), ("ce", "orthonormal")]
+    ("objective", "table"),
+    [*((o, "random") for o in EVERY_OBJECTIVE), ("mse", "joint"), ("ce", "orthonormal")],
 )
 def test_every_schedule_feedback_and_collapse_suits_every_objective(tiny, objective, table):
     model = tiny(objective=objective, table=table, context=6, mixing=3)
-    for when, how, what in zip(schedule.names(), cycle(collapse.names()), cycle(ALONE), strict=False):
+    for when, how, what in zip(
+        schedule.names(), cycle(collapse.names()), cycle(ALONE), strict=False
+    ):
         goes(model, how, when, what)
     goes(model, "vote", "never", "raw")
 
@@ -221,13 +261,17 @@ def batch_against_one_by_one(model, steps, tolerance=None, **how):
         assert (found.prompt, found.text) == (prompt, alone.text)
         assert torch.equal(found.collapsed, alone.collapsed)
         for name in ARRAYS:
-            torch.testing.assert_close(getattr(found, name), getattr(alone, name), atol=tolerance, rtol=0)
+            torch.testing.assert_close(
+                getattr(found, name), getattr(alone, name), atol=tolerance, rtol=0
+            )
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8])
 @pytest.mark.parametrize(("when", "what"), CHOICES)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_a_batch_of_unequal_prompts_is_its_prompts_one_by_one(tiny, objective, when, what, temperature):
+def test_a_batch_of_unequal_prompts_is_its_prompts_one_by_one(
+    tiny, objective, when, what, temperature
+):
     model = tiny(objective=objective, context=24, scale=0.15)
     batch_against_one_by_one(model, 9, schedule=when, feedback=what, temperature=temperature)
 
@@ -235,7 +279,9 @@ def test_a_batch_of_unequal_prompts_is_its_prompts_one_by_one(tiny, objective, w
 @pytest.mark.slow
 @pytest.mark.parametrize(("when", "what"), CHOICES)
 @pytest.mark.parametrize("objective", ["ce", "mse"])
-def test_a_batch_is_its_prompts_one_by_one_far_beyond_the_context(tiny, monkeypatch, objective, when, what):
+def test_a_batch_is_its_prompts_one_by_one_far_beyond_the_context(
+    tiny, monkeypatch, objective, when, what
+):
     """In float64: fed back to itself 60 times this wild model enlarges rounding by 1e5 or more."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     model = tiny(objective=objective).double()
@@ -243,10 +289,19 @@ def test_a_batch_is_its_prompts_one_by_one_far_beyond_the_context(tiny, monkeypa
 
 
 MEMBERS = [
-    *({"collapse": how} for how in [*collapse.names(), "nearest('cosine')", "nearest('dot')", "vote(50, least=2)"]),
+    *(
+        {"collapse": how}
+        for how in [*collapse.names(), "nearest('cosine')", "nearest('dot')", "vote(50, least=2)"]
+    ),
     *(
         {"schedule": when}
-        for when in [*schedule.names(), "entropy(1.2, until=1.0)", "distance(1.6)", "off-hull(1.6)", "oracle(0.3, 0.1)"]
+        for when in [
+            *schedule.names(),
+            "entropy(1.2, until=1.0)",
+            "distance(1.6)",
+            "off-hull(1.6)",
+            "oracle(0.3, 0.1)",
+        ]
     ),
     *({"schedule": "random(0.3)", "feedback": what} for what in ALONE),
 ]
@@ -263,7 +318,9 @@ def test_the_same_seed_gives_the_same_text_by_every_member(tiny, member):
     model = tiny(objective="energy(4)", mixing=3)
     one, same = (generate(model, "ab", 15, seed=5, **member) for _ in range(2))
     assert one.text == same.text
-    assert all(torch.equal(getattr(one, name), getattr(same, name)) for name in (*ARRAYS, "collapsed"))
+    assert all(
+        torch.equal(getattr(one, name), getattr(same, name)) for name in (*ARRAYS, "collapsed")
+    )
 
 
 def test_one_seed_for_all_prompts_is_that_seed_for_each(tiny):
@@ -276,7 +333,9 @@ def test_first_characters_over_many_seeds_follow_the_model(tiny):
     """3,000 seeds in one batch, chi-square over 13 symbols: false alarm once in a million."""
     model = tiny()
     written = generate(model, [""] * 3000, 1, temperature=1.0, seed=range(3000))
-    counts = np.bincount([int(trajectory.token_ids[0]) for trajectory in written], minlength=len(LETTERS))
+    counts = np.bincount(
+        [int(trajectory.token_ids[0]) for trajectory in written], minlength=len(LETTERS)
+    )
     expected = model.probs(model.start())[0].double().numpy()
     assert chisquare(counts, expected / expected.sum() * 3000).pvalue > 1e-6
 
@@ -295,11 +354,19 @@ def test_a_low_temperature_is_greedy(tiny):
 
 def test_generate_leaves_model_and_global_state_alone(tiny):
     model = tiny().train()
-    before, threads, grad = torch.random.get_rng_state(), torch.get_num_threads(), torch.is_grad_enabled()
+    before, threads, grad = (
+        torch.random.get_rng_state(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+    )
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     generate(model, "ab", 5)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert (torch.get_num_threads(), torch.is_grad_enabled(), model.training) == (threads, grad, True)
+    assert (torch.get_num_threads(), torch.is_grad_enabled(), model.training) == (
+        threads,
+        grad,
+        True,
+    )
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
     model.log_probs(torch.zeros(1, 3).long()).sum().backward()  # training can go on
 
@@ -309,13 +376,22 @@ def test_generate_leaves_model_and_global_state_alone(tiny):
 
 @pytest.mark.parametrize(
     ("name", "above", "until"),
-    [("entropy", 2.15, None), ("entropy", 2.3, 2.1), ("distance", 1.1, None), ("distance", 1.25, 1.0)],
+    [
+        ("entropy", 2.15, None),
+        ("entropy", 2.3, 2.1),
+        ("distance", 1.1, None),
+        ("distance", 1.25, 1.0),
+    ],
 )
 def test_hard_steps_are_those_of_the_measure_recorded(tiny, name, above, until):
     model, seen = tiny(objective="mse", scale=0.15, embedding_dim=8), set()
-    for trajectory in generate(model, PROMPTS, 40, schedule=f"{name}({above}, {until})", seed=range(5)):
+    for trajectory in generate(
+        model, PROMPTS, 40, schedule=f"{name}({above}, {until})", seed=range(5)
+    ):
         hard = False
-        for measure, found in zip(getattr(trajectory, name).tolist(), trajectory.collapsed.tolist(), strict=True):
+        for measure, found in zip(
+            getattr(trajectory, name).tolist(), trajectory.collapsed.tolist(), strict=True
+        ):
             held = until is not None and hard and measure >= until
             seen.add((measure > above, held))
             hard = measure > above or held
@@ -325,7 +401,9 @@ def test_hard_steps_are_those_of_the_measure_recorded(tiny, name, above, until):
 
 def test_random_draws_alike_whatever_is_written(tiny):
     hard = [
-        generate(tiny(objective="mse"), "ab", 40, seed=3, schedule="random", **choice).collapsed.tolist()
+        generate(
+            tiny(objective="mse"), "ab", 40, seed=3, schedule="random", **choice
+        ).collapsed.tolist()
         for choice in ({}, {"temperature": 0}, {"feedback": "gumbel"}, {"collapse": "nearest"})
     ]
     assert all(one == hard[0] for one in hard)
@@ -336,7 +414,9 @@ RARE = torch.rand(11, 11, generator=torch.Generator().manual_seed(0)).double() *
 
 
 def truth_of_letters():
-    """A chain over the letters alone (the model's blank and line break it does not know); k after k is impossible."""
+    """A chain over the letters alone (the model's blank and line break it does not know); k after k
+    is impossible.
+    """
     table = RARE.clone()
     table[10, 10] = 0
     return Markov((table / table.sum(1, keepdim=True)).numpy(), "abcdefghijk")
@@ -344,20 +424,33 @@ def truth_of_letters():
 
 @pytest.mark.parametrize(("above", "until"), [(1.0, None), (1.0, 0.7)])
 def test_oracle_is_hard_where_a_loop_by_hand_says(tiny, above, until):
-    """Unequal prompts in one batch; kkkkkkkk and one with a blank lose the truth before the first step."""
+    """Unequal prompts in one batch; kkkkkkkk and one with a blank lose the truth before the first
+    step.
+    """
     model, truth, seen = tiny(objective="mse", context=60, scale=0.1), truth_of_letters(), set()
     schedules = schedule.Oracle(above, until, truth)
     for trajectory in generate(model, [*PROMPTS, "cd"], 40, schedule=schedules, seed=range(6)):
         prompt = model.tokenizer.encode(trajectory.prompt)
         inputs = torch.cat([model.embedding[prompt], trajectory.inputs[:-1]])
-        said = predicted_without_cache(model, inputs).log_probs[len(prompt) :].detach().double().exp().numpy()
+        said = (
+            predicted_without_cache(model, inputs)
+            .log_probs[len(prompt) :]
+            .detach()
+            .double()
+            .exp()
+            .numpy()
+        )
         text, state, hard, lost = trajectory.prompt + trajectory.text, truth.start(), False, False
         for t, symbol in enumerate(text):
             if not lost:
                 p = truth.probs(state)[0].numpy()  # of a … k, which the model counts from 2
             if t >= len(prompt):
                 q = said[t - len(prompt), 2:]
-                kl = math.inf if lost else sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+                kl = (
+                    math.inf
+                    if lost
+                    else sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+                )
                 held = until is not None and hard and kl >= until
                 seen.add((lost, kl > above, held))
                 hard = kl > above or held
@@ -372,21 +465,29 @@ def test_oracle_is_hard_where_a_loop_by_hand_says(tiny, above, until):
 
 def test_oracle_without_a_truth_compares_the_model_with_itself_on_hard_tokens(tiny):
     model = tiny(objective="mse", scale=0.15)
-    own, given = (generate(model, PROMPTS, 20, schedule=schedule.Oracle(0.2, truth=t), seed=1) for t in (None, model))
+    own, given = (
+        generate(model, PROMPTS, 20, schedule=schedule.Oracle(0.2, truth=t), seed=1)
+        for t in (None, model)
+    )
     for one, other in zip(own, given, strict=True):
         assert torch.equal(one.inputs, other.inputs)
         assert not one.collapsed[0]  # nothing soft was read yet
     assert 0 < torch.cat([one.collapsed for one in own]).float().mean() < 1
-    assert own[0].settings["schedule"] == "oracle(0.2)"
-    assert given[0].settings["schedule"] == "oracle(0.2, None, <SoftAR>)"
+    assert own[0].settings["schedule"] == "oracle(above=0.2, until=None, truth=None)"
+    recorded = given[0].settings["schedule"]
+    assert recorded == "oracle(above=0.2, until=None, truth=<SoftAR>)"
+    with pytest.raises(ValueError, match="<SoftAR> stands for an object that no string can say"):
+        generate(model, "a", 1, schedule=recorded)
 
 
 # -- what a soft token shows ------------------------------------------------------------------------------------------
 
 
-def shown_row(thought):
-    """The hard control of every schedule: where it leaves a token soft, the row of the symbol shown goes back in."""
-    return thought.embedding[thought.token_ids]
+def shown_row(context):
+    """The hard control of every schedule: where it leaves a token soft, the row of the symbol shown
+    goes back in.
+    """
+    return context.embedding[context.token_ids]
 
 
 @pytest.mark.parametrize("when", ["never", "every(3)", "random", "entropy(1.5)", "retro(2)"])
@@ -404,13 +505,19 @@ def test_feeding_back_what_is_shown_is_always(tiny, when):
 
 @pytest.mark.parametrize("what", ["mixture", "gumbel", shown_row])
 def test_soft_temperature_reads_the_symbols_of_soft_tokens_alone(tiny, what):
-    """Both temperatures by hand from the distributions recorded; the same uniform number decides."""
+    """Both temperatures by hand from the distributions recorded; the same uniform number
+    decides.
+    """
     model, seen = tiny(objective="mse", context=60), set()
     for soft in (0, 0.3, 2):
         options = {"schedule": "every(3)", "feedback": what, "temperature": 0.9, "seed": 5}
         found = generate(model, "abc", 30, soft_temperature=soft, **options)
         prompt = model.embedding[model.tokenizer.encode("abc")]
-        probs = predicted_without_cache(model, torch.cat([prompt, found.inputs[:-1]])).probs[3:].detach()
+        probs = (
+            predicted_without_cache(model, torch.cat([prompt, found.inputs[:-1]]))
+            .probs[3:]
+            .detach()
+        )
         uniform = torch.rand(30, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
         for t in range(30):
             temperature = 0.9 if (t + 1) % 3 == 0 else soft
@@ -418,7 +525,9 @@ def test_soft_temperature_reads_the_symbols_of_soft_tokens_alone(tiny, what):
             assert found.token_ids[t] == expected
         seen.add(found.text)
         assert found.settings["soft_temperature"] == soft
-        assert soft or torch.equal(found.token_ids[~found.collapsed], found.top_ids[~found.collapsed, 0])
+        assert soft or torch.equal(
+            found.token_ids[~found.collapsed], found.top_ids[~found.collapsed, 0]
+        )
     assert len(seen) > 1
     assert "soft_temperature" not in generate(model, "abc", 3).settings
 
@@ -426,7 +535,8 @@ def test_soft_temperature_reads_the_symbols_of_soft_tokens_alone(tiny, what):
 def test_a_soft_temperature_like_the_other_changes_nothing(tiny):
     model = tiny(objective="mse")
     one, other = (
-        generate(model, "ab", 30, schedule="every(3)", temperature=0.7, soft_temperature=s) for s in (None, 0.7)
+        generate(model, "ab", 30, schedule="every(3)", temperature=0.7, soft_temperature=s)
+        for s in (None, 0.7)
     )
     assert one.text == other.text
     assert torch.equal(one.vectors, other.vectors)
@@ -438,15 +548,22 @@ def test_a_soft_temperature_like_the_other_changes_nothing(tiny):
 @pytest.mark.parametrize(("k", "context"), [(1, 60), (3, 60), (40, 60), (1, 6), (3, 12), (4, 6)])
 @pytest.mark.parametrize("what", ["mixture", "raw"])
 def test_retro_is_the_loop_by_hand(tiny, what, k, context):
-    """Every prediction from nothing: of the slots the window holds, the latest k are soft, the older ones hard."""
+    """Every prediction from nothing: of the slots the window holds, the latest k are soft, the
+    older ones hard.
+    """
     model = tiny(objective="mse", context=context, scale=0.15)
     found = generate(model, "abc", 30, schedule=f"retro({k})", feedback=what, seed=1)
     token_ids, soft = model.tokenizer.encode("abc").tolist(), [None] * 3
     begin, grounded = 0, set()
     for t in range(30):
         now = 3 + t
-        slots = [model.embedding[token_ids[j]] if j in grounded or j < 3 else soft[j] for j in range(begin, now)]
-        said = model.objective.predict(model.hidden_states(vectors=torch.stack(slots)[None])[:, -1], model.embedding)
+        slots = [
+            model.embedding[token_ids[j]] if j in grounded or j < 3 else soft[j]
+            for j in range(begin, now)
+        ]
+        said = model.objective.predict(
+            model.hidden_states(vectors=torch.stack(slots)[None])[:, -1], model.embedding
+        )
         torch.testing.assert_close(found.vectors[t], said.vector[0].detach(), **exact(model))
         token_ids.append(found.token_ids[t].item())
         soft.append(found.vectors[t] if what == "raw" else said.probs[0].detach() @ model.embedding)
@@ -461,8 +578,8 @@ def test_retro_is_the_loop_by_hand(tiny, what, k, context):
 def test_a_schedule_may_ground_all_that_is_soft(tiny):
     """Soft for four tokens, then all five are said at once: each mask tells of one row."""
 
-    def together(thought):
-        return ((thought.step + 1) % 5 == 0)[:, None].expand(-1, 5)
+    def together(context):
+        return ((context.step + 1) % 5 == 0)[:, None].expand(-1, 5)
 
     model = tiny(objective="mse", context=40, scale=0.15)
     batch_against_one_by_one(model, 23, 1e-4, schedule=together)
@@ -473,8 +590,10 @@ def test_a_schedule_may_ground_all_that_is_soft(tiny):
 
 def test_grounding_needs_a_model_that_can(tiny, monkeypatch):
     model = tiny(objective="mse")
-    monkeypatch.delattr(SlotReader, "replace")
-    with pytest.raises(ValueError, match="grounds slots that were read: it needs a model that reads vectors"):
+    monkeypatch.setattr(VectorPredictor, "can_replace", False)
+    with pytest.raises(
+        ValueError, match="grounds slots that were read: it needs a model that reads vectors"
+    ):
         generate(model, "ab", 9, schedule="retro(2)")
 
 
@@ -486,8 +605,14 @@ def live():
     gc.collect()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tensors = [one for one in gc.get_objects() if type(one) is torch.Tensor and one.layout == torch.strided]
-    return len(tensors), sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+        tensors = [
+            one
+            for one in gc.get_objects()
+            if type(one) is torch.Tensor and one.layout == torch.strided
+        ]
+    return len(tensors), sum(
+        {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()
+    )
 
 
 @pytest.mark.slow
@@ -503,7 +628,9 @@ def live():
     ids=str,
 )
 def test_what_is_held_grows_by_the_trajectory_alone(tiny, choice, steps):
-    """Counted at two steps at which equally many distributions wait to be reduced: all else is a window's worth."""
+    """Counted at two steps at which equally many distributions wait to be reduced: all else is a
+    window's worth.
+    """
     model, asked, found = tiny(objective="mse", scale=0.15), [], []
 
     def count():
@@ -514,10 +641,16 @@ def test_what_is_held_grows_by_the_trajectory_alone(tiny, choice, steps):
 
     written = generate(model, "ab", steps + 1, stop=count, **choice)
     arrays = [getattr(written, name) for name in (*ARRAYS, "token_ids", "collapsed", "top_ids")]
-    own = sum(tensor.nbytes for tensor in arrays) / len(written) + 8  # the symbols shown are kept once more
+    own = (
+        sum(tensor.nbytes for tensor in arrays) / len(written) + 8
+    )  # the symbols shown are kept once more
     (few, small), (many, large) = found
-    assert many - few < 1.1 * (steps - 128)  # one a step, the symbol shown, and some for every block reduced
-    assert large - small < own * (steps - 128) + 20_000  # half a window's worth of cache, more or less
+    assert many - few < 1.1 * (
+        steps - 128
+    )  # one a step, the symbol shown, and some for every block reduced
+    assert (
+        large - small < own * (steps - 128) + 20_000
+    )  # half a window's worth of cache, more or less
 
 
 # -- predictors without vectors ---------------------------------------------------------------------------------------
@@ -601,7 +734,9 @@ def test_generate_without_a_tokenizer_says_so(tiny):
 def test_a_prompt_as_long_as_the_context_is_read_whole(tiny):
     model = tiny()
     trajectory = generate(model, "abcdefghijk ", 3, temperature=0)
-    expected = model.predict(model.read(model.start(), model.tokenizer.encode("abcdefghijk ")[None]))
+    expected = model.predict(
+        model.read(model.start(), model.tokenizer.encode("abcdefghijk ")[None])
+    )
     assert trajectory.token_ids[0] == expected.log_probs.argmax()
 
 
@@ -621,7 +756,9 @@ def test_the_short_way_writes_what_the_loop_writes(tiny, objective, temperature)
     model = tiny(objective=objective, table="orthonormal", embedding_dim=16, context=60)
     for seed in range(5):
         settings = {"steps": 50, "seed": seed, "temperature": temperature}
-        short, general = (generate(model, "abc", schedule=when, **settings) for when in ("always", "every(1)"))
+        short, general = (
+            generate(model, "abc", schedule=when, **settings) for when in ("always", "every(1)")
+        )
         assert short.text == general.text
         for name in ARRAYS:
             torch.testing.assert_close(getattr(short, name), getattr(general, name), **exact(model))

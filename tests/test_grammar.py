@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from softar_lab.sources import languages
-from softar_lab.sources.corpora import load_corpus
-from softar_lab.sources.grammar import Choice, Grammar, GrammarLanguage, Reading
-from softar_lab.sources.tales import TALES, TALES_LANGUAGE
+from softar_lab.data import languages
+from softar_lab.data.corpora import load_corpus
+from softar_lab.data.languages.grammar import Choice, Grammar, GrammarLanguage, Reading
+from softar_lab.data.languages.tales import TALES, TALES_LANGUAGE
 
 RULES = {
     "S": (Choice("a", 0.5, "T"), Choice("ba", 0.3, "T"), Choice("bbc", 0.2, None)),
@@ -32,7 +32,9 @@ def derivations(state="S"):
     if state is None:
         return [("", 1.0)]
     return [
-        (choice.text + rest, choice.probability * p) for choice in RULES[state] for rest, p in derivations(choice.state)
+        (choice.text + rest, choice.probability * p)
+        for choice in RULES[state]
+        for rest, p in derivations(choice.state)
     ]
 
 
@@ -78,7 +80,9 @@ def test_next_char_probs_equals_brute_force(prefix):
     assert all(math.isclose(probs[char], brute[char], rel_tol=1e-12) for char in brute)
 
 
-@pytest.mark.parametrize(("prefix", "position"), [("c", 0), ("bbcc", 3), ("axyaxyabc", 7), ("bx", 1)])
+@pytest.mark.parametrize(
+    ("prefix", "position"), [("c", 0), ("bbcc", 3), ("axyaxyabc", 7), ("bx", 1)]
+)
 def test_next_char_probs_names_where_a_prefix_is_impossible(prefix, position):
     with pytest.raises(ValueError, match=f"^position {position}: expected"):
         TINY.next_char_probs(prefix)
@@ -89,7 +93,9 @@ def test_char_log_probs_adds_up_to_the_brute_force_mass(stream):
     log_probs = TINY.char_log_probs(stream)
     assert log_probs.shape == (len(stream),)
     for end in range(len(stream) + 1):
-        assert math.isclose(log_probs[:end].sum(), math.log(mass(stream[:end])), rel_tol=1e-9, abs_tol=1e-12)
+        assert math.isclose(
+            log_probs[:end].sum(), math.log(mass(stream[:end])), rel_tol=1e-9, abs_tol=1e-12
+        )
 
 
 def test_char_log_probs_of_a_certain_character_is_zero():
@@ -97,7 +103,9 @@ def test_char_log_probs_of_a_certain_character_is_zero():
 
 
 def test_char_log_probs_names_the_position_in_the_whole_stream():
-    with pytest.raises(ValueError, match=r"^position 5: expected one of 'a', 'x' after 'axyba', found '\?'"):
+    with pytest.raises(
+        ValueError, match=r"^position 5: expected one of 'a', 'x' after 'axyba', found '\?'"
+    ):
         TINY.char_log_probs("axyba?")
 
 
@@ -114,7 +122,9 @@ def test_advance_is_the_whole_filtering_state():
 
 
 def test_advance_counts_positions_within_the_new_text():
-    with pytest.raises(ValueError, match=r"^position 0: expected one of 'y', 'z' after 'x', found 'a'"):
+    with pytest.raises(
+        ValueError, match=r"^position 0: expected one of 'y', 'z' after 'x', found 'a'"
+    ):
         TINY.advance(Reading("T", "x"), "a")
 
 
@@ -123,7 +133,9 @@ def test_sample_has_the_frequencies_of_the_grammar():
     counts = Counter(TINY.sample(rng) for _ in range(n))
     assert counts.keys() == DOCUMENTS.keys()
     statistic = sum((counts[d] - n * p) ** 2 / (n * p) for d, p in DOCUMENTS.items())
-    assert statistic < chi2.isf(1e-6, len(DOCUMENTS) - 1)  # a right sampler fails with one seed in a million
+    assert statistic < chi2.isf(
+        1e-6, len(DOCUMENTS) - 1
+    )  # a right sampler fails with one seed in a million
 
 
 def test_sample_depends_on_the_seed_alone():
@@ -201,10 +213,14 @@ def test_grammar_is_known_by_its_old_address():
 @pytest.mark.parametrize("length", range(1, 8))
 def test_next_log_probs_equals_brute_force_on_every_prefix(length):
     prefixes = [prefix for prefix in PREFIXES if len(prefix) == length]
-    log_probs = SPEAKER.next_log_probs(encoded(*(prefix + "!" for prefix in prefixes)))  # a last token is in no prefix
+    log_probs = SPEAKER.next_log_probs(
+        encoded(*(prefix + "!" for prefix in prefixes))
+    )  # a last token is in no prefix
     for prefix, rows in zip(prefixes, log_probs.exp(), strict=True):
         for t, row in enumerate(rows):
-            brute = [mass(prefix[:t] + char) / mass(prefix[:t]) for char in SPEAKER.tokenizer.tokens]
+            brute = [
+                mass(prefix[:t] + char) / mass(prefix[:t]) for char in SPEAKER.tokenizer.tokens
+            ]
             np.testing.assert_allclose(row, brute, atol=1e-12)
 
 
@@ -221,12 +237,18 @@ def test_scores_gathered_rows_and_steps_agree(length):
 
 
 def test_log_probs_names_row_and_position_of_what_cannot_be():
-    with pytest.raises(ValueError, match=r"^row 1, position 5: expected one of 'a', 'x' after 'axyba', found 'c'$"):
+    with pytest.raises(
+        ValueError, match=r"^row 1, position 5: expected one of 'a', 'x' after 'axyba', found 'c'$"
+    ):
         SPEAKER.log_probs(encoded("axyaxy", "axybac"))
-    with pytest.raises(ValueError, match=r"^row 1, position 1: expected one of 'a', 'b' after 'b', found 'c'$"):
+    with pytest.raises(
+        ValueError, match=r"^row 1, position 1: expected one of 'a', 'b' after 'b', found 'c'$"
+    ):
         SPEAKER.next_log_probs(encoded("bba", "bca"))
     state = SPEAKER.read(SPEAKER.start(2), encoded("ba", "ax"))
-    with pytest.raises(ValueError, match=r"^row 1, position 2: expected one of 'y', 'z', found '!'$"):
+    with pytest.raises(
+        ValueError, match=r"^row 1, position 2: expected one of 'y', 'z', found '!'$"
+    ):
         SPEAKER.advance(state, token_ids=encoded("x!")[0])
 
 
@@ -244,7 +266,9 @@ def test_grammar_language_samples_streams_with_the_grammars_frequencies():
     expected = {prefix: n * mass(prefix) for prefix in PREFIXES if len(prefix) == length}
     assert counts.keys() <= expected.keys()
     statistic = sum((counts[prefix] - e) ** 2 / e for prefix, e in expected.items())
-    assert statistic < chi2.isf(1e-6, len(expected) - 1)  # a right sampler fails with one seed in a million
+    assert statistic < chi2.isf(
+        1e-6, len(expected) - 1
+    )  # a right sampler fails with one seed in a million
 
 
 def test_grammar_language_sample_depends_on_the_seed_alone():
@@ -262,7 +286,9 @@ def test_entropy_rate_is_the_documents_entropy_over_their_length_within_its_erro
 
 
 def test_entropy_rate_is_certain_where_every_character_costs_the_same():
-    coin = GrammarLanguage(Grammar("S", lambda _: (Choice("a", 0.5, "S"), Choice("b", 0.5, None))), "ab")
+    coin = GrammarLanguage(
+        Grammar("S", lambda _: (Choice("a", 0.5, "S"), Choice("b", 0.5, None))), "ab"
+    )
     rate = coin.entropy_rate(documents=100)  # lengths differ, and the costs with them
     assert math.isclose(rate, math.log(2), rel_tol=1e-12)
     assert rate.standard_error < 1e-12
@@ -273,13 +299,17 @@ def test_entropy_rate_is_certain_where_every_character_costs_the_same():
 
 @pytest.mark.slow
 def test_tales_language_speaks_the_symbols_of_the_corpus():
-    assert "".join(TALES_LANGUAGE.tokenizer.tokens) == "".join(sorted(set(load_corpus("tales").train)))
+    assert "".join(TALES_LANGUAGE.tokenizer.tokens) == "".join(
+        sorted(set(load_corpus("tales").train))
+    )
 
 
 def test_tales_language_is_the_grammar():
     text = load_corpus("tales").val[:1_500]
     token_ids = TALES_LANGUAGE.tokenizer.encode(text)[None]
-    np.testing.assert_allclose(TALES_LANGUAGE.log_probs(token_ids)[0], TALES.char_log_probs(text), atol=1e-14)
+    np.testing.assert_allclose(
+        TALES_LANGUAGE.log_probs(token_ids)[0], TALES.char_log_probs(text), atol=1e-14
+    )
     rows = TALES_LANGUAGE.next_log_probs(token_ids)[0]
     torch.testing.assert_close(rows.exp().sum(-1), torch.ones(1_500, dtype=torch.float64))
     for t in range(0, 1_500, 7):
@@ -290,7 +320,11 @@ def test_tales_language_is_the_grammar():
 
 def test_tales_language_rate_agrees_with_the_corpus():
     corpus, estimate = load_corpus("tales"), TALES_LANGUAGE.entropy_rate(documents=500)
-    nats, chars = np.array([[-TALES.log_prob(story), len(story)] for story in corpus.documents("val")]).T
+    nats, chars = np.array(
+        [[-TALES.log_prob(story), len(story)] for story in corpus.documents("val")]
+    ).T
     floor = corpus.floor_bits_per_char * math.log(2)
     spread = (nats - floor * chars).std() / chars.mean() / math.sqrt(len(chars))
-    assert abs(estimate - floor) < 5 * math.hypot(estimate.standard_error, spread)  # fails one seed in a million
+    assert abs(estimate - floor) < 5 * math.hypot(
+        estimate.standard_error, spread
+    )  # fails one seed in a million

@@ -1,4 +1,6 @@
-"""Every notebook keeps the rules of the suite, and nbval compares verdicts while it masks digits."""
+"""Every notebook keeps the rules of the suite, and nbval compares verdicts while it masks
+digits.
+"""
 
 import ast
 import re
@@ -14,7 +16,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from softar_lab.evidence import MASK
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = [path for path in sorted(ROOT.glob("notebooks/**/*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
+NOTEBOOKS = [
+    path
+    for path in sorted(ROOT.glob("notebooks/**/*.ipynb"))
+    if ".ipynb_checkpoints" not in path.parts
+]
 
 # (file name, cell id) -> why this one cell may be skipped, left uncompared, or raise.
 ALLOWED: dict[tuple[str, str], str] = {}
@@ -23,12 +29,16 @@ MARKERS = re.compile(r"^\s*#\s*(NBVAL_|PYTEST_VALIDATE)\w+", re.M)
 MARKER_TAGS = {"nbval-ignore-output", "nbval-skip", "nbval-raises-exception", "raises-exception"}
 MARKER_TAGS |= {"pytest-validate-ignore-output", "skip-execution"}
 EVIDENCE = re.compile(r"^[^#\n]*\b(claim|measured)\(", re.M)
-NO_EVIDENCE = re.compile(r"(Setup|Try it|What we learned|Exercises|Next)\b", re.I)  # sections that prove nothing new
+NO_EVIDENCE = re.compile(
+    r"(Setup|Try it|What we learned|Exercises|Next)\b", re.I
+)  # sections that prove nothing new
 PROMISE = re.compile(r"^\*You will see .+ · Needs .+ · Runs in .+ s\*$", re.M)
 FIGURE = re.compile(r"\d+\.\d+(?:e[-+]\d+)?|\d+e[-+]\d+")
 BESIDE_A_MASK = re.compile(r"\S*(\s\s+|\t)⟨|⟩( \s+|\t)\S+")
 # An absolute path, of any machine: /one/two at the start of a word, C:\Users, file://
-MACHINE_PATH = re.compile(r"(?<![\w./:<*~)\]}>-])/\w[\w.-]*/\w[\w./-]*|\b[A-Z]:\\+Users\\|\bfile://")
+MACHINE_PATH = re.compile(
+    r"(?<![\w./:<*~)\]}>-])/\w[\w.-]*/\w[\w./-]*|\b[A-Z]:\\+Users\\|\bfile://"
+)
 
 
 def broken_rules(nb, name: str, size: int = 0, solution: bool = False) -> list[str]:
@@ -98,7 +108,9 @@ def _evidence(nb) -> Iterator[str]:
 
 
 def _masks(nb) -> Iterator[str]:
-    """Nothing that nbval compares may depend on figures: neither a digit nor the spaces around it."""
+    """Nothing that nbval compares may depend on figures: neither a digit nor the spaces around
+    it.
+    """
     typed = "\n".join(cell.source for _, cell in _code(nb))
     for i, cell in _code(nb):
         if re.search("[⟨⟩]", cell.source):
@@ -107,7 +119,9 @@ def _masks(nb) -> Iterator[str]:
             yield f"table: cell {i} makes a table and does not show it: {unseen[0]}"
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if not data.get("text/html", "").startswith("<table>\n<thead>"):  # lab.table has widths of its own
+            if not data.get("text/html", "").startswith(
+                "<table>\n<thead>"
+            ):  # lab.table has widths of its own
                 text = output.get("text", "") + data.get("text/plain", "")
                 if match := BESIDE_A_MASK.search(text):
                     yield f"layout: cell {i} pads a figure outside its mask: {match.group()!r}"
@@ -162,11 +176,15 @@ def _headings(nb, solution: bool) -> Iterator[str]:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_keeps_the_rules(path):
     nb = nbformat.read(path, as_version=nbformat.NO_CONVERT)
-    assert not (found := broken_rules(nb, path.name, path.stat().st_size, "solutions" in path.parts)), "\n".join(found)
+    assert not (
+        found := broken_rules(nb, path.name, path.stat().st_size, "solutions" in path.parts)
+    ), "\n".join(found)
 
 
 def test_allow_list_names_only_cells_that_exist():
-    cells = {(path.name, cell.get("id")) for path in NOTEBOOKS for cell in nbformat.read(path, 4).cells}
+    cells = {
+        (path.name, cell.get("id")) for path in NOTEBOOKS for cell in nbformat.read(path, 4).cells
+    }
     assert set(ALLOWED) <= cells
     assert all(ALLOWED.values())
 
@@ -174,9 +192,15 @@ def test_allow_list_names_only_cells_that_exist():
 def good_notebook():
     """The smallest notebook that keeps every rule."""
     verdict = [new_output("stream", name="stdout", text="✓ sums add up\n")]
-    nb = new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    nb = new_notebook(
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        }
+    )
     nb.cells = [
-        new_markdown_cell("# Do sums add up?\n\n*You will see a sum · Needs nothing · Runs in 1 s*"),
+        new_markdown_cell(
+            "# Do sums add up?\n\n*You will see a sum · Needs nothing · Runs in 1 s*"
+        ),
         new_code_cell("import softar_lab as lab\nlab.evidence.setup()", execution_count=1),
         new_markdown_cell("## A sum and/or a ratio 1 / 2 (see https://example.org/a/b, ../data/x)"),
         new_code_cell('lab.claim("sums add up", 1 + 1 == 2)', execution_count=2, outputs=verdict),
@@ -219,8 +243,18 @@ def _output(**output):
         ("table", _edit(5, source="lab.table(frame)\nlab.claim('shown', True)")),
         ("layout", _output(output_type="stream", name="stdout", text="loss   ⟨0.5⟩")),
         ("layout", _output(output_type="stream", name="stdout", text="⟨0.5⟩  loss")),
-        ("layout", _output(output_type="display_data", metadata={}, data={"text/plain": "x\t⟨0.5⟩"})),
-        ("figure", _output(output_type="stream", name="stdout", text="✓ loss ⟨0.5⟩, or 0.125 (expected 0.5 ± 1)")),
+        (
+            "layout",
+            _output(output_type="display_data", metadata={}, data={"text/plain": "x\t⟨0.5⟩"}),
+        ),
+        (
+            "figure",
+            _output(
+                output_type="stream",
+                name="stdout",
+                text="✓ loss ⟨0.5⟩, or 0.125 (expected 0.5 ± 1)",
+            ),
+        ),
         ("figure", _output(output_type="stream", name="stdout", text="1e-05 is left")),
         ("lines", _edit(1, source="\n".join("1" * 13))),
         ("lines", _edit(5, source="\n".join("1" * 16))),
@@ -229,7 +263,9 @@ def _output(**output):
         ("path", _output(output_type="stream", name="stdout", text="saved to /somewhere/else")),
         (
             "path",
-            _output(output_type="display_data", metadata={}, data={"text/html": "<b>C:\\Users\\me</b>"}),
+            _output(
+                output_type="display_data", metadata={}, data={"text/html": "<b>C:\\Users\\me</b>"}
+            ),
         ),
         ("title", _edit(0, source="# Sums\n\n*You will see a sum · Needs nothing · Runs in 1 s*")),
         ("title", lambda nb: nb.cells.pop(0)),
@@ -244,7 +280,9 @@ def test_broken_notebook_is_caught(rule, spoil):
 
 
 def test_large_file_is_caught():
-    assert broken_rules(good_notebook(), "bad.ipynb", size=300_001) == ["bad.ipynb: size: 300 KB, more than 300"]
+    assert broken_rules(good_notebook(), "bad.ipynb", size=300_001) == [
+        "bad.ipynb: size: 300 KB, more than 300"
+    ]
 
 
 def test_marker_with_a_reason_is_allowed(monkeypatch):
@@ -256,16 +294,38 @@ def test_marker_with_a_reason_is_allowed(monkeypatch):
 
 @pytest.mark.slow
 def test_nbval_masks_digits_and_compares_verdicts(tmp_path):
-    """Outputs stored by another processor: only digits inside ⟨…⟩ may differ, wherever they stand."""
+    """Outputs stored by another processor: only digits inside ⟨…⟩ may differ, wherever they
+    stand.
+    """
     shown = 'show(f"<td>{a}</td>", f"{a} exact")'
     cells = {  # name: (source, what is stored: stdout or (html, text), whether nbval shall pass it)
-        "digits in a stream": ("print('✓ x ⟨1.5⟩ (expected 1 ± 1)')", "✓ x ⟨1.25⟩ (expected 1 ± 1)\n", True),
-        "verdict in a stream": ("print('✗ x ⟨1.5⟩ (expected 1 ± 1)')", "✓ x ⟨1.5⟩ (expected 1 ± 1)\n", False),
-        "digits outside": ("print('✓ x ⟨1.5⟩ (expected 2 ± 1)')", "✓ x ⟨1.5⟩ (expected 1 ± 1)\n", False),
-        "digits in text and html": (f"a = '⟨1.5⟩'; {shown}", ("<td>⟨1.25⟩</td>", "⟨1.25⟩ exact"), True),
+        "digits in a stream": (
+            "print('✓ x ⟨1.5⟩ (expected 1 ± 1)')",
+            "✓ x ⟨1.25⟩ (expected 1 ± 1)\n",
+            True,
+        ),
+        "verdict in a stream": (
+            "print('✗ x ⟨1.5⟩ (expected 1 ± 1)')",
+            "✓ x ⟨1.5⟩ (expected 1 ± 1)\n",
+            False,
+        ),
+        "digits outside": (
+            "print('✓ x ⟨1.5⟩ (expected 2 ± 1)')",
+            "✓ x ⟨1.5⟩ (expected 1 ± 1)\n",
+            False,
+        ),
+        "digits in text and html": (
+            f"a = '⟨1.5⟩'; {shown}",
+            ("<td>⟨1.25⟩</td>", "⟨1.25⟩ exact"),
+            True,
+        ),
         "html differs": (f"a = '2'; {shown}", ("<td>3</td>", "2 exact"), False),
         "text differs": (f"a = '2'; {shown}", ("<td>2</td>", "3 exact"), False),
-        "a warning": ("import warnings; warnings.warn('!', stacklevel=1)\nprint('✓')", "✓\n", False),
+        "a warning": (
+            "import warnings; warnings.warn('!', stacklevel=1)\nprint('✓')",
+            "✓\n",
+            False,
+        ),
     }
     show = (
         "from IPython.display import display\n"
@@ -277,13 +337,25 @@ def test_nbval_masks_digits_and_compares_verdicts(tmp_path):
         if isinstance(stored, str):
             output = new_output("stream", name="stdout", text=stored)
         else:
-            output = new_output("display_data", data={"text/html": stored[0], "text/plain": stored[1]})
+            output = new_output(
+                "display_data", data={"text/html": stored[0], "text/plain": stored[1]}
+            )
         nb.cells.append(new_code_cell(source, execution_count=count, outputs=[output]))
     nbformat.write(nb, tmp_path / "other.ipynb")
 
-    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-c",
+        str(ROOT / "pyproject.toml"),
+        "--rootdir",
+        str(ROOT),
+    ]
     command += ["-p", "conftest", "-p", "no:cacheprovider", "-v", str(tmp_path / "other.ipynb")]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900).stdout
     verdicts = dict(re.findall(r"::Cell (\d+) (PASSED|FAILED)", output))
-    expected = {str(i): "PASSED" if ok else "FAILED" for i, (_, _, ok) in enumerate(cells.values(), 1)}
+    expected = {
+        str(i): "PASSED" if ok else "FAILED" for i, (_, _, ok) in enumerate(cells.values(), 1)
+    }
     assert verdicts == {"0": "PASSED"} | expected, output

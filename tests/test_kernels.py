@@ -1,4 +1,6 @@
-"""The compiled arithmetic: as exact as float32 allows, and each slot the same to the bit in whatever company."""
+"""The compiled arithmetic: as exact as float32 allows, and each slot the same to the bit in
+whatever company.
+"""
 
 import copy
 
@@ -23,7 +25,9 @@ KINDS = (
 )
 CONTEXT = 40
 kernels = compiled.kernels()
-pytestmark = pytest.mark.skipif(kernels is None, reason="no compiled kernels on this machine: see models/compiled.py")
+pytestmark = pytest.mark.skipif(
+    kernels is None, reason="no compiled kernels on this machine: see models/compiled.py"
+)
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=str)
@@ -39,7 +43,9 @@ def ids(rows, slots=CONTEXT, seed=0):
 
 
 def test_hidden_states_are_as_close_to_float64_as_those_of_pytorch(model):
-    """Both round some hundred times on the way; neither may be more than 4 times as far off as the other."""
+    """Both round some hundred times on the way; neither may be more than 4 times as far off as the
+    other.
+    """
     exact = copy.deepcopy(model).double().hidden_states(ids(3, 20))[:, -1]
     theirs = (model.hidden_states(ids(3, 20))[:, -1] - exact).abs().max()
     ours = (model.read(model.start(3), ids(3, 20)).hidden - exact).abs().max()
@@ -51,12 +57,18 @@ def test_the_wide_layers_activations_match_scipy():
     wide, exact = np.repeat(x[None], 2, 0).reshape(1, -1), x.astype(np.float64)
     sigmoid = 1 / (1 + np.exp(-exact))
     tanh = exact / (1 + np.exp(-2 * (2 / np.pi) ** 0.5 * (exact + 0.044715 * exact**3)))
-    cases = ((kernels.GELU, x[None], exact * erfc(-exact / 2**0.5) / 2), (kernels.GELU_TANH, x[None], tanh))
+    cases = (
+        (kernels.GELU, x[None], exact * erfc(-exact / 2**0.5) / 2),
+        (kernels.GELU_TANH, x[None], tanh),
+    )
     for kind, given_, expected in (*cases, (kernels.SWIGLU, wide, exact * sigmoid * exact)):
         out = np.empty((1, x.size), np.float32)
         kernels._activate(given_, kind, out)
-        # erfc is fitted to 5e-8 < EPSILON / 2, and there are some five roundings; e^-60 stands for less than that
-        assert (np.abs(out[0] - expected) <= 4 * EPSILON * np.abs(exact) * np.maximum(1, np.abs(exact))).all()
+        # erfc is fitted to 5e-8 < EPSILON / 2, and there are some five roundings; e^-60 stands for
+        # less than that
+        assert (
+            np.abs(out[0] - expected) <= 4 * EPSILON * np.abs(exact) * np.maximum(1, np.abs(exact))
+        ).all()
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.floats(0.01, 80), st.integers(0, 99))
@@ -65,21 +77,35 @@ def test_softmax_is_that_of_scipy(rows, symbols, spread, seed):
     logits = torch.randn(rows, symbols, generator=torch.Generator().manual_seed(seed)) * spread
     log_probs, probs = by_row.log_softmax(logits)
     expected = log_softmax(logits.double().numpy(), -1)
-    size = 1 + np.abs(expected)  # a logarithm is rounded by its size, a probability by that of its logarithm
+    size = 1 + np.abs(
+        expected
+    )  # a logarithm is rounded by its size, a probability by that of its logarithm
     assert (np.abs(log_probs.numpy() - expected) <= 4 * EPSILON * size).all()
-    assert (np.abs(probs.numpy() - np.exp(expected)) <= 8 * EPSILON * size * np.exp(expected) + 2e-38).all()
+    assert (
+        np.abs(probs.numpy() - np.exp(expected)) <= 8 * EPSILON * size * np.exp(expected) + 2e-38
+    ).all()
     if rows > 1:
         assert torch.equal(by_row.log_softmax(logits[1:2])[0], log_probs[1:2])
 
 
-@given(st.integers(0, 9), st.integers(1, 70), st.integers(1, 40), st.sampled_from([torch.float32, torch.float64]))
+@given(
+    st.integers(0, 9),
+    st.integers(1, 70),
+    st.integers(1, 40),
+    st.sampled_from([torch.float32, torch.float64]),
+)
 @settings(deadline=None, max_examples=60)
 def test_a_row_of_a_product_is_the_row_alone(rows, inner, columns, kind):
     generator = torch.Generator().manual_seed(inner)
-    x, matrix = torch.randn(rows, inner, generator=generator).to(kind), torch.randn(inner, columns).to(kind)
+    x, matrix = (
+        torch.randn(rows, inner, generator=generator).to(kind),
+        torch.randn(inner, columns).to(kind),
+    )
     found = by_row.product(x, matrix)
     exact = x.double() @ matrix.double()
-    rounding = inner * torch.finfo(kind).eps * (x.double().abs() @ matrix.double().abs())  # of a chain of sums
+    rounding = (
+        inner * torch.finfo(kind).eps * (x.double().abs() @ matrix.double().abs())
+    )  # of a chain of sums
     assert ((found.double() - exact).abs() <= rounding).all()
     for row in range(rows):
         assert torch.equal(by_row.product(x[row : row + 1], matrix), found[row : row + 1])
@@ -87,7 +113,10 @@ def test_a_row_of_a_product_is_the_row_alone(rows, inner, columns, kind):
 
 
 def test_a_product_that_is_learned_from_is_pytorchs(rng):
-    x, weight = torch.randn(3, 4, generator=rng()), torch.randn(4, 2, generator=rng(), requires_grad=True)
+    x, weight = (
+        torch.randn(3, 4, generator=rng()),
+        torch.randn(4, 2, generator=rng(), requires_grad=True),
+    )
     by_row.product(x, weight).sum().backward()
     assert torch.equal(weight.grad, x.sum(0)[:, None].expand(-1, 2))
 
@@ -108,7 +137,9 @@ def test_a_slot_is_the_same_read_at_once_or_in_portions_alone_or_in_a_batch(mode
         state, begin = model.read(state, given_[:, begin : begin + n]), begin + n
     assert torch.equal(state.hidden, whole)
     row = data.draw(st.integers(0, rows - 1))
-    assert torch.equal(model.read(model.start(1), given_[row : row + 1]).hidden, whole[row : row + 1])
+    assert torch.equal(
+        model.read(model.start(1), given_[row : row + 1]).hidden, whole[row : row + 1]
+    )
 
 
 @given(st.data())
@@ -122,7 +153,7 @@ def test_forks_replaced_slots_and_looks_ahead_leave_each_other_alone(model, data
     state = model.read(model.start(rows), given_)
     chosen = torch.tensor(data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=5)))
     fork = model.read(state.select(chosen), more[chosen])
-    ahead = model.foresee(state, model.embedding[more])
+    ahead = model.lookahead(state, model.embedding[more])
     slot = data.draw(st.integers(0, slots - 1))
     replaced = model.replace(state, slot, model.embedding[more[:, :1]])
     onward = model.read(state, more)
@@ -138,7 +169,9 @@ def test_forks_replaced_slots_and_looks_ahead_leave_each_other_alone(model, data
 @given(st.data())
 @settings(max_examples=30)
 def test_a_pool_of_states_that_fork_branch_and_go_on_in_any_order(model, data):
-    """Each state of a pool is that of its tokens read alone, whoever shares a cache, or its beginning, with it."""
+    """Each state of a pool is that of its tokens read alone, whoever shares a cache, or its
+    beginning, with it.
+    """
     tokens = [ids(data.draw(st.integers(1, 3)), data.draw(st.integers(1, 12)), seed=1)]
     states = [model.read(model.start(len(tokens[0])), tokens[0])]
     for seed in range(data.draw(st.integers(1, 8))):
@@ -150,7 +183,9 @@ def test_a_pool_of_states_that_fork_branch_and_go_on_in_any_order(model, data):
         if what == "read":
             state, read = model.read(state, new), torch.cat([read, new], 1)
         elif what == "select":
-            chosen = torch.tensor(data.draw(st.lists(st.integers(0, len(read) - 1), min_size=1, max_size=4)))
+            chosen = torch.tensor(
+                data.draw(st.lists(st.integers(0, len(read) - 1), min_size=1, max_size=4))
+            )
             state, read = state.select(chosen), read[chosen]
         elif what == "replace":
             new = new[:, : read.shape[1]]
@@ -158,7 +193,7 @@ def test_a_pool_of_states_that_fork_branch_and_go_on_in_any_order(model, data):
             state = model.replace(state, slot, model.embedding[new])
             read = torch.cat([read[:, :slot], new, read[:, slot + new.shape[1] :]], 1)
         else:
-            model.foresee(state, model.embedding[new])
+            model.lookahead(state, model.embedding[new])
         states.append(state)
         tokens.append(read)
     for state, read in zip(states, tokens, strict=True):
@@ -195,12 +230,18 @@ def test_without_compiled_code_pytorch_and_numpy_give_the_same_but_for_rounding(
 
 
 def test_nobody_waits_for_the_compiler(monkeypatch, tmp_path):
-    """Where nothing is compiled yet the first call starts it, once, in a process of its own, and goes on without."""
+    """Where nothing is compiled yet the first call starts it, once, in a process of its own, and
+    goes on without.
+    """
     started = []
     monkeypatch.setattr(compiled, "_ready", False)
     monkeypatch.setattr(compiled, "_background", None)
     monkeypatch.setattr(compiled, "_marker", lambda: tmp_path / "missing")
-    monkeypatch.setattr(compiled.subprocess, "Popen", lambda *command, **options: started.append(command) or "running")
+    monkeypatch.setattr(
+        compiled.subprocess,
+        "Popen",
+        lambda *command, **options: started.append(command) or "running",
+    )
     assert compiled.kernels() is None
     assert compiled.kernels() is None
     assert len(started) == 1
@@ -210,7 +251,9 @@ def test_nobody_waits_for_the_compiler(monkeypatch, tmp_path):
 
 def test_without_numba_or_fused_multiply_add_there_are_no_kernels(monkeypatch):
     compiled._supported.cache_clear()
-    monkeypatch.setattr(compiled, "_processor", lambda: ("x86_64-unknown-linux-gnu old", "+sse2,+avx"))
+    monkeypatch.setattr(
+        compiled, "_processor", lambda: ("x86_64-unknown-linux-gnu old", "+sse2,+avx")
+    )
     assert compiled.kernels() is None
     assert not compiled.prepare()
     compiled._supported.cache_clear()

@@ -1,4 +1,6 @@
-"""Languages against brute force: every sequence of a small case has its probability, computed another way."""
+"""Languages against brute force: every sequence of a small case has its probability, computed
+another way.
+"""
 
 import math
 import re
@@ -15,15 +17,18 @@ from hypothesis import strategies as st
 from scipy.special import entr, gammaln
 from scipy.stats import chi2
 
+from softar_lab.core.predictor import Predictor
+from softar_lab.data.corpora import CorpusError, corpus_of
+from softar_lab.data.languages import HiddenMarkov, Markov, Recall, Urn, mess3
+from softar_lab.data.languages import hidden_markov as processes
 from softar_lab.generation import generate
-from softar_lab.predictor import Predictor
-from softar_lab.sources import processes
-from softar_lab.sources.corpora import CorpusError, corpus_of
-from softar_lab.sources.languages import HiddenMarkov, Markov, Recall, Urn, mess3
 
-ODDS = 1e-6  # with which a right sampler or an honest error fails a test here: one seed in a million
+ODDS = (
+    1e-6  # with which a right sampler or an honest error fails a test here: one seed in a million
+)
 
-# Sequences are tuples of ids; each oracle gives the probability of one, by another way than the language's own.
+# Sequences are tuples of ids; each oracle gives the probability of one, by another way than the
+# language's own.
 
 
 def stationary_by_eigenvector(step):
@@ -42,8 +47,12 @@ def markov_mass(conditionals):
     law = dict(zip(contexts, stationary_by_eigenvector(step), strict=True))
 
     def mass(sequence):
-        first = math.fsum(law[context] for context in contexts if context[: len(sequence)] == sequence[:k])
-        return first * math.prod(conditionals[sequence[t - k : t + 1]] for t in range(k, len(sequence)))
+        first = math.fsum(
+            law[context] for context in contexts if context[: len(sequence)] == sequence[:k]
+        )
+        return first * math.prod(
+            conditionals[sequence[t - k : t + 1]] for t in range(k, len(sequence))
+        )
 
     return mass
 
@@ -54,7 +63,8 @@ def hidden_mass(transitions):
     def mass(sequence):
         paths = product(range(len(law)), repeat=len(sequence) + 1)
         return math.fsum(
-            law[path[0]] * math.prod(transitions[x, i, j] for x, (i, j) in zip(sequence, pairwise(path)))
+            law[path[0]]
+            * math.prod(transitions[x, i, j] for x, (i, j) in zip(sequence, pairwise(path)))
             for path in paths
         )
 
@@ -67,7 +77,9 @@ def urn_mass(initial, reinforcement, length):
     def draws(counts):  # Dirichlet-multinomial, for one order of the draws
         total = alpha.sum()
         return math.exp(
-            gammaln(total) - gammaln(total + counts.sum()) + (gammaln(alpha + counts) - gammaln(alpha)).sum()
+            gammaln(total)
+            - gammaln(total + counts.sum())
+            + (gammaln(alpha + counts) - gammaln(alpha)).sum()
         )
 
     def mass(sequence):
@@ -86,7 +98,8 @@ def urn_mass(initial, reinforcement, length):
 def recall_documents(n_keys, n_values, n_pairs):
     """Every document, all equally likely."""
     return [
-        "".join(key + value for key, value in zip(keys, values)) + f"?{keys[asked]}{values[asked]}\n"
+        "".join(key + value for key, value in zip(keys, values))
+        + f"?{keys[asked]}{values[asked]}\n"
         for keys in permutations("abcdefghij"[:n_keys], n_pairs)
         for values in product("0123456789"[:n_values], repeat=n_pairs)
         for asked in range(n_pairs)
@@ -109,10 +122,17 @@ def recall_mass(*sizes):
 
 
 def random_hidden(V, S, seed):
-    return np.random.default_rng(seed).dirichlet(np.ones(V * S) / 2, size=S).reshape(S, V, S).transpose(1, 0, 2)
+    return (
+        np.random.default_rng(seed)
+        .dirichlet(np.ones(V * S) / 2, size=S)
+        .reshape(S, V, S)
+        .transpose(1, 0, 2)
+    )
 
 
-EVEN = np.array([[[0.5, 0], [0, 0]], [[0, 0.5], [1, 0]]])  # runs of b between two a are even: an endless memory
+EVEN = np.array(
+    [[[0.5, 0], [0, 0]], [[0, 0.5], [1, 0]]]
+)  # runs of b between two a are even: an endless memory
 FORBIDDEN = np.array([[[0.5, 0.5], [1, 0]], [[0.2, 0.8], [0.7, 0.3]]])  # no abb
 TRANSIENT = np.array([[0.5, 0.5, 0], [0.3, 0.7, 0], [0.2, 0.2, 0.6]])  # c is never seen
 PERIODIC = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]])
@@ -125,7 +145,11 @@ CASES = {  # language, the probability of a sequence, the length up to which all
         markov_mass(np.random.Generator(np.random.PCG64(4)).dirichlet(np.ones(2), size=(2, 2, 2))),
         6,
     ),
-    "periodic": (Markov(PERIODIC), lambda x: all((b - a) % 3 == 1 for a, b in pairwise(x)) / 3 if x else 1.0, 5),
+    "periodic": (
+        Markov(PERIODIC),
+        lambda x: all((b - a) % 3 == 1 for a, b in pairwise(x)) / 3 if x else 1.0,
+        5,
+    ),
     "mess3": (mess3(), hidden_mass(mess3().transitions), 4),
     "even": (HiddenMarkov(EVEN), hidden_mass(EVEN), 7),
     "hidden": (HiddenMarkov(random_hidden(2, 3, 0)), hidden_mass(random_hidden(2, 3, 0)), 5),
@@ -177,8 +201,13 @@ def test_next_log_probs_equals_brute_force_on_every_prefix(name):
     probs = language.next_log_probs(token_ids).exp()
     np.testing.assert_allclose(probs.sum(-1), 1, rtol=1e-12)
     for t in range(token_ids.shape[1]):
-        for prefix, row in {tuple(row[:t].tolist()): p for row, p in zip(token_ids, probs[:, t])}.items():
-            brute = [masses(name)[t + 1].get((*prefix, x), 0) / masses(name)[t][prefix] for x in range(len(row))]
+        for prefix, row in {
+            tuple(row[:t].tolist()): p for row, p in zip(token_ids, probs[:, t])
+        }.items():
+            brute = [
+                masses(name)[t + 1].get((*prefix, x), 0) / masses(name)[t][prefix]
+                for x in range(len(row))
+            ]
             np.testing.assert_allclose(row, brute, atol=1e-10)
 
 
@@ -192,10 +221,14 @@ def test_impossible_sequences_are_refused_and_all_others_are_not(name):
         else:
             t = next(t for t in range(3) if sequence[: t + 1] not in masses(name)[t + 1])
             symbols = language.tokenizer.tokens
-            could = [repr(s) for x, s in enumerate(symbols) if (*sequence[:t], x) in masses(name)[t + 1]]
+            could = [
+                repr(s) for x, s in enumerate(symbols) if (*sequence[:t], x) in masses(name)[t + 1]
+            ]
             found = re.escape(repr(symbols[sequence[t]]))
             message = f"row 0, position {t}: expected {'one of ' if len(could) > 1 else ''}{', '.join(could)}"
-            with pytest.raises(ValueError, match=f"^{re.escape(message)} after '.*', found {found}$"):
+            with pytest.raises(
+                ValueError, match=f"^{re.escape(message)} after '.*', found {found}$"
+            ):
                 language.log_probs(token_ids)
             with pytest.raises(ValueError, match=f"^{re.escape(message)}, found"):
                 language.read(language.start(), token_ids)
@@ -208,8 +241,12 @@ def test_scores_gathered_rows_and_steps_agree(name):
     language = CASES[name][0]
     token_ids = language.sample(40, 7, seed=1)
     rows, scores = language.next_log_probs(token_ids), language.log_probs(token_ids)
-    torch.testing.assert_close(rows, Predictor.next_log_probs(language, token_ids), rtol=0, atol=1e-12)
-    torch.testing.assert_close(rows.gather(-1, token_ids[..., None])[..., 0], scores, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        rows, Predictor.next_log_probs(language, token_ids), rtol=0, atol=1e-12
+    )
+    torch.testing.assert_close(
+        rows.gather(-1, token_ids[..., None])[..., 0], scores, rtol=0, atol=1e-12
+    )
     prediction = language.predict(language.read(language.start(7), token_ids))
     assert prediction.log_probs.dtype == prediction.probs.dtype == torch.float64
     torch.testing.assert_close(prediction.probs.sum(-1), torch.ones(7, dtype=torch.float64))
@@ -219,7 +256,9 @@ def test_scores_gathered_rows_and_steps_agree(name):
 def test_a_last_token_is_in_no_prefix(name):
     language, token_ids = CASES[name][0], sequences(name)[:1]
     assert all(
-        torch.equal(language.next_log_probs(torch.cat([token_ids, torch.tensor([[x]])], 1))[:, -1], row)
+        torch.equal(
+            language.next_log_probs(torch.cat([token_ids, torch.tensor([[x]])], 1))[:, -1], row
+        )
         for x in range(language.vocab_size)
         for row in [language.next_log_probs(torch.cat([token_ids, token_ids[:, :1]], 1))[:, -1]]
     )
@@ -248,7 +287,9 @@ def test_select_forks_drops_and_reorders_rows(name):
     advanced = language.advance(chosen, token_ids=token_ids[rows, 5])
     whole = language.advance(state, token_ids=token_ids[:, 5])
     assert torch.equal(language.probs(advanced), language.probs(whole)[rows])
-    assert torch.equal(language.probs(language.advance(state, token_ids=token_ids[:, 5])), language.probs(whole))
+    assert torch.equal(
+        language.probs(language.advance(state, token_ids=token_ids[:, 5])), language.probs(whole)
+    )
     assert torch.equal(language.probs(state), before)  # a state is never changed
     assert torch.equal(language.probs(state.select([1])), before[1:2])
 
@@ -264,7 +305,9 @@ def test_bad_input_is_refused_by_name(name):
     with pytest.raises(ValueError, match="3 token_ids for a state of 2 rows"):
         language.advance(state, token_ids=torch.zeros(3, dtype=torch.long))
     for wrong in (-1, V):
-        with pytest.raises(ValueError, match=rf"row 1, position 2: id {wrong} is not in 0..{V - 1}"):
+        with pytest.raises(
+            ValueError, match=rf"row 1, position 2: id {wrong} is not in 0..{V - 1}"
+        ):
             language.log_probs(torch.tensor([[0, 0, 0], [0, 0, wrong]]))
         with pytest.raises(ValueError, match=f"row 0, position 0: id {wrong} is not in"):
             language.advance(state, token_ids=torch.tensor([wrong, 0]))
@@ -287,14 +330,20 @@ def test_sample_has_the_frequencies_of_the_language(name):
 
 @each_case
 def test_sample_goes_on_as_it_began(name):
-    """One long row: the surprise of its second half is what the truth expects, by the exact conditionals alone."""
+    """One long row: the surprise of its second half is what the truth expects, by the exact
+    conditionals alone.
+    """
     language = CASES[name][0]
     rows = language.next_log_probs(language.sample(20_000, seed=5))[0, 10_000:]
     scores = language.log_probs(language.sample(20_000, seed=5))[0, 10_000:]
     probs = rows.exp()
-    surprise = torch.special.entr(probs).sum(-1) + scores  # a martingale's steps: mean 0, uncorrelated
+    surprise = (
+        torch.special.entr(probs).sum(-1) + scores
+    )  # a martingale's steps: mean 0, uncorrelated
     variance = (probs * rows.clamp(min=-700) ** 2).sum(-1) - torch.special.entr(probs).sum(-1) ** 2
-    assert abs(surprise.sum()) <= 5 * variance.sum().clamp(min=0).sqrt() + 1e-9  # 5 standard errors: about ODDS
+    assert (
+        abs(surprise.sum()) <= 5 * variance.sum().clamp(min=0).sqrt() + 1e-9
+    )  # 5 standard errors: about ODDS
 
 
 @each_case
@@ -315,7 +364,9 @@ def block_entropies(name):
     return [math.fsum(entr(list(level.values()))) for level in masses(name)]
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if isinstance(case[0], Markov)])
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if isinstance(case[0], Markov)]
+)
 def test_markov_entropy_rate_is_the_growth_of_block_entropies(name):
     language, entropies = CASES[name][0], block_entropies(name)
     rate = language.entropy_rate()
@@ -332,14 +383,22 @@ def test_markov_entropy_rate_of_a_known_chain():
     assert Markov(PERIODIC).entropy_rate() == 0
 
 
-@pytest.mark.parametrize(("name", "rate"), [("mess3", None), ("even", 2 / 3 * math.log(2)), ("hidden", None)])
+@pytest.mark.parametrize(
+    ("name", "rate"), [("mess3", None), ("even", 2 / 3 * math.log(2)), ("hidden", None)]
+)
 def test_hidden_markov_entropy_rate_lies_between_its_bounds(name, rate):
-    """H(X | n symbols, the state before them) <= rate <= H(X | n symbols), by enumeration (Cover and Thomas, 4.5)."""
+    """H(X | n symbols, the state before them) <= rate <= H(X | n symbols), by enumeration (Cover
+    and Thomas, 4.5).
+    """
     language, n = CASES[name][0], 8
-    joint = language.stationary[:, None, None] * np.eye(len(language.stationary))[:, None]  # (start, sequence, state)
+    joint = (
+        language.stationary[:, None, None] * np.eye(len(language.stationary))[:, None]
+    )  # (start, sequence, state)
     entropies = []
     for _ in range(n + 1):
-        joint = np.einsum("asi,xij->asxj", joint, language.transitions).reshape(len(joint), -1, joint.shape[-1])
+        joint = np.einsum("asi,xij->asxj", joint, language.transitions).reshape(
+            len(joint), -1, joint.shape[-1]
+        )
         masses = joint.sum(-1)
         entropies.append((entr(masses).sum(), entr(masses.sum(0)).sum()))
     lower, upper = (after - before for before, after in zip(*entropies[-2:]))
@@ -379,7 +438,9 @@ def test_urn_limit_entropy_by_quadrature_and_by_monte_carlo():
     exact, _ = scipy.integrate.quad(lambda p: law.pdf(p) * (entr(p) + entr(1 - p)), 0, 1)
     assert math.isclose(Urn([1, 3], reinforcement=2).limit_entropy(), exact, rel_tol=1e-6)
     drawn = entr(np.random.default_rng(0).dirichlet([2, 1, 0.5], size=100_000)).sum(1)
-    assert abs(Urn([2, 1, 0.5]).limit_entropy() - drawn.mean()) < 5 * drawn.std() / math.sqrt(len(drawn))
+    assert abs(Urn([2, 1, 0.5]).limit_entropy() - drawn.mean()) < 5 * drawn.std() / math.sqrt(
+        len(drawn)
+    )
 
 
 def test_urn_draws_cost_ever_less_down_to_the_limit():
@@ -415,7 +476,9 @@ def test_recall_answers_cost_nothing():
         assert dict(zip(facts[::2], facts[1::2], strict=True))[asked[0]] + "\n" == asked[1:]
 
 
-@pytest.mark.parametrize(("text", "at"), [("5", 0), ("a55", 2), ("a5?b", 3), ("a5?5", 3), ("a5?a6", 4), ("a5\n", 2)])
+@pytest.mark.parametrize(
+    ("text", "at"), [("5", 0), ("a55", 2), ("a5?b", 3), ("a5?5", 3), ("a5?a6", 4), ("a5\n", 2)]
+)
 def test_recall_refuses_symbols_out_of_place(text, at):
     language = Recall(2, 9, 1)
     for before in ("", "b3?b3\n"):
@@ -448,16 +511,26 @@ def test_blocks_equal_stepping_at_every_length(name, batch_size, stepping):
     token_ids = language.sample(5_000, batch_size, seed=4)
     for T in [*range(1, 60), 97, 98, 99, 100, 4_999, 5_000]:  # 98 = 14 blocks of 7 each
         rows = language.next_log_probs(token_ids[:, :T])
-        np.testing.assert_allclose(rows.exp(), stepping(language, token_ids[:, :T]).exp(), atol=1e-12)
+        np.testing.assert_allclose(
+            rows.exp(), stepping(language, token_ids[:, :T]).exp(), atol=1e-12
+        )
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(1, 40), st.integers(0, 2**32))
+@given(
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 3),
+    st.integers(1, 40),
+    st.integers(0, 2**32),
+)
 def test_any_hidden_markov_model_is_filtered_alike_in_every_way(V, S, batch_size, length, seed):
     language = HiddenMarkov(random_hidden(V, S, seed))
     token_ids = language.sample(length, batch_size, seed=seed)
     rows = language.next_log_probs(token_ids)
-    np.testing.assert_allclose(rows.exp(), Predictor.next_log_probs(language, token_ids).exp(), atol=1e-12)
+    np.testing.assert_allclose(
+        rows.exp(), Predictor.next_log_probs(language, token_ids).exp(), atol=1e-12
+    )
     beliefs = language.beliefs(token_ids)[:, :-1].numpy()
     np.testing.assert_allclose(beliefs @ language.emissions, rows.exp(), atol=1e-12)
 
@@ -466,32 +539,44 @@ def test_a_very_long_row_neither_underflows_nor_drifts(stepping):
     language = mess3()
     token_ids = language.sample(300_000, seed=8)
     rows = language.next_log_probs(token_ids[:, :30_000])
-    np.testing.assert_allclose(rows.exp(), stepping(language, token_ids[:, :30_000]).exp(), atol=1e-12)
+    np.testing.assert_allclose(
+        rows.exp(), stepping(language, token_ids[:, :30_000]).exp(), atol=1e-12
+    )
     assert abs(-language.log_probs(token_ids).mean() / math.log(2) - 1.1447) < 0.02
 
 
 def test_blocks_keep_what_all_but_one_state_rule_out(stepping):
-    """A block 10**-1000 times less likely from a state than from the other says nothing where the other is out."""
+    """A block 10**-1000 times less likely from a state than from the other says nothing where the
+    other is out.
+    """
     rare = 1e-40
     transitions = np.zeros((3, 2, 2))
     transitions[0] = np.diag([0.99, rare])  # a: state 0 says it, state 1 hardly ever
     transitions[1, 1, 1] = 0.99  # b: state 1 alone
     transitions[2] = [[0, 0.01], [0.01, 0]]  # c: the states change
     language = HiddenMarkov(transitions)
-    token_ids = torch.tensor([[1] * 3 + [0] * 600 + [1] * 3 + [2] + [0] * 500 + [2] + [1] * 400])  # b: state 1 for sure
+    token_ids = torch.tensor(
+        [[1] * 3 + [0] * 600 + [1] * 3 + [2] + [0] * 500 + [2] + [1] * 400]
+    )  # b: state 1 for sure
     rows = language.next_log_probs(token_ids)
     np.testing.assert_allclose(rows, stepping(language, token_ids), rtol=1e-9, atol=1e-12)
-    assert math.isclose(language.log_probs(token_ids)[0, 3:603].sum(), 600 * math.log(rare), rel_tol=1e-9)
+    assert math.isclose(
+        language.log_probs(token_ids)[0, 3:603].sum(), 600 * math.log(rare), rel_tol=1e-9
+    )
 
 
 @pytest.mark.parametrize("least", [0, 49, 50, 99, 100, 2_345, 4_900])  # a block has 50 symbols here
 def test_an_impossible_symbol_deep_in_a_long_row_is_named(least):
     language = HiddenMarkov(EVEN)
     token_ids = language.sample(5_000, 2, seed=6)
-    forced = (language.next_log_probs(token_ids)[1, :, 0] == -math.inf).nonzero().flatten()  # no a can stand there
+    forced = (
+        (language.next_log_probs(token_ids)[1, :, 0] == -math.inf).nonzero().flatten()
+    )  # no a can stand there
     at = int(forced[torch.searchsorted(forced, least)])
     token_ids[1, at] = 0
-    with pytest.raises(ValueError, match=f"^row 1, position {at}: expected 'b' after '.*', found 'a'$"):
+    with pytest.raises(
+        ValueError, match=f"^row 1, position {at}: expected 'b' after '.*', found 'a'$"
+    ):
         language.log_probs(token_ids)
 
 
@@ -510,24 +595,38 @@ def test_beliefs_are_bayes_rule():
 
 
 def test_mess3_has_the_papers_matrices():
-    published = [[0.765, 0.00375, 0.00375], [0.0425, 0.0675, 0.00375], [0.0425, 0.00375, 0.0675]]  # T^(A), appendix A
+    published = [
+        [0.765, 0.00375, 0.00375],
+        [0.0425, 0.0675, 0.00375],
+        [0.0425, 0.00375, 0.0675],
+    ]  # T^(A), appendix A
     language = mess3()
     for shift in range(3):
         order = (np.arange(3) + shift) % 3  # the states are alike
-        np.testing.assert_allclose(language.transitions[shift][np.ix_(order, order)], published, rtol=1e-12)
+        np.testing.assert_allclose(
+            language.transitions[shift][np.ix_(order, order)], published, rtol=1e-12
+        )
     assert language.tokenizer.tokens == ("A", "B", "C")
     np.testing.assert_allclose(language.stationary, 1 / 3, rtol=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 4), st.integers(0, 3), st.integers(0, 30), st.integers(0, 2**32), st.sampled_from([0.2, 1.0]))
+@given(
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.integers(0, 30),
+    st.integers(0, 2**32),
+    st.sampled_from([0.2, 1.0]),
+)
 def test_any_markov_chain_is_scored_alike_in_every_way(V, order, length, seed, concentration):
     language = Markov.random(V, order, seed, concentration)
     token_ids = language.sample(length, 3, seed=seed)
     rows = language.next_log_probs(token_ids)
     if length:
         torch.testing.assert_close(rows, Predictor.next_log_probs(language, token_ids))
-    torch.testing.assert_close(rows.gather(-1, token_ids[..., None])[..., 0], language.log_probs(token_ids))
+    torch.testing.assert_close(
+        rows.gather(-1, token_ids[..., None])[..., 0], language.log_probs(token_ids)
+    )
     np.testing.assert_allclose(rows.exp().sum(-1), 1, rtol=1e-12)
 
 
@@ -555,13 +654,25 @@ def test_markov_knows_the_law_of_a_chain_that_hardly_ever_moves():
         (lambda: Markov([[0.5, 0.5]]), r"conditionals must have shape \(V, V, …\).*not \(1, 2\)"),
         (lambda: Markov(np.array(1.0)), r"conditionals must have shape .*not \(\)"),
         (lambda: Markov([]), r"conditionals must have shape .*not \(0,\)"),
-        (lambda: Markov(np.eye(2)), "2 classes of states are never left, such as those of state 0 and state 1"),
-        (lambda: Markov([[0.5, 0.5], [0.5, 0.5]], symbols="abc"), "symbols must be 2 characters, .*not 'abc'"),
+        (
+            lambda: Markov(np.eye(2)),
+            "2 classes of states are never left, such as those of state 0 and state 1",
+        ),
+        (
+            lambda: Markov([[0.5, 0.5], [0.5, 0.5]], symbols="abc"),
+            "symbols must be 2 characters, .*not 'abc'",
+        ),
         (lambda: Markov([[0.5, 0.5], [0.5, 0.5]], symbols="ba"), "distinct and in ascending order"),
         (lambda: Markov(np.full((30, 30), 1 / 30)), "letters for 1 to 26 symbols, not 30"),
         (lambda: Markov(np.full((2,) * 14, 1 / 2)), "8192 states are too many .*at most 4096"),
-        (lambda: HiddenMarkov(np.ones((2, 3))), r"transitions must have shape \(V, S, S\), not \(2, 3\)"),
-        (lambda: HiddenMarkov(np.ones((2, 3, 2))), r"transitions must have shape \(V, S, S\), not \(2, 3, 2\)"),
+        (
+            lambda: HiddenMarkov(np.ones((2, 3))),
+            r"transitions must have shape \(V, S, S\), not \(2, 3\)",
+        ),
+        (
+            lambda: HiddenMarkov(np.ones((2, 3, 2))),
+            r"transitions must have shape \(V, S, S\), not \(2, 3, 2\)",
+        ),
         (lambda: HiddenMarkov(EVEN * [[1], [0.9]]), r"transitions\[:, 1, :\] sums to 0.9"),
         (lambda: HiddenMarkov(EVEN + [math.inf, 0]), r"transitions\[0, 0, 0\] is inf"),
         (lambda: HiddenMarkov([np.eye(2) / 2] * 2), "2 classes of states are never left"),
@@ -573,11 +684,23 @@ def test_markov_knows_the_law_of_a_chain_that_hardly_ever_moves():
         (lambda: Urn([1, math.nan]), "initial must be positive"),
         (lambda: Urn([1, 1], reinforcement=0), "reinforcement must be positive, not 0"),
         (lambda: Urn([1, 1], length=0), "length must be a whole number of at least 1, not 0"),
-        (lambda: Urn([1, 1], symbols="abc"), "symbols must be 2 characters, one a colour, not 'abc'"),
+        (
+            lambda: Urn([1, 1], symbols="abc"),
+            "symbols must be 2 characters, one a colour, not 'abc'",
+        ),
         (lambda: Urn([1, 1], symbols="\na"), "symbols must come after the separator"),
-        (lambda: Recall(n_keys=27), "n_keys must be a whole number of at least 1 and at most 26, not 27"),
-        (lambda: Recall(n_values=0), "n_values must be a whole number of at least 1 and at most 10, not 0"),
-        (lambda: Recall(3, 2, 4), "n_pairs must be a whole number of at least 1 and at most 3, not 4"),
+        (
+            lambda: Recall(n_keys=27),
+            "n_keys must be a whole number of at least 1 and at most 26, not 27",
+        ),
+        (
+            lambda: Recall(n_values=0),
+            "n_values must be a whole number of at least 1 and at most 10, not 0",
+        ),
+        (
+            lambda: Recall(3, 2, 4),
+            "n_pairs must be a whole number of at least 1 and at most 3, not 4",
+        ),
     ],
 )
 def test_constructors_name_what_is_wrong(make, message):
@@ -606,7 +729,12 @@ def test_generate_lets_a_language_write_itself(name):
 def test_corpus_of_running_text_has_the_floor_that_models_are_held_to():
     language = mess3()
     corpus = corpus_of(language, train=3_000, val=500, test=400, seed=7)
-    assert (corpus.name, len(corpus.train), len(corpus.val), len(corpus.test)) == ("hiddenmarkov", 3_000, 500, 400)
+    assert (corpus.name, len(corpus.train), len(corpus.val), len(corpus.test)) == (
+        "hiddenmarkov",
+        3_000,
+        500,
+        400,
+    )
     assert corpus.separator is None
     belief, nats = np.full(3, 1 / 3), []
     for char in corpus.val:
@@ -626,7 +754,9 @@ def test_corpus_of_documents_keeps_them_whole(language):
         documents = corpus.documents(split)
         assert {len(document) for document in documents} == {D}
         assert len(documents) == size // D
-    rows = torch.stack([language.tokenizer.encode(document) for document in corpus.documents("val")])
+    rows = torch.stack(
+        [language.tokenizer.encode(document) for document in corpus.documents("val")]
+    )
     bits = -language.log_probs(rows).mean() / math.log(2)  # documents are independent
     assert math.isclose(corpus.floor_bits_per_char, bits, rel_tol=1e-12)
 
@@ -639,7 +769,11 @@ def test_corpus_of_draws_its_splits_apart_and_by_seed_alone():
 
 
 def test_corpus_of_names_a_split_that_is_too_small():
-    with pytest.raises(CorpusError, match="recall: val must be enough for a whole document, not 11"):
+    with pytest.raises(
+        CorpusError, match="recall: val must be enough for a whole document, not 11"
+    ):
         corpus_of(Recall(), val=11)
-    with pytest.raises(CorpusError, match="hiddenmarkov: test must be enough for 2 characters, not 1"):
+    with pytest.raises(
+        CorpusError, match="hiddenmarkov: test must be enough for 2 characters, not 1"
+    ):
         corpus_of(mess3(), test=1)

@@ -1,4 +1,6 @@
-"""A tail that stays soft: at its ends it is ordinary writing, in between a recursion that can be done by hand."""
+"""A tail that stays soft: at its ends it is ordinary writing, in between a recursion that can be
+done by hand.
+"""
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ def test_liquid_names_what_is_wrong(spec, named):
 
 
 def test_liquid_is_what_its_spec_says():
-    assert schedule.SCHEDULES.spec(Liquid()) == "liquid"
+    assert schedule.SCHEDULES.spec(Liquid()) == "liquid(tail=8, rate=0.5, noise=0.0)"
     assert schedule.resolve("liquid(4, noise=0.1)") == Liquid(4, 0.5, 0.1)
     assert schedule.resolve(schedule.SCHEDULES.spec(Liquid(4, 1.0, 0.1))) == Liquid(4, 1.0, 0.1)
 
@@ -32,17 +34,23 @@ def test_liquid_is_what_its_spec_says():
 @pytest.mark.parametrize("rate", [0.01, 0.5, 1, 1.0])
 def test_mixed_is_the_mixture_of_the_probabilities(rate):
     old, new = torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-    torch.testing.assert_close(mixed(old, new, rate).exp(), (1 - rate) * old.exp() + rate * new.exp())
+    torch.testing.assert_close(
+        mixed(old, new, rate).exp(), (1 - rate) * old.exp() + rate * new.exp()
+    )
     assert rate != 1 or torch.equal(mixed(old, new, rate), new)
     certain = torch.tensor([0.0, -torch.inf])
     torch.testing.assert_close(mixed(certain, certain, rate), certain)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tail", "what"), [(1, "raw"), (1, "mixture"), (5, "raw"), (3, "gumbel"), (40, "mixture")])
+@pytest.mark.parametrize(
+    ("tail", "what"), [(1, "raw"), (1, "mixture"), (5, "raw"), (3, "gumbel"), (40, "mixture")]
+)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_liquid_at_rate_one_is_ordinary_writing(tiny, objective, what, tail):
-    """Far beyond the context of 12, whatever the temperature: the oldest slot is predicted from a past all hard."""
+    """Far beyond the context of 12, whatever the temperature: the oldest slot is predicted from a
+    past all hard.
+    """
     model = tiny(objective=objective)
     for temperature in (0, 0.8):
         options = {"feedback": what, "temperature": temperature, "seed": 3}
@@ -51,25 +59,32 @@ def test_liquid_at_rate_one_is_ordinary_writing(tiny, objective, what, tail):
         assert found.text == expected.text
         assert found.collapsed.all()
         for name in ("inputs", "log_probs", "entropy", "top_probs", *["vectors"] * (what == "raw")):
-            torch.testing.assert_close(getattr(found, name), getattr(expected, name), **exact(model))
+            torch.testing.assert_close(
+                getattr(found, name), getattr(expected, name), **exact(model)
+            )
 
 
 @pytest.mark.parametrize("how", ["nearest", "barycentric"])
 def test_liquid_at_rate_one_is_ordinary_writing_by_collapses_of_the_vector(tiny, how):
     model = tiny(objective="mse")
     found, expected = (
-        generate(model, "abc", 30, schedule=when, feedback="raw", collapse=how) for when in (Liquid(5, 1.0), "always")
+        generate(model, "abc", 30, schedule=when, feedback="raw", collapse=how)
+        for when in (Liquid(5, 1.0), "always")
     )
     assert found.text == expected.text
 
 
 def by_hand(model, prompt, steps, tail, rate):
-    """The recursion without cache, one slot at a time, for one row, feedback "mixture" at temperature 0."""
+    """The recursion without cache, one slot at a time, for one row, feedback "mixture" at
+    temperature 0.
+    """
 
     def says(past, soft):
         rows = [*model.embedding[past], *soft]
         vectors = torch.stack(rows)[None] if rows else model.embedding[None, :0]
-        return model.objective.predict(model.hidden_states(vectors=vectors)[:, -1], model.table.weight).probs[0]
+        return model.objective.predict(
+            model.hidden_states(vectors=vectors)[:, -1], model.table.weight
+        ).probs[0]
 
     past, u, p, seen = model.tokenizer.encode(prompt).tolist(), [], [], []
     for t in range(steps):
@@ -103,7 +118,8 @@ def test_liquid_is_the_recursion_by_hand(tiny, objective, tail, rate):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("spec", "temperature"), [("liquid(3)", 0), ("liquid(6, 0.5, 0.3)", 0.8), ("liquid(30, 0.3, 0.1)", 0.8)]
+    ("spec", "temperature"),
+    [("liquid(3)", 0), ("liquid(6, 0.5, 0.3)", 0.8), ("liquid(30, 0.3, 0.1)", 0.8)],
 )
 def test_a_liquid_batch_of_unequal_prompts_is_its_prompts_one_by_one(tiny, spec, temperature):
     model = tiny(objective="mse", context=24, scale=0.15)
@@ -114,7 +130,9 @@ def test_a_liquid_batch_of_unequal_prompts_is_its_prompts_one_by_one(tiny, spec,
 def test_a_liquid_batch_is_its_prompts_one_by_one_far_beyond_the_context(tiny, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     model = tiny(objective="mse", scale=0.15).double()
-    batch_against_one_by_one(model, 40, 1e-7, schedule="liquid(5, 0.5, 0.3)", temperature=0.8, feedback="raw")
+    batch_against_one_by_one(
+        model, 40, 1e-7, schedule="liquid(5, 0.5, 0.3)", temperature=0.8, feedback="raw"
+    )
 
 
 @pytest.mark.slow
@@ -129,7 +147,9 @@ def test_liquid_suits_every_objective_and_feedback(tiny, objective):
 
 @pytest.mark.slow
 def test_noise_is_of_the_size_asked_for_and_decided_by_the_seed(tiny):
-    """200 slots of 16 numbers, each moved once at rate 1: the sample deviation errs by 1.3 %; 8 % is 6 of that."""
+    """200 slots of 16 numbers, each moved once at rate 1: the sample deviation errs by 1.3 %; 8 %
+    is 6 of that.
+    """
     model = tiny(objective="ce", table="random", scale=0.15)
     one, same, other, quiet = (
         generate(model, "ab", 200, schedule=Liquid(1, 1.0, noise), seed=seed, temperature=0)
@@ -139,13 +159,20 @@ def test_noise_is_of_the_size_asked_for_and_decided_by_the_seed(tiny):
     assert torch.equal(one.vectors, same.vectors)
     assert not torch.equal(one.vectors, other.vectors)
     moved = one.vectors - quiet.vectors
-    assert moved.std().item() == pytest.approx(0.5, rel=0.08)  # the rows of this table have length 1
+    assert moved.std().item() == pytest.approx(
+        0.5, rel=0.08
+    )  # the rows of this table have length 1
     assert moved.mean().abs() < 0.5 / 3200**0.5 * 6
-    assert generate(model, "ab", 60, schedule=Liquid(6, 0.5, 0.5), seed=1, temperature=0).text != quiet.text[:60]
+    assert (
+        generate(model, "ab", 60, schedule=Liquid(6, 0.5, 0.5), seed=1, temperature=0).text
+        != quiet.text[:60]
+    )
 
 
 def test_a_stopped_liquid_text_is_the_beginning_of_the_whole(tiny):
     model, asked = tiny(objective="mse"), []
-    found = generate(model, "ab", 40, schedule="liquid(4)", stop=lambda: asked.append(1) or len(asked) > 15)
+    found = generate(
+        model, "ab", 40, schedule="liquid(4)", stop=lambda: asked.append(1) or len(asked) > 15
+    )
     assert len(found) == 15
     assert generate(model, "ab", 40, schedule="liquid(4)").text.startswith(found.text)

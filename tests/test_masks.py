@@ -10,11 +10,11 @@ import pytest
 from test_window_explorer import STORY, windowed
 
 from softar_lab import widgets
-from softar_lab.batches import TrainConfig
+from softar_lab.data.corpora import Corpus
+from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.evidence import MASK
 from softar_lab.models.soft_ar import SoftAR
-from softar_lab.sources.corpora import Corpus
-from softar_lab.sources.tokenizers import CharTokenizer
+from softar_lab.training.config import TrainConfig
 from softar_lab.widgets.panel import Panel
 
 pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
@@ -74,12 +74,17 @@ PANELS = {
 
 
 def test_every_panel_is_among_them():
-    public = {one for _, one in inspect.getmembers(widgets, inspect.isclass) if issubclass(one, Panel)}
+    public = {
+        one for _, one in inspect.getmembers(widgets, inspect.isclass) if issubclass(one, Panel)
+    }
     assert public - {Panel} == set(PANELS)
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.__name__)
 def test_panel_of_another_processor_tells_the_same_once_masked(panel, tiny, corpus):
-    here, there = (repr(PANELS[panel](tiny(objective="mse", seed=seed, scale=0.15), corpus, seed)) for seed in (0, 1))
+    here, there = (
+        repr(PANELS[panel](tiny(objective="mse", seed=seed, scale=0.15), corpus, seed))
+        for seed in (0, 1)
+    )
     assert here != there
     assert MASK.sub("<digits>", here) == MASK.sub("<digits>", there)

@@ -1,4 +1,6 @@
-"""Every objective's loss, gradient, soft token and p(w | prefix) against float64 numpy written from its definition."""
+"""Every objective's loss, gradient, soft token and p(w | prefix) against float64 numpy written from
+its definition.
+"""
 
 import math
 from itertools import product
@@ -9,13 +11,19 @@ import torch
 from scipy import stats
 from scipy.special import expit, ive, log_softmax, logsumexp
 
-from softar_lab.batches import TrainConfig
 from softar_lab.generation import generate
-from softar_lab.models.objectives import OBJECTIVES, READOUTS, Objective, make_objective, squared_distance
+from softar_lab.models.embedding_tables import make_table
+from softar_lab.models.objectives import (
+    OBJECTIVES,
+    READOUTS,
+    Objective,
+    make_objective,
+    squared_distance,
+)
 from softar_lab.models.objectives.densities import angles, negative_log_c
 from softar_lab.models.objectives.samplers import energy_score
-from softar_lab.models.targets import make_table
-from softar_lab.training import train
+from softar_lab.training.config import TrainConfig
+from softar_lab.training.loop import train
 
 B, T, D, V, M = 2, 3, 8, 5, 7
 N = B * T
@@ -23,7 +31,9 @@ SPECS = [
     *("ce", "metric", "anchored(0.5)", "mse", "cosine", "successor(0.7)", "successor(0)"),
     *("vmf", "vmf(published=True)", "mixture(3)", "energy(4)", "energy(3, alpha=1.5)", "flow(3)"),
 ]
-PAIRS = [(name, readout) for name in OBJECTIVES.names() for readout in OBJECTIVES.get(name).readouts]
+PAIRS = [
+    (name, readout) for name in OBJECTIVES.names() for readout in OBJECTIVES.get(name).readouts
+]
 SMALL = {"mixture": "mixture(2)", "energy": "energy(3)", "flow": "flow(2)", "votes": "votes(9)"}
 
 
@@ -55,20 +65,31 @@ def unit(x):
 
 def net(p, hidden, noise):
     """The noise-conditioned head: noise (…, N, k) -> (…, N, m)."""
-    inner = hidden @ p["from_hidden.weight"].T + p["from_hidden.bias"] + noise @ p["from_noise.weight"].T
+    inner = (
+        hidden @ p["from_hidden.weight"].T
+        + p["from_hidden.bias"]
+        + noise @ p["from_noise.weight"].T
+    )
     return hidden @ p["head.weight"].T + silu(inner) @ p["out.weight"].T
 
 
 def gaussians(p, y, k, noise):
     """log weights (N, K), means (N, K, m) and standard deviations (N, K)."""
     log_weights, widths, means = y[:, :k], y[:, k : 2 * k], y[:, 2 * k :].reshape(len(y), k, M)
-    return log_softmax(log_weights, axis=-1), means + p["means"], np.sqrt((noise**2 + np.exp(2 * widths)) / M)
+    return (
+        log_softmax(log_weights, axis=-1),
+        means + p["means"],
+        np.sqrt((noise**2 + np.exp(2 * widths)) / M),
+    )
 
 
 def mixture_density(p, y, k, noise, points):
     """log f of one point a position (N, m) -> (N,), by scipy's normal densities."""
     log_weights, means, sigma = gaussians(p, y, k, noise)
-    each = [[stats.norm(means[n, j], sigma[n, j]).logpdf(points[n]).sum() for j in range(k)] for n in range(N)]
+    each = [
+        [stats.norm(means[n, j], sigma[n, j]).logpdf(points[n]).sum() for j in range(k)]
+        for n in range(N)
+    ]
     return logsumexp(log_weights + np.array(each), axis=-1)
 
 
@@ -84,7 +105,9 @@ def oracle_loss(objective, spec, p, hidden, target_ids, table):
     if name == "energy":
         z = net(p, h, noise(objective.samples, N, 16))
         away = sum(np.linalg.norm(one - rows, axis=-1) ** objective.alpha for one in z)
-        apart = sum(np.linalg.norm(one - other, axis=-1) ** objective.alpha for one in z for other in z)
+        apart = sum(
+            np.linalg.norm(one - other, axis=-1) ** objective.alpha for one in z for other in z
+        )
         return (2 * away / len(z) - apart / (len(z) * (len(z) - 1))).mean()
     if name == "flow":
         begin = noise(N, M) / math.sqrt(M)
@@ -124,7 +147,12 @@ def parameters(objective):
 
 
 def given(objective, hidden, target_ids, table):
-    return parameters(objective), hidden.double().numpy(), target_ids.numpy(), table.double().numpy()
+    return (
+        parameters(objective),
+        hidden.double().numpy(),
+        target_ids.numpy(),
+        table.double().numpy(),
+    )
 
 
 def test_every_objective_has_an_oracle_here():
@@ -139,16 +167,24 @@ def test_every_objective_has_an_oracle_here():
 def test_loss_agrees_with_float64(spec, seed):
     objective, hidden, target_ids, table = make(spec, seed=seed)
     expected = oracle_loss(objective, spec, *given(objective, hidden, target_ids, table))
-    assert objective.loss(hidden, target_ids, table, seeded()).item() == pytest.approx(expected, abs=3e-5, rel=1e-5)
+    assert objective.loss(hidden, target_ids, table, seeded()).item() == pytest.approx(
+        expected, abs=3e-5, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_gradient_agrees_with_finite_differences_of_the_oracle(spec):
-    """Along 6 random directions in the space of each trained tensor, the hidden states and the table."""
+    """Along 6 random directions in the space of each trained tensor, the hidden states and the
+    table.
+    """
     objective, hidden, target_ids, table = make(spec)
     p, *rest = given(objective, hidden, target_ids, table)
     values = {**p, "hidden": rest[0], "table": rest[2]}
-    leaves = {**dict(objective.named_parameters()), "hidden": hidden.requires_grad_(), "table": table.requires_grad_()}
+    leaves = {
+        **dict(objective.named_parameters()),
+        "hidden": hidden.requires_grad_(),
+        "table": table.requires_grad_(),
+    }
     objective.loss(hidden, target_ids, table, seeded()).backward()
     chance, step = np.random.default_rng(0), 1e-5
 
@@ -163,7 +199,9 @@ def test_gradient_agrees_with_finite_differences_of_the_oracle(spec):
         for _ in range(6):
             way = chance.normal(size=leaf.shape)
             numeric = (loss(name, step * way) - loss(name, -step * way)) / (2 * step)
-            assert (leaf.grad.double().numpy() * way).sum() == pytest.approx(numeric, abs=1e-4, rel=1e-4), name
+            assert (leaf.grad.double().numpy() * way).sum() == pytest.approx(
+                numeric, abs=1e-4, rel=1e-4
+            ), name
 
 
 @pytest.mark.parametrize("spec", ["mixture", "energy", "flow"])
@@ -176,7 +214,9 @@ def test_noise_comes_from_the_generator_alone(spec):
     assert not torch.equal(first, objective.loss(*batch, seeded(2)))
 
 
-@pytest.mark.parametrize(("name", "table"), [("ce", "joint"), ("metric", "random"), ("metric", "orthonormal")])
+@pytest.mark.parametrize(
+    ("name", "table"), [("ce", "joint"), ("metric", "random"), ("metric", "orthonormal")]
+)
 def test_loss_at_the_start_is_that_of_knowing_nothing(name, table):
     objective, *batch = make(name, alive=False, table=table)
     assert objective.loss(*batch, seeded()).item() == pytest.approx(math.log(V), abs=1e-6)
@@ -184,12 +224,16 @@ def test_loss_at_the_start_is_that_of_knowing_nothing(name, table):
 
 def test_mse_at_the_start_is_the_squared_norm_of_a_row_and_its_reading_uniform():
     objective, hidden, target_ids, table = make("mse", alive=False)
-    assert objective.loss(hidden, target_ids, table, seeded()).item() == pytest.approx(1.0, abs=1e-6)
+    assert objective.loss(hidden, target_ids, table, seeded()).item() == pytest.approx(
+        1.0, abs=1e-6
+    )
     torch.testing.assert_close(objective.predict(hidden[0], table).probs, torch.full((T, V), 1 / V))
 
 
 def test_mse_minimum_is_the_mixture_under_the_true_probabilities():
-    """The best y for one hidden state is qE (FACTS): there the gradient of the expected loss vanishes."""
+    """The best y for one hidden state is qE (FACTS): there the gradient of the expected loss
+    vanishes.
+    """
     objective, _, _, table = make("mse")
     counts = torch.tensor([3, 1, 0, 4, 2])
     target_ids = torch.repeat_interleave(torch.arange(V), counts)[None]
@@ -202,7 +246,9 @@ def test_mse_minimum_is_the_mixture_under_the_true_probabilities():
 
 @pytest.mark.parametrize("m", [8, 32, 64])
 def test_vmf_normaliser_is_close_to_bessel_functions_and_the_published_order_is_not(m):
-    """But for a constant, over concentrations 0.1 … 5m, in float64; the mean length A(kappa) too."""
+    """But for a constant, over concentrations 0.1 … 5m, in float64; the mean length A(kappa)
+    too.
+    """
     kappa, order = np.geomspace(0.1, 5 * m, 60), m / 2 - 1
     kappa = kappa[ive(order, kappa) > 1e-250]
     exact = np.log(ive(order, kappa)) + kappa - order * np.log(kappa)  # -log C but for a constant
@@ -217,7 +263,9 @@ def test_vmf_normaliser_is_close_to_bessel_functions_and_the_published_order_is_
 
 
 def test_energy_score_in_expectation_is_the_distance_between_distributions():
-    """All pairs of draws from p against all targets from q: S(p, q) - S(q, q) = -(p-q)ᵀ D (p-q), 0 only at p = q."""
+    """All pairs of draws from p against all targets from q: S(p, q) - S(q, q) = -(p-q)ᵀ D (p-q), 0
+    only at p = q.
+    """
     generator = seeded(3)
     rows = torch.randn(V, M, generator=generator).double()
     p, q = torch.softmax(torch.randn(2, V, generator=generator).double(), -1)
@@ -226,7 +274,10 @@ def test_energy_score_in_expectation_is_the_distance_between_distributions():
 
     def expected(p):
         weight = p[pairs].prod(-1)
-        return sum(q[w] * (weight * energy_score(draws, rows[w].expand(V * V, M), 1)).sum() for w in range(V))
+        return sum(
+            q[w] * (weight * energy_score(draws, rows[w].expand(V * V, M), 1)).sum()
+            for w in range(V)
+        )
 
     regret = -(p - q) @ torch.cdist(rows, rows) @ (p - q)
     torch.testing.assert_close(expected(p) - expected(q), regret)
@@ -238,7 +289,9 @@ def test_energy_at_alpha_two_does_not_tell_a_distribution_from_its_mean():
     pairs = rows[torch.cartesian_prod(torch.arange(2), torch.arange(2)).T]  # all pairs, (2, 4, m)
     mean = rows.mean(0).expand(2, 4, 2)
     for alpha, same in ((2, True), (1, False)):
-        spread, point = (energy_score(draws, rows[0].expand(4, 2), alpha).mean() for draws in (pairs, mean))
+        spread, point = (
+            energy_score(draws, rows[0].expand(4, 2), alpha).mean() for draws in (pairs, mean)
+        )
         assert torch.isclose(spread, point).item() is same
         assert spread <= point + 1e-12
 
@@ -266,7 +319,9 @@ def test_predict_of_a_row_does_not_depend_on_its_neighbours(name):
     torch.testing.assert_close(together.probs[1:2], alone.probs)
 
 
-@pytest.mark.parametrize(("name", "readout"), [pair for pair in PAIRS if pair[1] in ("softmax", "density", "tau")])
+@pytest.mark.parametrize(
+    ("name", "readout"), [pair for pair in PAIRS if pair[1] in ("softmax", "density", "tau")]
+)
 def test_probabilities_agree_with_float64(name, readout):
     objective, hidden, target_ids, table = make(name, table="joint(sphere=False)", readout=readout)
     prediction = objective.predict(hidden.flatten(0, 1), table)
@@ -276,13 +331,21 @@ def test_probabilities_agree_with_float64(name, readout):
         if name == "vmf":
             scores = y @ unit(rows).T
         else:
-            scores = np.stack([mixture_density(p, y, 2, 0.5, np.tile(row, (N, 1))) for row in rows], -1)
+            scores = np.stack(
+                [mixture_density(p, y, 2, 0.5, np.tile(row, (N, 1))) for row in rows], -1
+            )
     elif name == "ce":
         scores = y
     else:
-        vector, tau = (y, "log_tau") if readout == "softmax" else (prediction.vector.detach(), "readout.log_tau")
+        vector, tau = (
+            (y, "log_tau")
+            if readout == "softmax"
+            else (prediction.vector.detach(), "readout.log_tau")
+        )
         scores = -((np.asarray(vector)[:, None] - rows) ** 2).sum(-1) / np.exp(p[tau])
-    np.testing.assert_allclose(prediction.log_probs.detach(), log_softmax(scores, axis=-1), atol=5e-5, rtol=1e-5)
+    np.testing.assert_allclose(
+        prediction.log_probs.detach(), log_softmax(scores, axis=-1), atol=5e-5, rtol=1e-5
+    )
 
 
 def test_vectors_agree_with_float64():
@@ -307,7 +370,9 @@ def test_vectors_agree_with_float64():
 def test_affine_logits_are_the_probabilities_where_there_are_any(name, readout):
     objective, hidden, _, table = make(name, readout=readout)
     found = objective.affine_logits(table)
-    straight = (readout in ("softmax", "tau", "affine") and objective.linear) or readout == "softmax"
+    straight = (
+        readout in ("softmax", "tau", "affine") and objective.linear
+    ) or readout == "softmax"
     assert (found is not None) is (straight or (name, readout) == ("vmf", "density"))
     if found is not None:
         h = hidden.flatten(0, 1)
@@ -339,7 +404,9 @@ def test_with_a_generator_each_a_prefix_draws_as_it_does_alone(name):
 
 
 def test_mixture_draws_have_its_mean_and_spread():
-    """20,000 draws a position; means within 6 standard errors, variances within 10 % (odds of a false alarm < 1e-6)."""
+    """20,000 draws a position; means within 6 standard errors, variances within 10 % (odds of a
+    false alarm < 1e-6).
+    """
     objective, hidden, _, table = make("mixture")
     prediction = objective.predict(hidden[0], table)
     draws = prediction.sample_vectors(20_000, seeded()).detach()
@@ -355,7 +422,9 @@ def vmf_draws(m, kappa, n=20_000):
     axis = unit(np.random.default_rng(m).normal(size=m))
     output = torch.from_numpy(kappa * axis).float()[None]
     noise = torch.randn(n, 1, m + 1, generator=seeded(m))
-    return make_objective("vmf", None, D, V, m).draw(output, noise, torch.eye(m))[:, 0].double().numpy(), axis
+    return make_objective("vmf", None, D, V, m).draw(output, noise, torch.eye(m))[
+        :, 0
+    ].double().numpy(), axis
 
 
 @pytest.mark.parametrize("spec", ["vmf", "vmf(published=True)"])
@@ -367,10 +436,23 @@ def test_vmf_draws_are_as_long_as_the_rows_on_average(spec):
 
 @pytest.mark.parametrize(
     ("m", "kappa"),
-    [(2, 0.5), (2, 10), (2, 1e4), (3, 0.01), (3, 5), (16, 20), (64, 300), (64, 1e4), (256, 10), (256, 1e4)],
+    [
+        (2, 0.5),
+        (2, 10),
+        (2, 1e4),
+        (3, 0.01),
+        (3, 5),
+        (16, 20),
+        (64, 300),
+        (64, 1e4),
+        (256, 10),
+        (256, 1e4),
+    ],
 )
 def test_vmf_draws_have_the_exact_mean(m, kappa):
-    """Along the axis within 5 standard errors, across it by chi² at 1e-6: odds of a false alarm < 2e-5 in all."""
+    """Along the axis within 5 standard errors, across it by chi² at 1e-6: odds of a false alarm <
+    2e-5 in all.
+    """
     draws, axis = vmf_draws(m, kappa)
     length = ive(m / 2, kappa) / ive(m / 2 - 1, kappa)
     mean, variance = draws.mean(0), 1 - length**2 - (m - 1) * length / kappa
@@ -381,7 +463,9 @@ def test_vmf_draws_have_the_exact_mean(m, kappa):
 
 @pytest.mark.parametrize(("m", "kappa"), [(3, 5), (16, 20), (64, 300)])
 def test_vmf_draws_have_the_distribution_of_scipys(m, kappa):
-    """KS at 1e-6 each: cosines against the density summed finely, a slanting coordinate against scipy's draws."""
+    """KS at 1e-6 each: cosines against the density summed finely, a slanting coordinate against
+    scipy's draws.
+    """
     draws, axis = vmf_draws(m, kappa)
     angle = np.linspace(0, math.pi, 100_001)[1:]
     density = np.exp(kappa * (np.cos(angle) - 1)) * np.sin(angle) ** (m - 2)
@@ -406,14 +490,18 @@ def test_vmf_angles_are_exact_quantiles(m, kappa):
 
 @pytest.mark.parametrize("m", [2, 3, M])
 def test_vmf_draws_are_uniform_where_there_is_no_concentration(m):
-    """KS of each coordinate, a stretched beta variable, at 1e-6: odds of a false alarm < 2e-5 in all."""
+    """KS of each coordinate, a stretched beta variable, at 1e-6: odds of a false alarm < 2e-5 in
+    all.
+    """
     draws, _ = vmf_draws(m, 0)
     uniform = stats.beta((m - 1) / 2, (m - 1) / 2, loc=-1, scale=2)
     assert min(stats.kstest(draws[:, i], uniform.cdf).pvalue for i in range(m)) > 1e-6
 
 
 def test_vmf_draws_on_a_line_are_its_two_points():
-    """20,000 draws; the share of one point within 5 standard errors (odds of a false alarm < 1e-6)."""
+    """20,000 draws; the share of one point within 5 standard errors (odds of a false alarm <
+    1e-6).
+    """
     draws, axis = vmf_draws(1, 0.7)
     share = expit(2 * 0.7)
     assert set(draws.ravel()) == {-1, 1}
@@ -423,9 +511,13 @@ def test_vmf_draws_on_a_line_are_its_two_points():
 @pytest.mark.parametrize("rows", [1, N])
 def test_vmf_draws_of_a_batch_are_those_of_its_rows(rows):
     objective, hidden, _, table = make("vmf")
-    output = objective.output(hidden.flatten(0, 1)).detach() * torch.tensor([[0], [1], [30], [1e4], [1], [1]])
+    output = objective.output(hidden.flatten(0, 1)).detach() * torch.tensor(
+        [[0], [1], [30], [1e4], [1], [1]]
+    )
     noise = torch.randn(4, rows, M + 1, generator=seeded())
-    alone = [objective.draw(output[n : n + 1], noise[:, n % rows][:, None], table) for n in range(N)]
+    alone = [
+        objective.draw(output[n : n + 1], noise[:, n % rows][:, None], table) for n in range(N)
+    ]
     torch.testing.assert_close(objective.draw(output, noise, table), torch.cat(alone, 1))
 
 
@@ -436,7 +528,9 @@ def test_flow_draws_follow_its_velocity_in_euler_steps():
     points = noise.double().numpy() / math.sqrt(M)
     for step in range(3):
         time = np.full((2, N, 1), step / 3)
-        points = points + net(p, h.reshape(N, D), np.concatenate([points * math.sqrt(M), time], -1)) / 3
+        points = (
+            points + net(p, h.reshape(N, D), np.concatenate([points * math.sqrt(M), time], -1)) / 3
+        )
     found = objective.draw(objective.output(hidden.flatten(0, 1)), noise, table)
     np.testing.assert_allclose(found.detach(), points, atol=2e-5)
 
@@ -445,11 +539,15 @@ def test_flow_draws_follow_its_velocity_in_euler_steps():
 
 
 def text_like(spec, readout, scale=1.0, table="random", n=400):
-    """Hidden states whose vectors tell something about the next symbol, so that there is something to fit."""
+    """Hidden states whose vectors tell something about the next symbol, so that there is something
+    to fit.
+    """
     objective, _, _, rows = make(spec, table=table, readout=readout)
     hidden = scale * torch.randn(n, D, generator=seeded(1))
     vectors = objective.predict(hidden, rows).vector.detach()
-    target_ids = torch.multinomial(torch.softmax(2 * vectors @ rows.T, -1), 1, generator=seeded(2)).squeeze(1)
+    target_ids = torch.multinomial(
+        torch.softmax(2 * vectors @ rows.T, -1), 1, generator=seeded(2)
+    ).squeeze(1)
     return objective, hidden, target_ids, rows, vectors
 
 
@@ -497,12 +595,16 @@ def test_prior_is_the_smoothed_frequency_of_symbols(readout):
 
 @pytest.mark.parametrize("share", [0.05, 0.1])
 def test_barycentric_reading_of_a_mixture_is_its_weights(share):
-    """Rows are affinely independent and the vectors are mixtures of them, so the weights are known."""
+    """Rows are affinely independent and the vectors are mixtures of them, so the weights are
+    known.
+    """
     objective, _, _, rows = make("mse", readout=f"barycentric({share})")
     weights = torch.softmax(torch.randn(D, V, generator=seeded()), -1)
     objective.head.weight.data = (weights @ rows).T
     found = objective.predict(torch.eye(D), rows).probs
-    torch.testing.assert_close(found, (1 - share) * weights + share * objective.readout.prior, atol=2e-6, rtol=0)
+    torch.testing.assert_close(
+        found, (1 - share) * weights + share * objective.readout.prior, atol=2e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", ["mixture", "energy", "flow"])
@@ -514,7 +616,9 @@ def test_votes_count_the_nearest_rows_of_draws(name):
     for draw in objective.draw(objective.output(h), noise, rows):  # (N, m)
         for n, vector in enumerate(draw):
             counts[n, (vector - rows).norm(dim=-1).argmin()] += 1
-    torch.testing.assert_close(objective.predict(h, rows).probs, (counts + objective.readout.prior) / 10)
+    torch.testing.assert_close(
+        objective.predict(h, rows).probs, (counts + objective.readout.prior) / 10
+    )
 
 
 @pytest.mark.parametrize("name", ["ce", "metric", "vmf", "mixture"])
@@ -531,7 +635,9 @@ def test_readouts_that_make_no_sense_are_refused_with_those_that_do(name):
         if readout in OBJECTIVES.get(name).readouts:
             assert make_objective(name, readout, D, V, M).readout is not None
         else:
-            with pytest.raises(ValueError, match=f"'{name}' cannot be read by '{readout}'; its readouts: "):
+            with pytest.raises(
+                ValueError, match=f"'{name}' cannot be read by '{readout}'; its readouts: "
+            ):
                 make_objective(name, readout, D, V, M)
 
 
@@ -565,10 +671,12 @@ def test_a_new_objective_is_one_class_and_one_registry_line(tiny, corpus, monkey
             return (output - table[target_ids]).abs().sum(-1)
 
     model = tiny(alive=False, objective="absolute", n_layers=1)
-    losses = train(model, corpus, TrainConfig(steps=20, eval_every=10), progress=False).history["train_loss"]
+    losses = train(model, corpus, TrainConfig(steps=20, eval_every=10), progress=False).history[
+        "train_loss"
+    ]
     assert losses.iloc[-1] < losses.iloc[0]
     assert len(generate(model, "abc", 5).text) == 5
-    assert model.with_readout("barycentric").config.readout == "barycentric"
+    assert model.with_readout("barycentric").config.readout == "barycentric(0.07)"
 
 
 def test_tau_of_old_checkpoints_is_found():
@@ -581,6 +689,8 @@ def test_squared_distance_agrees_with_loops_and_is_never_negative():
     vectors, table = torch.randn(30, M, generator=seeded()), torch.randn(V, M, generator=seeded(1))
     vectors[:V] = table
     found = squared_distance(vectors, table)
-    expected = [[((y - e) ** 2).sum() for e in table.double().numpy()] for y in vectors.double().numpy()]
+    expected = [
+        [((y - e) ** 2).sum() for e in table.double().numpy()] for y in vectors.double().numpy()
+    ]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert (found >= 0).all()

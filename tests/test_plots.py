@@ -15,10 +15,10 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.text import Annotation
 
 from softar_lab import plots
-from softar_lab.analysis.geometry import PCABasis
+from softar_lab.counting.exact import TWO_STRINGS, CountingModel
+from softar_lab.data.corpora import load_corpus
 from softar_lab.generation import generate
-from softar_lab.models.counting import TWO_STRINGS, CountingModel
-from softar_lab.sources.corpora import load_corpus
+from softar_lab.metrics.pca import PCABasis
 
 MARKUP = "ab<&>\"'$\\ \n"
 SPACES = (False, True)  # flat, in three dimensions
@@ -56,7 +56,9 @@ def png(figure):
 
 
 class Page(HTMLParser):
-    """A browser's view of some HTML: the spans that tell of a step as (text, title, style), and all text."""
+    """A browser's view of some HTML: the spans that tell of a step as (text, title, style), and all
+    text.
+    """
 
     def __init__(self, text):
         super().__init__()
@@ -77,7 +79,9 @@ class Page(HTMLParser):
 # still pictures
 
 
-@pytest.mark.parametrize("options", [{}, {"first": 4, "steps": 7}, {"steps": 1}, {"title": "a $ and a $"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"first": 4, "steps": 7}, {"steps": 1}, {"title": "a $ and a $"}]
+)
 def test_draw_path_shows_the_coordinates_of_the_basis(path, basis, model, options):
     figure = plots.draw_path(path, basis, model.embedding, **options)
     dots, letters = figure.axes[0].collections
@@ -137,7 +141,9 @@ def test_draw_bits_draws_bars_and_marks():
     axes = figure.axes[0]
     assert [bar.get_height() for bar in axes.patches] == list(range(11))
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), np.arange(11) / 2)
-    assert [label.get_text() for label in axes.get_xticklabels()] == list(map(plots.visible, MARKUP))
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(
+        map(plots.visible, MARKUP)
+    )
     png(figure)
 
 
@@ -152,7 +158,9 @@ def panel(figure, i):
     """The colours' numbers and their limits, the labels and the texts of a matrix."""
     ax = figure.axes[i]
     (image,) = ax.images
-    labels = [[label.get_text() for label in axis.get_ticklabels()] for axis in (ax.yaxis, ax.xaxis)]
+    labels = [
+        [label.get_text() for label in axis.get_ticklabels()] for axis in (ax.yaxis, ax.xaxis)
+    ]
     return image.get_array(), image.get_clim(), labels, [text.get_text() for text in ax.texts]
 
 
@@ -198,7 +206,9 @@ def test_draw_matrices_breaks_rows_and_leaves_no_empty_frame():
 def test_update_path_fills_the_traces_of_its_space(path, basis, model, three):
     figure = plots.path_figure()
     plots.update_path(figure, path, basis, model.embedding, three)
-    used, hidden = (figure.data[3:], figure.data[:3]) if three else (figure.data[:3], figure.data[3:])
+    used, hidden = (
+        (figure.data[3:], figure.data[:3]) if three else (figure.data[:3], figure.data[3:])
+    )
     assert [trace.name for trace in used] == ["path", "trail", "symbols"]
     assert all(trace.visible for trace in used)
     assert not any(trace.visible for trace in hidden)
@@ -217,7 +227,10 @@ def test_update_now_moves_the_trail_and_its_ring_alone(path, basis, model, three
     plots.update_path(figure, path, basis, model.embedding, three)
     before = [str(trace.to_plotly_json()) for trace in figure.data]
     plots.update_now(figure, path, basis, step, three)
-    which, points = 4 if three else 1, basis.transform(path.vectors)[max(0, step - plots.TRAIL) : step + 1]
+    which, points = (
+        4 if three else 1,
+        basis.transform(path.vectors)[max(0, step - plots.TRAIL) : step + 1],
+    )
     trail = figure.data[which]
     for k, axis in enumerate("xyz" if three else "xy"):
         np.testing.assert_array_equal(trail[axis], points[:, k])
@@ -241,7 +254,9 @@ def test_update_path_escapes_what_plotly_would_take_for_markup(path, basis, mode
     plots.update_path(figure, path, basis, model.embedding, False)
     trodden, _, symbols = figure.data[:3]
     assert dict(zip(model.tokenizer.tokens, symbols.text))["<"] == "&lt;"
-    known = re.compile("&(lt|gt|amp);|<(b|/b|br)>")  # plotly's entities and the markup that is meant
+    known = re.compile(
+        "&(lt|gt|amp);|<(b|/b|br)>"
+    )  # plotly's entities and the markup that is meant
     for text in (*symbols.text, *trodden.hovertext):
         assert not re.search("[<>]|&[a-z#]", known.sub("", text)), text
 
@@ -276,7 +291,9 @@ def test_text_html_says_the_text_and_nothing_but_the_text(path):
     page = Page(plots.text_html(path))
     assert page.text == path.prompt + path.text.replace("\n", "↵")
     assert set(page.tags) == {"div", "span", "br"}
-    assert [span[0] for span in page.spans] == ["↵" if symbol == "\n" else symbol for symbol in path.text]
+    assert [span[0] for span in page.spans] == [
+        "↵" if symbol == "\n" else symbol for symbol in path.text
+    ]
 
 
 def test_text_html_titles_are_the_hover_unescaped_once(path):
@@ -286,7 +303,10 @@ def test_text_html_titles_are_the_hover_unescaped_once(path):
 
 
 def test_text_html_is_the_redder_the_more_it_surprised(path):
-    shades = [float(re.search(r"213,94,0,([\d.]+)", style)[1]) for _, _, style in Page(plots.text_html(path)).spans]
+    shades = [
+        float(re.search(r"213,94,0,([\d.]+)", style)[1])
+        for _, _, style in Page(plots.text_html(path)).spans
+    ]
     bits = -path.log_probs / math.log(2)
     np.testing.assert_allclose(shades, 0.75 * (bits / 8).clamp(max=1), atol=0.0051)
     assert len(set(shades)) > 5
@@ -323,7 +343,9 @@ def test_trie_shows_every_prefix_with_its_count_and_every_token():
     texts = written(plots.draw_trie(model))
     prefixes = list(model.prefixes())
     assert sorted(t for t in texts if t.isdigit()) == ["1"] * 9 + ["2"]
-    assert sorted(t for t in texts if not t.isdigit()) == sorted(["∅", *(s[-1] for s in prefixes[1:])])
+    assert sorted(t for t in texts if not t.isdigit()) == sorted(
+        ["∅", *(s[-1] for s in prefixes[1:])]
+    )
 
 
 def test_simplex_places_certainty_in_the_corners_and_ignorance_in_the_middle():
@@ -331,9 +353,13 @@ def test_simplex_places_certainty_in_the_corners_and_ignorance_in_the_middle():
     figure = plots.draw_simplex({"truth": beliefs, "read": beliefs[::-1]}, ("x", "y", "z"))
     first, second = (ax.collections[0] for ax in figure.axes)
     height = 3**0.5 / 2
-    np.testing.assert_allclose(first.get_offsets(), [[0, 0], [1, 0], [0.5, height], [0.5, height / 3]], atol=1e-12)
+    np.testing.assert_allclose(
+        first.get_offsets(), [[0, 0], [1, 0], [0.5, height], [0.5, height / 3]], atol=1e-12
+    )
     np.testing.assert_allclose(second.get_offsets(), first.get_offsets()[::-1], atol=1e-12)
-    np.testing.assert_array_equal(second.get_facecolors(), first.get_facecolors())  # a colour is the first's belief
+    np.testing.assert_array_equal(
+        second.get_facecolors(), first.get_facecolors()
+    )  # a colour is the first's belief
     assert written(figure) == ["x", "y", "z"]
 
 
@@ -368,11 +394,16 @@ def test_calibration_draws_each_curve_beside_the_diagonal():
 def test_among_draws_rings_and_dots_in_the_plane_of_the_symbols(model):
     basis = PCABasis.fit(model.embedding)
     here = model.embedding[:3]
-    figure = plots.draw_among(basis, model.embedding, model.tokenizer.tokens, true_mean=here, draws=here / 2)
+    figure = plots.draw_among(
+        basis, model.embedding, model.tokenizer.tokens, true_mean=here, draws=here / 2
+    )
     rings, dots = figure.axes[0].collections[:2]
     np.testing.assert_allclose(rings.get_offsets(), basis.transform(here)[:, :2], atol=1e-6)
     np.testing.assert_allclose(dots.get_offsets(), basis.transform(here / 2)[:, :2], atol=1e-6)
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["true mean", "draws"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "true mean",
+        "draws",
+    ]
 
 
 @pytest.mark.parametrize("log", ["", "x", "y", "xy"])
@@ -399,8 +430,15 @@ def test_ranking_has_a_panel_a_table_and_the_best_objective_on_top():
     figure = plots.draw_ranking(frame, "bits", reference=1.2, limit=2.5)
     assert [text.get_text() for text in figure.axes[0].texts] == ["3 →"]
     assert [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes] == ["random", "joint"]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["mse", "ce"]  # from below
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["affine", "softmax", "tau"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "mse",
+        "ce",
+    ]  # from below
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "affine",
+        "softmax",
+        "tau",
+    ]
 
 
 def test_intervals_are_a_panel_a_model_and_a_row_a_setting_from_above():
@@ -416,7 +454,9 @@ def test_intervals_are_a_panel_a_model_and_a_row_a_setting_from_above():
     assert left.yaxis_inverted()  # the first on top
     soft = left.containers[0]
     np.testing.assert_array_equal(soft.lines[0].get_xdata(), [3.0, 0.5])
-    np.testing.assert_allclose([segment[:, 0] for segment in soft.lines[2][0].get_segments()], [[2, 5], [0.4, 0.6]])
+    np.testing.assert_allclose(
+        [segment[:, 0] for segment in soft.lines[2][0].get_segments()], [[2, 5], [0.4, 0.6]]
+    )
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["soft", "shown"]
     assert right.lines[-1].get_xdata() == [0.8, 0.8]
     png(figure)
@@ -427,13 +467,19 @@ def test_intervals_are_a_panel_a_model_and_a_row_a_setting_from_above():
 
 def test_drift_draws_each_curve_with_its_band_up_to_where_it_is_lost():
     steps = pd.Index([0, 1, 2], name="step")
-    curve = pd.DataFrame({"median": [0, 0.5, math.inf], "low": [0, 0.1, 1.0], "high": [0, 1.0, math.inf]}, index=steps)
+    curve = pd.DataFrame(
+        {"median": [0, 0.5, math.inf], "low": [0, 0.1, 1.0], "high": [0, 1.0, math.inf]},
+        index=steps,
+    )
     figure = plots.draw_drift({"never": curve, "always": curve * 0}, limit=0.1)
     never, _, limit = figure.axes[0].lines
     np.testing.assert_array_equal(never.get_ydata(), [0, 0.5, math.nan])
     np.testing.assert_array_equal(limit.get_ydata(), [0.1, 0.1])
     assert written(figure) == ["0.1"]
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["never", "always"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "never",
+        "always",
+    ]
     assert figure.axes[0].collections[0].get_paths()[0].vertices[:, 1].max() == 1
     png(figure)
 
@@ -451,7 +497,8 @@ def test_survival_draws_steps_down_and_draws_without_an_interval():
 
 def test_frontier_draws_a_line_a_family_by_share_and_the_oracle_in_black():
     frame = pd.DataFrame(
-        [("oracle", 0.9, 0.1), ("oracle", 0.1, 2.0), ("entropy", 0.5, 0.4)], columns=["family", "share", "excess"]
+        [("oracle", 0.9, 0.1), ("oracle", 0.1, 2.0), ("entropy", 0.5, 0.4)],
+        columns=["family", "share", "excess"],
     )
     figure = plots.draw_frontier(frame, floor=0.05)
     entropy, oracle, floor = figure.axes[0].lines
@@ -481,17 +528,26 @@ def test_drift_is_drawn_from_the_floor_up_with_gaps_where_it_is_lost():
 
 
 def test_together_draws_each_path_in_its_own_colour_and_the_drift_below(path, basis, model):
-    figure = plots.draw_together({"A": path, "C": path}, basis, model.embedding, {"C": [0.1] * 30}, slice(0, 9))
+    figure = plots.draw_together(
+        {"A": path, "C": path}, basis, model.embedding, {"C": [0.1] * 30}, slice(0, 9)
+    )
     above, below = figure.axes
     dots = [offsets for offsets in above.collections if offsets.get_label() in "AC"]
     assert [len(one.get_offsets()) for one in dots] == [9, 9]
-    assert [line.get_label() for line in below.lines] == ["C", *[line.get_label() for line in below.lines[1:]]]
+    assert [line.get_label() for line in below.lines] == [
+        "C",
+        *[line.get_label() for line in below.lines[1:]],
+    ]
     assert to_hex(below.lines[0].get_color()).upper() == plots.SETTINGS[2]
 
 
 @pytest.mark.parametrize("which", ["path", "together", "hull"])
-def test_messages_about_several_traces_say_nothing_of_their_looks(path, basis, model, monkeypatch, which):
-    """In the browser, what one trace of a batch is given the others of it lose: a colour that was set once is gone."""
+def test_messages_about_several_traces_say_nothing_of_their_looks(
+    path, basis, model, monkeypatch, which
+):
+    """In the browser, what one trace of a batch is given the others of it lose: a colour that was
+    set once is gone.
+    """
     sent, weights = [], torch.eye(len(model.embedding))[2]
 
     def heard(figure, restyle_data, *, relayout_data=None, trace_indexes=None, **options):
@@ -506,7 +562,9 @@ def test_messages_about_several_traces_say_nothing_of_their_looks(path, basis, m
         plots.update_together(figure, 1, path, basis, model.embedding)
     else:
         plots.update_hull(figure, path, basis, model.embedding, weights, 3)
-    several = [data for data, traces in sent if isinstance(traces, list | tuple) and len(traces) > 1]
+    several = [
+        data for data, traces in sent if isinstance(traces, list | tuple) and len(traces) > 1
+    ]
     assert several
     for data in several:
         assert not [name for name in data if name.startswith(("marker", "textfont", "line"))]

@@ -6,13 +6,15 @@ import pytest
 import torch
 from bounds import exact
 
-from softar_lab.predictor import Prediction, Predictor
+from softar_lab.core.predictor import Prediction, Predictor
 
 TABLE = torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.1, 0.2, 0.7]])
 
 
 class Bigram(Predictor):
-    """p(next | last); before anything was read the last symbol counts as 0. A state is (B,) last symbols."""
+    """p(next | last); before anything was read the last symbol counts as 0. A state is (B,) last
+    symbols.
+    """
 
     vocab_size = 3
 
@@ -35,7 +37,8 @@ def test_prediction_probs_are_the_exponential_and_sum_to_one():
 
 
 @pytest.mark.parametrize(
-    ("probs", "nats"), [([0.25] * 4, math.log(4)), ([1.0, 0, 0, 0], 0.0), ([0.5, 0.5, 0, 0], math.log(2))]
+    ("probs", "nats"),
+    [([0.25] * 4, math.log(4)), ([1.0, 0, 0, 0], 0.0), ([0.5, 0.5, 0, 0], math.log(2))],
 )
 def test_prediction_entropy_of_known_distributions(probs, nats):
     entropy = Prediction(torch.tensor([probs]).log()).entropy
@@ -80,7 +83,9 @@ def test_every_path_has_the_product_of_its_choices_and_all_sum_to_one():
     for t in range(4):
         total += model.predict(state).log_probs.gather(1, paths[:, t : t + 1]).squeeze(1)
         state = model.next_state(state, paths[:, t])
-    expected = [TABLE[0, a] * TABLE[a, b] * TABLE[b, c] * TABLE[c, d] for a, b, c, d in paths.tolist()]
+    expected = [
+        TABLE[0, a] * TABLE[a, b] * TABLE[b, c] * TABLE[c, d] for a, b, c, d in paths.tolist()
+    ]
     torch.testing.assert_close(total.exp(), torch.stack(expected))
     torch.testing.assert_close(total.exp().sum(), torch.tensor(1.0))
 
@@ -90,5 +95,7 @@ def test_whole_texts_are_scored_as_they_are_read(tiny, rng):
     token_ids = torch.randint(model.vocab_size, (3, 7), generator=rng())
     stepwise = Predictor.next_log_probs(model, token_ids)  # (B, T, V)
     torch.testing.assert_close(model.next_log_probs(token_ids), stepwise, **exact(model))
-    gathered = torch.stack([stepwise[:, t].gather(1, token_ids[:, t : t + 1])[:, 0] for t in range(7)], 1)
+    gathered = torch.stack(
+        [stepwise[:, t].gather(1, token_ids[:, t : t + 1])[:, 0] for t in range(7)], 1
+    )
     torch.testing.assert_close(model.log_probs(token_ids), gathered, **exact(model))

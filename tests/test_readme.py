@@ -1,29 +1,37 @@
 """What README and CONTRIBUTING show runs as it stands there, on a text nobody saw before."""
 
 import re
+import sys
 from pathlib import Path
 
-import pytest
-import torch
-
 import softar_lab as lab
-from softar_lab.generation import collapse
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import house  # noqa: E402
 
 
 def code_block(page: str) -> str:
     """The first Python block of a page."""
-    return re.search(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL).group(1)
+    return re.search(
+        r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL
+    ).group(1)
 
 
 def test_readme_ten_lines_train_and_write(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    text = "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.\n" * 60 + "ROMEO: ¿qué?\n" * 20
+    text = (
+        "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.\n" * 60
+        + "ROMEO: ¿qué?\n" * 20
+    )
     Path("unseen.txt").write_text(text, encoding="utf-8")
     code = code_block("README.md")
     assert len([line for line in code.splitlines() if line.strip()]) <= 10
-    for shown, here in (('"shakespeare"', '"unseen.txt"'), ("steps=400", "steps=3"), ("steps=200", "steps=12")):
+    for shown, here in (
+        ('"shakespeare"', '"unseen.txt"'),
+        ("steps=400", "steps=3"),
+        ("steps=200", "steps=12"),
+    ):
         assert shown in code
         code = code.replace(shown, here)
     names: dict = {}
@@ -34,12 +42,6 @@ def test_readme_ten_lines_train_and_write(tmp_path, monkeypatch, capsys):
     assert lab.SoftAR.load("runs/first").config == names["config"]
 
 
-def test_contributing_adds_a_collapse_everywhere(tiny, monkeypatch):
-    monkeypatch.setattr(collapse.COLLAPSES, "_members", dict(collapse.COLLAPSES._members))
-    exec(code_block("CONTRIBUTING.md"), {"torch": torch})
-    assert "second" in collapse.names()
-    model = tiny(objective="mse")
-    path = lab.generate(model, "", 5, collapse="second", temperature=0)
-    assert torch.equal(path.token_ids, path.top_ids[:, 1])
-    with pytest.raises(ValueError, match="second"):
-        lab.generate(model, "", 5, collapse="third")
+def test_the_tree_of_the_house_is_the_house():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert house.with_tree(readme) == readme, "python tools/house.py --tree"

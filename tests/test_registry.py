@@ -1,11 +1,13 @@
-"""Names, specs with arguments and instances mean the same; every other spec is refused with the known names."""
+"""Names, specs with arguments and instances mean the same; every other spec is refused with the
+known names.
+"""
 
 import re
 from dataclasses import dataclass
 
 import pytest
 
-from softar_lab.registry import Registry
+from softar_lab.core.registry import Registry
 
 SHAPES = Registry("shape")
 
@@ -69,17 +71,50 @@ def test_spec_and_resolve_are_inverse(strategy):
 @pytest.mark.parametrize(
     ("strategy", "spec"),
     [
-        (Circle(), "circle"),
+        (Circle(), "circle(1.0)"),
         (Circle(2.5), "circle(2.5)"),
-        (Box(), "box"),
-        (Box(3), "box(3)"),
-        (Box(1, "blue"), "box(1, 'blue')"),
-        (Box(Circle(), "blue"), "box(<Circle>, 'blue')"),
+        (Box(), "box(width=1, colour='red')"),
+        (Box(3), "box(width=3, colour='red')"),
+        (Box(Circle(), "blue"), "box(width=<Circle>, colour='blue')"),
         (point, "point"),
     ],
 )
-def test_spec_leaves_out_defaults_at_the_end(strategy, spec):
+def test_spec_holds_every_parameter(strategy, spec):
     assert SHAPES.spec(strategy) == spec
+
+
+class Holder:
+    """Made with two arguments of its own; what comes behind a star is nobody's setting."""
+
+    def __init__(self, size, rows, rate: float = 0.5, kind: str = "sum", *, out: int | None = None):
+        self.rate = rate
+
+
+def test_complete_writes_out_every_parameter():
+    holders = Registry("holder")
+    holders.register("holder")(Holder)
+    assert holders.complete("holder", 1, 2) == "holder(rate=0.5, kind='sum')"
+    assert holders.complete("holder(kind='ema')", 1, 2) == "holder(rate=0.5, kind='ema')"
+    assert SHAPES.complete("circle") == "circle(1.0)"
+    assert SHAPES.complete(SHAPES.spec(Box())) == SHAPES.spec(Box())
+    assert SHAPES.complete("point") == "point"
+    with pytest.raises(ValueError, match=r"holder 'holder\(speed=1\)'"):
+        holders.complete("holder(speed=1)", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "label"),
+    [
+        ("circle(1.0)", "circle"),
+        ("circle(2.5)", "circle(2.5)"),
+        ("box(width=1, colour='blue')", "box(colour='blue')"),
+        ("point", "point"),
+        ("box(width=<Circle>, colour='red')", "box(width=<Circle>, colour='red')"),
+        ("whatever", "whatever"),
+    ],
+)
+def test_short_leaves_out_defaults_and_what_it_does_not_know_as_it_is(spec, label):
+    assert SHAPES.short(spec) == label
 
 
 def test_spec_of_what_is_not_registered_is_its_name():
@@ -99,7 +134,9 @@ circle(\0)  | circle(getcwd()) | circle(1 or 2)  | point(3)
 """
 
 
-@pytest.mark.parametrize("spec", [*re.split(r" *[|\n] *", UNREADABLE.strip()), None, 3, ["circle"], Circle])
+@pytest.mark.parametrize(
+    "spec", [*re.split(r" *[|\n] *", UNREADABLE.strip()), None, 3, ["circle"], Circle]
+)
 def test_resolve_refuses_what_it_cannot_read(spec):
     with pytest.raises(ValueError, match="shape"):
         SHAPES.resolve(spec)

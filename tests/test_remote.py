@@ -1,4 +1,6 @@
-"""The remote judge: our own model served by a process of its own, each server's answer, and servers that misbehave."""
+"""The remote judge: our own model served by a process of its own, each server's answer, and servers
+that misbehave.
+"""
 
 import gzip
 import json
@@ -22,15 +24,25 @@ from hypothesis import strategies as st
 from test_widgets import wait
 
 import softar_lab as lab
-from softar_lab.adapters import calls
-from softar_lab.adapters.calls import Bearer, Caller, RemoteError, SigV4, place_of, retry_after
-from softar_lab.adapters.dialects import APIS
-from softar_lab.adapters.remote import RemoteJudge, Scored
-from softar_lab.evaluation import char_log_probs
-from softar_lab.sources.tales import TALES
+from softar_lab.data.languages.tales import TALES
+from softar_lab.external.remote import http as calls
+from softar_lab.external.remote.http import (
+    Bearer,
+    Caller,
+    RemoteError,
+    SigV4,
+    place_of,
+    retry_after,
+)
+from softar_lab.external.remote.judge import RemoteJudge, Scored
+from softar_lab.external.remote.protocols import APIS
+from softar_lab.models.scoring import char_log_probs
 
 ROOT = Path(__file__).parents[1]
-FIXTURES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("tests/fixtures/*.json")}
+FIXTURES = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in ROOT.glob("tests/fixtures/*.json")
+}
 CHECKPOINT = ROOT / "data" / "checkpoints" / "tales-hard"
 KEY = "sk-nobody-may-see-this"
 quick = partial(Caller, timeout=300, retries=2, wait=0.01)  # a busy machine has time to answer
@@ -41,8 +53,10 @@ quick = partial(Caller, timeout=300, retries=2, wait=0.01)  # a busy machine has
 
 @pytest.fixture(scope="module")
 def served():
-    command = [sys.executable, "-W", "error", "-m", "softar_lab.adapters.serve", str(CHECKPOINT)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    command = [sys.executable, "-W", "error", "-m", "softar_studies.serving", str(CHECKPOINT)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         yield process.stdout.readline().strip()
         process.kill()
 
@@ -55,7 +69,9 @@ def ours():
 def test_log_probs_are_our_own_models(served, ours):
     text = "".join(TALES.sample(Random(story)) for story in range(9))[:700]  # several windows
     scored = RemoteJudge(url=served, caller=quick()).log_probs(text)
-    torch.testing.assert_close(scored.log_probs.float(), char_log_probs(ours, text), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        scored.log_probs.float(), char_log_probs(ours, text), atol=1e-5, rtol=0
+    )
     assert scored.unscored + "".join(scored.tokens) == text
     assert scored.offsets.tolist() == list(range(1, 700))
     assert math.isclose(scored.bits_per_char, lab.evaluate(ours, text) / math.log(2), abs_tol=1e-5)
@@ -67,7 +83,9 @@ def test_embeddings_are_our_own_models(served, ours):
     assert vectors.shape == (4, ours.config.d_model)
     ids = ours.tokenizer.encode(texts[1])[None]
     with torch.inference_mode():
-        torch.testing.assert_close(vectors[1], ours.hidden_states(ids)[0].mean(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            vectors[1], ours.hidden_states(ids)[0].mean(0), atol=1e-5, rtol=0
+        )
 
 
 def test_served_model_says_what_it_cannot_read(served):
@@ -79,7 +97,9 @@ def test_served_model_says_what_it_cannot_read(served):
 
 
 class Answers(socketserver.ThreadingTCPServer):
-    """A server that plays one part after the other, the last one for ever, and keeps what it was asked."""
+    """A server that plays one part after the other, the last one for ever, and keeps what it was
+    asked.
+    """
 
     daemon_threads, allow_reuse_address, block_on_close = True, True, False
 
@@ -124,9 +144,8 @@ def server():
 def reply(content, status="200 OK", kind="application/json", more="", length=None):
     """A part: one whole answer; `length` lies about how long it is."""
     content = content if isinstance(content, bytes) else json.dumps(content).encode()
-    head = (
-        f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(content) if length is None else length}\r\n"
-    )
+    said = len(content) if length is None else length
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {said}\r\n"
     return lambda part: part.send(f"{head}{more}Connection: close\r\n\r\n".encode() + content)
 
 
@@ -140,7 +159,9 @@ def words(text, return_offsets_mapping):
 def test_each_servers_answer_is_understood(server, name):
     shape = FIXTURES[name]
     server.parts = [reply(shape["answer"])]
-    judge = RemoteJudge(url=server.url, model="m", api=shape["api"], path=shape["path"], tokenizer=words)
+    judge = RemoteJudge(
+        url=server.url, model="m", api=shape["api"], path=shape["path"], tokenizer=words
+    )
     if "vectors" in shape:
         assert judge.embeddings(shape["texts"]).tolist() == shape["vectors"]
     elif "error" in shape:
@@ -151,7 +172,9 @@ def test_each_servers_answer_is_understood(server, name):
         assert (scored.unscored, list(scored.tokens)) == (shape["unscored"], shape["tokens"])
         assert scored.log_probs.tolist() == pytest.approx(shape["log_probs"], abs=1e-12)
         begins = [shape["text"][begin:] for begin in scored.offsets.tolist()]
-        assert all(rest.startswith(token) for rest, token in zip(begins, scored.tokens, strict=True))
+        assert all(
+            rest.startswith(token) for rest, token in zip(begins, scored.tokens, strict=True)
+        )
         assert judge.bits_per_char(shape["text"]) == scored.bits_per_char
     assert json.loads(server.asked[0].body) == shape["request"]
     assert server.asked[0].path == shape["path"]
@@ -183,7 +206,10 @@ VALUES = answer()["choices"][0]["logprobs"]["token_logprobs"]
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
-        (answer(token_logprobs=[None, -4.5, None, -0.5, -0.1, -3]), "log-prob of token 1 is missing"),
+        (
+            answer(token_logprobs=[None, -4.5, None, -0.5, -0.1, -3]),
+            "log-prob of token 1 is missing",
+        ),
         (answer(token_logprobs=[None, None, -2.0, -0.5, -0.1, -3]), "missing"),
         (answer(token_logprobs=[None, -4.5, "-2", -0.5, -0.1, -3]), "no number"),
         (answer(token_logprobs=[None, -4.5, True, -0.5, -0.1, -3]), "no number"),
@@ -224,7 +250,9 @@ def test_what_is_no_number_is_an_error(server, value):
 
 
 def test_single_token_without_a_start_token_has_no_figure(server):
-    server.parts = [reply(answer(text="Hello John", tokens=["Hello", " John"], token_logprobs=[None, -1.0]))]
+    server.parts = [
+        reply(answer(text="Hello John", tokens=["Hello", " John"], token_logprobs=[None, -1.0]))
+    ]
     with pytest.raises(RemoteError, match="single token"):
         RemoteJudge(url=server.url).log_probs("Hello")
 
@@ -248,7 +276,9 @@ def test_text_cut_off_before_it_is_scored_is_an_error(server):
 
 
 def test_echo_ignored_is_not_mistaken_for_the_text(server):
-    """A server without echo that happens to write the text itself: nothing tells them apart, so no figure."""
+    """A server without echo that happens to write the text itself: nothing tells them apart, so no
+    figure.
+    """
     server.parts = [reply(answer(text="Hello", tokens=["Hello"], token_logprobs=[-1.0]))]
     with pytest.raises(RemoteError, match="wrote itself"):
         RemoteJudge(url=server.url).log_probs("Hello")
@@ -258,13 +288,34 @@ def test_echo_ignored_is_not_mistaken_for_the_text(server):
     ("said", "complaint"),
     [
         ({"data": [{"index": 0, "embedding": [1.0]}]}, "1 embeddings for 2 texts"),
-        ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]}, "not numbered"),
-        ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [2.0, 3.0]}]}, "different widths"),
-        ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [None]}]}, "finite numbers"),
-        ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [1e300]}]}, "finite numbers"),
-        ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [10**400]}]}, "finite numbers"),
-        ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": []}]}, "finite numbers"),
-        ({"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": "AACAPw=="}]}, "no embedding"),
+        (
+            {"data": [{"index": 0, "embedding": [1.0]}, {"index": 0, "embedding": [2.0]}]},
+            "not numbered",
+        ),
+        (
+            {"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [2.0, 3.0]}]},
+            "different widths",
+        ),
+        (
+            {"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [None]}]},
+            "finite numbers",
+        ),
+        (
+            {"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [1e300]}]},
+            "finite numbers",
+        ),
+        (
+            {"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [10**400]}]},
+            "finite numbers",
+        ),
+        (
+            {"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": []}]},
+            "finite numbers",
+        ),
+        (
+            {"data": [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": "AACAPw=="}]},
+            "no embedding",
+        ),
         ({"data": None}, "no data"),
     ],
 )
@@ -274,9 +325,11 @@ def test_wrong_embeddings_are_an_error(server, said, complaint):
         RemoteJudge(url=server.url, caller=quick()).embeddings(["one", "two"])
 
 
-@given(st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=6), st.booleans(), st.booleans())
+@given(
+    st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=6), st.booleans(), st.booleans()
+)
 def test_tokens_lie_along_the_text_exactly(tokens, started, written):
-    from softar_lab.adapters import remote
+    from softar_lab.external.remote import judge as remote
 
     text = "".join(tokens)
     pairs = [(token, None if not i and not started else -1.0) for i, token in enumerate(tokens)]
@@ -284,7 +337,9 @@ def test_tokens_lie_along_the_text_exactly(tokens, started, written):
     scored = remote._scored(pairs, text)
     assert scored.tokens == tuple(tokens[not started :])
     assert scored.unscored == ("" if started else tokens[0])
-    assert scored.bits_per_char == pytest.approx(len(scored.tokens) / math.log(2) / len("".join(scored.tokens)))
+    assert scored.bits_per_char == pytest.approx(
+        len(scored.tokens) / math.log(2) / len("".join(scored.tokens))
+    )
 
 
 # servers that misbehave: a retry or an error, soon
@@ -295,7 +350,9 @@ def hang(part):
 
 
 def drip(part):
-    part.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n", *[b" "] * 600, pause=0.1)
+    part.send(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n", *[b" "] * 600, pause=0.1
+    )
 
 
 def drip_headers(part):
@@ -320,7 +377,18 @@ HALF = json.dumps(answer()).encode()[:200]
         drip,
         drip_headers,
     ],
-    ids=["429", "500", "503", "half", "closed", "half a head", "no http", "hangs", "drips", "drips headers"],
+    ids=[
+        "429",
+        "500",
+        "503",
+        "half",
+        "closed",
+        "half a head",
+        "no http",
+        "hangs",
+        "drips",
+        "drips headers",
+    ],
 )
 def test_passing_trouble_is_tried_again(server, bad):
     slow = bad in (hang, drip, drip_headers)  # each for a minute
@@ -328,7 +396,9 @@ def test_passing_trouble_is_tried_again(server, bad):
     server.parts = [bad, GOOD]
     scored = RemoteJudge(url=server.url, caller=replace(caller, retries=9)).log_probs(TEXT)
     assert scored.log_probs.tolist() == VALUES[1:5]
-    assert len(server.asked) == 2 or (slow and len(server.asked) > 2)  # a good answer may come too late as well
+    assert len(server.asked) == 2 or (
+        slow and len(server.asked) > 2
+    )  # a good answer may come too late as well
     server.asked.clear()
     server.parts = [bad]
     complaint = r"no whole answer within 0\.3 s, tried 3 times" if slow else "tried 3 times"
@@ -349,12 +419,18 @@ def test_passing_trouble_is_tried_again(server, bad):
         (reply(b"<h1>Welcome</h1>", kind="text/html"), "text/html, not JSON.*Welcome"),
         (reply(answer(), kind=""), "of no stated type"),
         (reply(b" " * 300_000), "longer than 200,000 bytes"),
-        (reply(b"", "301 Moved", more="Location: http://127.0.0.1:9/v1\r\n"), "redirects, which is not followed"),
+        (
+            reply(b"", "301 Moved", more="Location: http://127.0.0.1:9/v1\r\n"),
+            "redirects, which is not followed",
+        ),
         (reply(b"", "307 Temporary", more="Location: /elsewhere\r\n"), "redirects"),
         (reply({"error": "bad key"}, "401 Unauthorized"), "status 401.*bad key"),
         (reply({"error": "no model m"}, "404 Not Found"), "status 404.*no model m"),
         (reply(b"", "429 Slow", more="Retry-After: 86400\r\n"), "left alone for 86400 s"),
-        (reply(gzip.compress(b" " * 300_000), more="Content-Encoding: gzip\r\n"), "longer than 200,000 bytes"),
+        (
+            reply(gzip.compress(b" " * 300_000), more="Content-Encoding: gzip\r\n"),
+            "longer than 200,000 bytes",
+        ),
     ],
 )
 def test_lasting_trouble_is_said_at_once(server, bad, complaint):
@@ -400,7 +476,9 @@ def test_bearer_is_sent_and_never_shown(server):
         judge.log_probs(TEXT)
     assert server.asked[0].headers["authorization"] == f"Bearer {KEY}"
     assert KEY not in f"{judge!r} {caught.value!r} {caught.value}"
-    server.parts = [reply({"choices": [{"text": KEY, "logprobs": {"tokens": [], "token_logprobs": []}}]})]
+    server.parts = [
+        reply({"choices": [{"text": KEY, "logprobs": {"tokens": [], "token_logprobs": []}}]})
+    ]
     with pytest.raises(RemoteError) as caught:
         judge.log_probs(TEXT)
     assert KEY not in str(caught.value)
@@ -413,14 +491,18 @@ def test_bearer_refuses_what_no_header_can_hold(key):
 
 
 def signature(asked, secret, region, service):
-    """Signature Version 4 of a request as it arrived, computed as AWS documents it, without botocore."""
+    """Signature Version 4 of a request as it arrived, computed as AWS documents it, without
+    botocore.
+    """
     import hashlib
     import hmac
 
     def keyed(key, text):
         return hmac.new(key, text.encode(), hashlib.sha256).digest()
 
-    fields = dict(part.split("=", 1) for part in asked.headers["authorization"].split(" ", 1)[1].split(", "))
+    fields = dict(
+        part.split("=", 1) for part in asked.headers["authorization"].split(" ", 1)[1].split(", ")
+    )
     signed = fields["SignedHeaders"].split(";")
     canonical = ["POST", asked.path, "", *[f"{name}:{asked.headers[name]}" for name in signed], ""]
     canonical = "\n".join([*canonical, ";".join(signed), hashlib.sha256(asked.body).hexdigest()])
@@ -435,9 +517,13 @@ def signature(asked, secret, region, service):
 
 @pytest.mark.parametrize("token", [None, "a-session-token"])
 def test_sigv4_signs_what_arrives(server, token):
-    auth = SigV4("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "eu-west-1", session_token=token)
+    auth = SigV4(
+        "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "eu-west-1", session_token=token
+    )
     server.parts = [reply(b"", "500 Oops"), GOOD]
-    judge = RemoteJudge(url=f"{server.url}/endpoints/mine/invocations", path="", caller=quick(auth=auth))
+    judge = RemoteJudge(
+        url=f"{server.url}/endpoints/mine/invocations", path="", caller=quick(auth=auth)
+    )
     judge.log_probs(TEXT)
     for asked in server.asked:  # signed anew each time
         fields, expected = signature(asked, auth.secret_key, "eu-west-1", "sagemaker")
@@ -462,7 +548,11 @@ def test_sigv4_is_awss_published_example(monkeypatch):
 
 
 def test_sigv4_finds_credentials_in_the_environment(monkeypatch):
-    for name, value in (("ACCESS_KEY_ID", "AK"), ("SECRET_ACCESS_KEY", "SK"), ("SESSION_TOKEN", "ST")):
+    for name, value in (
+        ("ACCESS_KEY_ID", "AK"),
+        ("SECRET_ACCESS_KEY", "SK"),
+        ("SESSION_TOKEN", "ST"),
+    ):
         monkeypatch.setenv(f"AWS_{name}", value)
     assert SigV4.from_environment("eu-west-1") == SigV4("AK", "SK", "eu-west-1", session_token="ST")
 
@@ -500,11 +590,15 @@ def test_a_key_in_the_address_is_not_shown():
 def test_missing_extra_is_named(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     auth = SigV4("AK", "SK", "eu-west-1")
-    with pytest.raises(RemoteError, match=rf"{missing} is missing; pip install .softar-lab\[remote\]"):
+    with pytest.raises(
+        RemoteError, match=rf"{missing} is missing; pip install .softar-lab\[remote\]"
+    ):
         RemoteJudge(url="http://127.0.0.1:9", caller=quick(auth=auth)).log_probs(TEXT)
 
 
 def test_scored_offsets_and_bits_of_a_known_text():
-    scored = Scored("abcd", "a", ("bc", "d"), torch.tensor([-math.log(4), -math.log(2)], dtype=torch.float64))
+    scored = Scored(
+        "abcd", "a", ("bc", "d"), torch.tensor([-math.log(4), -math.log(2)], dtype=torch.float64)
+    )
     assert scored.offsets.tolist() == [1, 3]
     assert math.isclose(scored.bits_per_char, 1.0)

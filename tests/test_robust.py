@@ -1,4 +1,6 @@
-"""The suite under other processors' settings goes on where it stopped, and leaves no process behind."""
+"""The suite under other processors' settings goes on where it stopped, and leaves no process
+behind.
+"""
 
 import subprocess
 import sys
@@ -29,8 +31,16 @@ def test_notes(request):
 def test_skipped(): ...
 """
 SETTINGS = (
-    robust.Setting(name="one", why="", threads=3, kernels={"ATEN_CPU_CAPABILITY": "default"} | robust.PORTABLE),
-    robust.Setting(name="two", why="", threads=3, busy=1, kernels={"ATEN_CPU_CAPABILITY": "avx2"} | robust.PORTABLE),
+    robust.Setting(
+        name="one", why="", threads=3, kernels={"ATEN_CPU_CAPABILITY": "default"} | robust.PORTABLE
+    ),
+    robust.Setting(
+        name="two",
+        why="",
+        threads=3,
+        busy=1,
+        kernels={"ATEN_CPU_CAPABILITY": "avx2"} | robust.PORTABLE,
+    ),
 )
 SOURCE = """import os
 with open('../runs/notes', 'a') as notes:
@@ -70,11 +80,15 @@ def test_what_passed_is_not_run_again_and_what_failed_is(suite, capsys):
     assert robust.main([], suite, SETTINGS) == 0
     assert notes(suite) == ["notebook", "notebook", "tests", "tests"]
     table = capsys.readouterr().out.splitlines()[-2:]
-    assert [" ".join(line.split()[:-1]) for line in table] == [f"{name} 2 / 0 / 1 1 / 0" for name in ("one", "two")]
+    assert [" ".join(line.split()[:-1]) for line in table] == [
+        f"{name} 2 / 0 / 1 1 / 0" for name in ("one", "two")
+    ]
 
     notebook = suite / "notebooks" / "a.ipynb"
     good = notebook.read_text()
-    notebook.write_text(good.replace("x86-64-v3 kept", "another verdict"))  # another source: nothing counts
+    notebook.write_text(
+        good.replace("x86-64-v3 kept", "another verdict")
+    )  # another source: nothing counts
     assert robust.main(["--only", "two"], suite, SETTINGS) == 1
     assert notes(suite) == ["notebook", "tests"]
     *_, line, first = capsys.readouterr().out.splitlines()
@@ -122,13 +136,17 @@ def test_busy_processes_end_where_their_parent_is_killed():
 
 def test_every_setting_has_a_name_and_a_reason_of_its_own():
     assert (
-        len({one.name for one in robust.SETTINGS}) == len({one.why for one in robust.SETTINGS}) == len(robust.SETTINGS)
+        len({one.name for one in robust.SETTINGS})
+        == len({one.why for one in robust.SETTINGS})
+        == len(robust.SETTINGS)
     )
     assert {one.threads for one in robust.SETTINGS} == {1, 2}
     assert any(one.busy for one in robust.SETTINGS)
 
 
-@pytest.mark.parametrize(("here", "widest"), [("sve256", "default"), ("avx2", "avx2"), ("avx512", "avx512")])
+@pytest.mark.parametrize(
+    ("here", "widest"), [("sve256", "default"), ("avx2", "avx2"), ("avx512", "avx512")]
+)
 def test_kernels_that_this_processor_lacks_are_left_out(monkeypatch, here, widest):
     monkeypatch.setattr(robust, "capability", lambda: here)
     able = [one for one in robust.SETTINGS if robust.possible(one)]

@@ -8,19 +8,21 @@ import torch
 from scipy.stats import binomtest
 from test_predictor import Bigram
 
+from softar_lab.core.predictor import Prediction
+from softar_lab.data.corpora import load_language
+from softar_lab.data.languages import Markov
+from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.generation import Always, EveryK, Never, schedule
-from softar_lab.generation.session import Session
-from softar_lab.generation.thought import Thought
-from softar_lab.predictor import Prediction
-from softar_lab.sources.corpora import load_language
-from softar_lab.sources.languages import Markov
-from softar_lab.sources.tokenizers import CharTokenizer
+from softar_lab.generation.run_context import RunContext
+from softar_lab.generation.step_context import StepContext
 
 
-def thought(*steps):
+def context(*steps):
     n = len(steps)
     prediction = Prediction(torch.zeros(n, 3).log_softmax(-1), torch.zeros(n, 2))
-    return Thought(torch.tensor(steps), prediction, prediction.probs, torch.zeros(n).long(), torch.zeros(3, 2))
+    return StepContext(
+        torch.tensor(steps), prediction, prediction.probs, torch.zeros(n).long(), torch.zeros(3, 2)
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,11 +37,11 @@ def thought(*steps):
     ],
 )
 def test_schedule_says_which_of_seven_steps_are_hard(spec, hard):
-    assert schedule.resolve(spec)(thought(*range(7))).int().tolist() == hard
+    assert schedule.resolve(spec)(context(*range(7))).int().tolist() == hard
 
 
 def test_every_counts_each_row_for_itself():
-    assert EveryK(2)(thought(0, 1, 5, 6)).tolist() == [False, True, True, False]
+    assert EveryK(2)(context(0, 1, 5, 6)).tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("strategy", [Always(), Never(), EveryK(3)])
@@ -47,20 +49,24 @@ def test_schedules_are_what_their_spec_says(strategy):
     assert schedule.resolve(schedule.SCHEDULES.spec(strategy)) == strategy
 
 
-@pytest.mark.parametrize("spec", ["every(0)", "every(-2)", "every(1.5)", "every('a')", "every(None)", "every(True)"])
+@pytest.mark.parametrize(
+    "spec", ["every(0)", "every(-2)", "every(1.5)", "every('a')", "every(None)", "every(True)"]
+)
 def test_every_names_a_wrong_k(spec):
     with pytest.raises(ValueError, match="every.*"):
         schedule.resolve(spec)
 
 
 def test_unknown_schedule_lists_the_known():
-    with pytest.raises(ValueError, match="unknown schedule 'sometimes'; known: always, never, every"):
+    with pytest.raises(
+        ValueError, match="unknown schedule 'sometimes'; known: always, never, every"
+    ):
         schedule.resolve("sometimes")
 
 
 def test_retro_grounds_the_slot_k_steps_back():
-    assert schedule.resolve("retro(2)")(thought(0, 5)).int().tolist() == [[1, 0, 0]] * 2
-    assert schedule.SCHEDULES.spec(schedule.Retro()) == "retro"
+    assert schedule.resolve("retro(2)")(context(0, 5)).int().tolist() == [[1, 0, 0]] * 2
+    assert schedule.SCHEDULES.spec(schedule.Retro()) == "retro(4)"
 
 
 @pytest.mark.parametrize("spec", ["retro(0)", "retro(-2)", "retro(1.5)", "retro(True)"])
@@ -83,7 +89,9 @@ FROM_HULL = [0.0, 0.0, 0.5**0.5, 0.6]
 def measured(was_hard=(0, 0, 0, 0)):
     prediction = Prediction(PROBS.log(), POINTS)
     hard = torch.tensor(was_hard, dtype=torch.bool)
-    return Thought(torch.arange(4), prediction, PROBS, torch.zeros(4).long(), ROWS, (0,) * 4, hard)
+    return StepContext(
+        torch.arange(4), prediction, PROBS, torch.zeros(4).long(), ROWS, (0,) * 4, hard
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +115,11 @@ def test_a_threshold_says_where_its_measure_is_larger(spec, hard):
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("entropy", [0, math.log(2), 0.394398, math.log(3)]), ("distance", FROM_ROWS), ("off-hull", FROM_HULL)],
+    [
+        ("entropy", [0, math.log(2), 0.394398, math.log(3)]),
+        ("distance", FROM_ROWS),
+        ("off-hull", FROM_HULL),
+    ],
 )
 def test_measures_by_hand(name, expected):
     found = schedule.resolve(name).measure(measured())
@@ -121,7 +133,11 @@ def test_measures_by_hand(name, expected):
         ("entropy(above=1.0, until=0.5)", [1, 1, 1, 1], [0, 1, 0, 1]),
         ("entropy(above=1.0, until=0.3)", [1, 0, 1, 0], [0, 0, 1, 1]),
         ("entropy(above=1.0, until=1.0)", [1, 1, 1, 1], [0, 0, 0, 1]),
-        ("entropy(above=1.0, until=0)", [1, 0, 0, 0], [1, 0, 0, 1]),  # until it falls below 0: for good
+        (
+            "entropy(above=1.0, until=0)",
+            [1, 0, 0, 0],
+            [1, 0, 0, 1],
+        ),  # until it falls below 0: for good
         ("distance(above=0.9, until=0.65)", [1, 1, 0, 1], [0, 1, 1, 0]),
         ("off-hull(above=0.65, until=0.5)", [1, 1, 1, 1], [0, 0, 1, 1]),
     ],
@@ -132,7 +148,9 @@ def test_hysteresis_stays_hard_until_the_measure_falls_below(spec, was_hard, har
 
 @pytest.mark.parametrize("name", ["distance", "off-hull"])
 def test_a_schedule_of_vectors_needs_them(name):
-    given = Thought(torch.zeros(1).long(), Prediction(torch.zeros(1, 3).log_softmax(-1)), None, None, None)
+    given = StepContext(
+        torch.zeros(1).long(), Prediction(torch.zeros(1, 3).log_softmax(-1)), None, None, None
+    )
     with pytest.raises(ValueError, match=f'schedule "{name}" needs a model that predicts vectors'):
         schedule.resolve(name)(given)
 
@@ -142,7 +160,10 @@ def test_a_schedule_of_vectors_needs_them(name):
     [
         ("entropy(-0.1)", r"above must be a number of at least 0, not -0\.1"),
         ("distance(1e999)", "above must be .* not inf"),
-        ("off-hull(above=0.1, until=0.2)", r"until must be None or lie in 0 … above = 0\.1, not 0\.2"),
+        (
+            "off-hull(above=0.1, until=0.2)",
+            r"until must be None or lie in 0 … above = 0\.1, not 0\.2",
+        ),
         ("entropy(1, until=-1)", "until must be .* not -1"),
         ("entropy('a')", "entropy"),
         ("random(1.5)", r"a probability, not 1\.5"),
@@ -160,13 +181,13 @@ def test_a_wrong_argument_is_named(spec, message):
 @pytest.mark.parametrize(
     ("spec", "shown"),
     [
-        ("entropy(above=1.5, until=0.5)", "entropy(1.5, 0.5)"),
-        ("entropy(1.5)", "entropy(1.5)"),
-        ("random", "random"),
-        ("oracle(0.2, truth='mess3')", "oracle(0.2, None, 'mess3')"),
+        ("entropy(1.5, 0.5)", "entropy(above=1.5, until=0.5)"),
+        ("entropy(1.5)", "entropy(above=1.5, until=None)"),
+        ("every", "every(4)"),
+        ("oracle(0.2, truth='mess3')", "oracle(above=0.2, until=None, truth='mess3')"),
     ],
 )
-def test_what_is_the_default_is_left_out_at_the_end_of_a_spec(spec, shown):
+def test_a_spec_holds_every_parameter(spec, shown):
     assert schedule.SCHEDULES.spec(schedule.resolve(spec)) == shown
     assert schedule.resolve(shown) == schedule.resolve(spec)
 
@@ -175,7 +196,7 @@ def test_what_is_the_default_is_left_out_at_the_end_of_a_spec(spec, shown):
 
 
 def steps_of(seed, n):
-    return Thought(torch.arange(n), PREDICTION, None, None, None, (seed,) * n)
+    return StepContext(torch.arange(n), PREDICTION, None, None, None, (seed,) * n)
 
 
 PREDICTION = Prediction(torch.zeros(1, 3).log_softmax(-1))
@@ -183,8 +204,8 @@ PREDICTION = Prediction(torch.zeros(1, 3).log_softmax(-1))
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
 def test_random_keeps_its_rate_and_remembers_nothing(rate):
-    """20 seeds of 1,000 steps, two exact binomial tests: of hard steps, and of hard ones after a hard one. Other seeds
-    would raise a false alarm twice in a million."""
+    """20 seeds of 1,000 steps, two exact binomial tests: of hard steps, and of hard ones after a
+    hard one. Other seeds would raise a false alarm twice in a million."""
     hard = np.array([schedule.Random(rate)(steps_of(seed, 1000)).numpy() for seed in range(20)])
     assert binomtest(int(hard.sum()), hard.size, rate).pvalue > 1e-6
     after = hard[:, 1:][hard[:, :-1]]
@@ -198,7 +219,7 @@ def test_random_at_its_ends_is_certain(rate, expected):
 
 def test_random_depends_on_seed_and_step_and_not_on_the_neighbours():
     together = schedule.Random(0.5)(
-        Thought(torch.arange(40) % 20, PREDICTION, None, None, None, (1,) * 20 + (2,) * 20)
+        StepContext(torch.arange(40) % 20, PREDICTION, None, None, None, (1,) * 20 + (2,) * 20)
     ).tolist()
     assert together == [
         *schedule.Random(0.5)(steps_of(1, 20)).tolist(),
@@ -209,34 +230,45 @@ def test_random_depends_on_seed_and_step_and_not_on_the_neighbours():
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1, 2**40 + 7, -5])
 def test_the_axes_draw_different_numbers_and_none_those_of_the_symbols(seed):
-    """In the 32 bits that torch reads of a seed: the first 500 numbers of each stream share none."""
+    """In the 32 bits that torch reads of a seed: the first 500 numbers of each stream share
+    none.
+    """
     streams = [
-        steps_of(seed, 500).uniform(1, name).squeeze(1).tolist() for name in ("feedback", "schedule", "collapse")
+        steps_of(seed, 500).uniform(1, name).squeeze(1).tolist()
+        for name in ("feedback", "schedule", "collapse")
     ]
     hard = schedule.Random(0.5)(steps_of(seed, 500)).tolist()
-    assert hard == [number < 0.5 for number in streams[1]] != [number < 0.5 for number in streams[0]]
-    symbols = torch.rand(500, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
+    assert (
+        hard == [number < 0.5 for number in streams[1]] != [number < 0.5 for number in streams[0]]
+    )
+    symbols = torch.rand(
+        500, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).tolist()
     assert len({*symbols, *streams[0], *streams[1], *streams[2]}) == 2000
 
 
 # -- oracle -----------------------------------------------------------------------------------------------------------
 
-TRUTH = Markov([[0.0, 0.5, 0.5], [0.2, 0.0, 0.8], [0.9, 0.1, 0.0]], "abc")  # no symbol twice running
+TRUTH = Markov(
+    [[0.0, 0.5, 0.5], [0.2, 0.0, 0.8], [0.9, 0.1, 0.0]], "abc"
+)  # no symbol twice running
 
 
-def at(session, log_probs):
+def at(run, log_probs):
     """The thought of a model that says log_probs (B, V) once the session has come this far."""
     n = len(log_probs)
-    return Thought(torch.zeros(n).long(), Prediction(log_probs), None, None, None, (0,) * n, None, None, session)
+    return StepContext(
+        torch.zeros(n).long(), Prediction(log_probs), None, None, None, (0,) * n, None, None, run
+    )
 
 
 def session_of(*texts, letters="abcd"):
     """Texts of one length, shown by a model whose symbols are `letters`."""
     model = Bigram()
     model.tokenizer = CharTokenizer.fit(letters)
-    session = Session(model, len(texts))
-    session.shown += torch.stack([model.tokenizer.encode(text) for text in texts], 1)
-    return session
+    run = RunContext(model, len(texts))
+    run.tokens += torch.stack([model.tokenizer.encode(text) for text in texts], 1)
+    return run
 
 
 def test_oracle_measures_the_divergence_from_the_truth_in_nats():
@@ -253,40 +285,44 @@ def test_oracle_measures_the_divergence_from_the_truth_in_nats():
 
 
 def test_oracle_of_the_truth_itself_never_collapses():
-    session = session_of("ab", "ca", "bc", letters="abc")
-    truth = TRUTH.predict(TRUTH.read(TRUTH.start(3), torch.tensor([[0, 1], [2, 0], [1, 2]]))).log_probs
-    assert not schedule.Oracle(above=1e-12, truth=TRUTH)(at(session, truth)).any()
+    run = session_of("ab", "ca", "bc", letters="abc")
+    truth = TRUTH.predict(
+        TRUTH.read(TRUTH.start(3), torch.tensor([[0, 1], [2, 0], [1, 2]]))
+    ).log_probs
+    assert not schedule.Oracle(above=1e-12, truth=TRUTH)(at(run, truth)).any()
 
 
 def test_oracle_is_lost_for_good_where_the_impossible_was_shown():
     """Row 0: b after b; row 1: d, which the truth does not know; row 2 goes on as ever."""
-    session, oracle = session_of("ab", "ab", "ab"), schedule.Oracle(above=100, truth=TRUTH)
+    run, oracle = session_of("ab", "ab", "ab"), schedule.Oracle(above=100, truth=TRUTH)
     even = torch.full((3, 4), 0.25).log()
-    assert oracle(at(session, even)).tolist() == [False, False, False]
+    assert oracle(at(run, even)).tolist() == [False, False, False]
     for shown, hard in (((1, 3, 2), [True, True, False]), ((2, 0, 0), [True, True, False])):
-        session.shown.append(torch.tensor(shown))
-        assert oracle(at(session, even)).tolist() == hard
+        run.tokens.append(torch.tensor(shown))
+        assert oracle(at(run, even)).tolist() == hard
     expected = schedule.Oracle(truth=TRUTH).measure(at(session_of("abca"), even[:1]))
-    torch.testing.assert_close(oracle.measure(at(session, even))[2:], expected)
+    torch.testing.assert_close(oracle.measure(at(run, even))[2:], expected)
 
 
 def test_oracle_reads_each_symbol_once_however_often_it_is_asked(monkeypatch):
     read, advance = [], TRUTH.advance
-    monkeypatch.setattr(TRUTH, "advance", lambda state, token_ids: read.append(1) or advance(state, token_ids))
-    session, oracle = session_of("abc"), schedule.Oracle(truth=TRUTH)
+    monkeypatch.setattr(
+        TRUTH, "advance", lambda state, token_ids: read.append(1) or advance(state, token_ids)
+    )
+    run, oracle = session_of("abc"), schedule.Oracle(truth=TRUTH)
     for _ in range(3):
-        oracle(at(session, torch.full((1, 4), 0.25).log()))
+        oracle(at(run, torch.full((1, 4), 0.25).log()))
     assert len(read) == 3
-    session.shown.append(torch.tensor([0]))
-    oracle(at(session, torch.full((1, 4), 0.25).log()))
+    run.tokens.append(torch.tensor([0]))
+    oracle(at(run, torch.full((1, 4), 0.25).log()))
     assert len(read) == 4
 
 
 def test_oracle_knows_languages_by_name():
-    session = session_of("AB", letters="ABC")
+    run = session_of("AB", letters="ABC")
     by_name, by_hand = (schedule.Oracle(truth=truth) for truth in ("mess3", load_language("mess3")))
     even = torch.full((1, 3), 1 / 3).log()
-    torch.testing.assert_close(by_name.measure(at(session, even)), by_hand.measure(at(session, even)))
+    torch.testing.assert_close(by_name.measure(at(run, even)), by_hand.measure(at(run, even)))
 
 
 def test_oracle_names_a_truth_that_cannot_read_along():

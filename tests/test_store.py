@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from test_soft_ar import Bomb, damaged
 
-from softar_lab import store
-from softar_lab.store import (
+from softar_lab.core import store
+from softar_lab.core.store import (
     CheckpointError,
     StoreError,
     load_folder,
@@ -34,8 +34,25 @@ from softar_lab.store import (
 )
 
 HERE = Path(__file__).parent
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int8, torch.bool)
-ODD = (0x7FC00000, 0xFFC12345, 0x7F800001, 1 << 31, 0x7F800000, 0xFF800000, 1, 0x807FFFFF)  # NaNs, -0, ±inf, denormals
+DTYPES = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.int64,
+    torch.int8,
+    torch.bool,
+)
+ODD = (
+    0x7FC00000,
+    0xFFC12345,
+    0x7F800001,
+    1 << 31,
+    0x7F800000,
+    0xFF800000,
+    1,
+    0x807FFFFF,
+)  # NaNs, -0, ±inf, denormals
 
 
 def bits(tensor):
@@ -48,7 +65,10 @@ def rows_of(words):
 
 
 def is_exact(loaded, words):
-    return (loaded.shape, loaded.dtype) == (words.shape, torch.float32) and loaded.numpy().tobytes() == words.tobytes()
+    return (loaded.shape, loaded.dtype) == (
+        words.shape,
+        torch.float32,
+    ) and loaded.numpy().tobytes() == words.tobytes()
 
 
 # -- one file ---------------------------------------------------------------------------------------------------------
@@ -57,7 +77,9 @@ def is_exact(loaded, words):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(3, 4), (0, 5), (7,), (1, 1, 2)])
 def test_save_vectors_is_bit_exact(tmp_path, dtype, shape):
-    tensor = torch.randint(2 if dtype == torch.bool else 100, shape, generator=torch.Generator().manual_seed(0))
+    tensor = torch.randint(
+        2 if dtype == torch.bool else 100, shape, generator=torch.Generator().manual_seed(0)
+    )
     tensor = tensor.to(dtype)
     save_vectors(tmp_path / "x", {"a": tensor}, {"n": 1})
     arrays, metadata = load_vectors(tmp_path / "x")
@@ -76,7 +98,11 @@ def test_load_vectors_aligns_arrays_of_all_widths(tmp_path):
 def test_save_vectors_keeps_odd_floats_strides_and_text(tmp_path):
     odd = torch.tensor([float("nan"), -0.0, float("inf"), -float("inf"), 1e-45])
     turned = torch.arange(12.0).view(3, 4).T
-    metadata = {"text": 'é 🎈 \u2028 "\\ \n \x00', "nested": {"list": [1, 2.5, None, True]}, "checksum": "0" * 64}
+    metadata = {
+        "text": 'é 🎈 \u2028 "\\ \n \x00',
+        "nested": {"list": [1, 2.5, None, True]},
+        "checksum": "0" * 64,
+    }
     save_vectors(tmp_path / "x", {"odd": odd, "turned": turned, 'a "name"': odd}, metadata)
     arrays, found = load_vectors(tmp_path / "x")
     assert found == metadata
@@ -101,7 +127,9 @@ def test_save_vectors_respects_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
 
 
-FORMS = pytest.mark.parametrize("vectors", [{"a": torch.arange(3.0)}, list(torch.ones(3, 2))], ids=["named", "list"])
+FORMS = pytest.mark.parametrize(
+    "vectors", [{"a": torch.arange(3.0)}, list(torch.ones(3, 2))], ids=["named", "list"]
+)
 
 
 @FORMS
@@ -131,7 +159,9 @@ def test_load_vectors_notices_every_cut(tmp_path, vectors, verify):
 
 def test_a_thousand_damaged_lists_are_refused(tmp_path):
     path, chance, bomb = tmp_path / "x", random.Random(2), pickle.dumps(Bomb(tmp_path / "exploded"))
-    contents = [vectors_to_bytes(rows_of(np.full((5, 4), word, np.uint32)), {"word": word}) for word in ODD]
+    contents = [
+        vectors_to_bytes(rows_of(np.full((5, 4), word, np.uint32)), {"word": word}) for word in ODD
+    ]
     good, refused = contents[0], 0
     for _ in range(1000):
         kind, bad = damaged(good, chance, contents, bomb)
@@ -149,7 +179,13 @@ def test_a_thousand_damaged_lists_are_refused(tmp_path):
 
 def sealed_header(**changes) -> bytes:
     """A file of this lab, with a true checksum, whose header says something else."""
-    header = {"format": store.VECTORS_FORMAT, "version": "1", "metadata": "{}", "checksum": "0" * 64, **changes}
+    header = {
+        "format": store.VECTORS_FORMAT,
+        "version": "1",
+        "metadata": "{}",
+        "checksum": "0" * 64,
+        **changes,
+    }
     text = json.dumps({"__metadata__": header}).encode()
     return store._sealed(len(text).to_bytes(8, "little") + text)
 
@@ -195,7 +231,9 @@ def test_load_vectors_of_nothing_and_of_a_folder_says_so(tmp_path):
 @settings(max_examples=200, deadline=None)
 @given(
     words=st.tuples(st.integers(0, 20), st.integers(0, 16)).flatmap(
-        lambda shape: hnp.arrays(np.uint32, shape, elements=st.integers(0, 2**32 - 1) | st.sampled_from(ODD))
+        lambda shape: hnp.arrays(
+            np.uint32, shape, elements=st.integers(0, 2**32 - 1) | st.sampled_from(ODD)
+        )
     )
 )
 def test_any_list_comes_back_bit_exact(tmp_path_factory, words):
@@ -210,8 +248,8 @@ def test_any_list_comes_back_bit_exact(tmp_path_factory, words):
 def test_one_hundred_thousand_random_lists_come_back_bit_exact(tmp_path, monkeypatch):
     """All of them through the bytes of a file, every tenth through a file of its own too.
 
-    What would take longer than all the rest is left out, as it has no say in what is written: flushing to the disk,
-    and checking annotations, which every other test does.
+    What would take longer than all the rest is left out, as it has no say in what is written:
+    flushing to the disk, and checking annotations, which every other test does.
     """
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
@@ -261,9 +299,17 @@ V = torch.ones(2)
     [
         ([], None, r"an empty list .*save_vectors\(path, \[\], width=64\)"),
         ([], -1, "an empty list"),
-        ([V, V, torch.ones(3)], None, r"vectors\[2\] is torch.float32 of shape \(3,\), not .* \(2,\)"),
+        (
+            [V, V, torch.ones(3)],
+            None,
+            r"vectors\[2\] is torch.float32 of shape \(3,\), not .* \(2,\)",
+        ),
         ([V, V], 3, r"vectors\[0\] is torch.float32 of shape \(2,\), not .* \(3,\)"),
-        ([V, V.double()], None, r"vectors\[1\] is torch.float64 of shape \(2,\), not float32 of shape \(2,"),
+        (
+            [V, V.double()],
+            None,
+            r"vectors\[1\] is torch.float64 of shape \(2,\), not float32 of shape \(2,",
+        ),
         ([V.half()], None, r"vectors\[0\] is torch.float16"),
         ([V.view(1, 2)], None, r"vectors\[0\] is torch.float32 of shape \(1, 2\), not .* \(m,\)"),
         ([torch.tensor(1.0)], None, r"vectors\[0\] is torch.float32 of shape \(\), not .* \(m,\)"),
@@ -284,7 +330,9 @@ def test_what_cannot_be_kept_is_named_and_nothing_is_written(tmp_path, vectors, 
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("value", [{1, 2}, [object()], np.float32(1), {(1, 2): 3}, 10**5000], ids=range(5))
+@pytest.mark.parametrize(
+    "value", [{1, 2}, [object()], np.float32(1), {(1, 2): 3}, 10**5000], ids=range(5)
+)
 def test_metadata_that_are_no_json_are_named(tmp_path, value):
     with pytest.raises(StoreError, match=r"cannot write .*x: metadata\['b'\] is no JSON"):
         save_vectors(tmp_path / "x", [V], {"a": 1, "b": value})
@@ -301,7 +349,10 @@ def test_same_content_is_the_same_file():
     arrays = {"a": torch.ones(2), "b": torch.zeros(3, dtype=torch.int8), "c": torch.ones(1)}
     metadata = {"x": 1, "y": {"z": 2, "w": 3}}
     turned = dict(reversed(arrays.items())), {"y": {"w": 3, "z": 2}, "x": 1}
-    assert len({vectors_to_bytes(arrays, metadata) for _ in range(5)} | {vectors_to_bytes(*turned)}) == 1
+    assert (
+        len({vectors_to_bytes(arrays, metadata) for _ in range(5)} | {vectors_to_bytes(*turned)})
+        == 1
+    )
 
 
 def test_array_of_any_shape_keeps_it_with_its_metadata(tmp_path):
@@ -379,7 +430,9 @@ def test_file_replaced_while_it_is_loaded_is_still_the_one_that_was_verified(tmp
     assert torch.equal(load_vectors(path)[0], torch.ones(3))
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="tells its mappings on Linux only")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/maps"), reason="tells its mappings on Linux only"
+)
 def test_mapping_lives_as_long_as_its_tensors_and_holds_no_descriptor(tmp_path):
     def seen():
         links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
@@ -437,7 +490,9 @@ def full(*args):
 
 
 @pytest.mark.parametrize("operation", ["fsync", "replace"])
-def test_write_to_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, operation):
+def test_write_to_a_full_disk_leaves_the_old_file_and_nothing_else(
+    tmp_path, monkeypatch, operation
+):
     path = tmp_path / "x"
     save_vectors(path, {"n": torch.tensor(0)})
     with monkeypatch.context() as patch:
@@ -453,7 +508,7 @@ def test_write_cut_by_a_real_size_limit_leaves_the_old_file(tmp_path):
     """The kernel itself refuses the write half-way (RLIMIT_FSIZE), in a process of its own."""
     program = """if True:
         import resource, signal, sys
-        from softar_lab.store import StoreError, write_atomic
+        from softar_lab.core.store import StoreError, write_atomic
         write_atomic(sys.argv[1], b"old")
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -463,7 +518,9 @@ def test_write_cut_by_a_real_size_limit_leaves_the_old_file(tmp_path):
             print(error)
     """
     path = tmp_path / "x"
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+    )
     assert f"cannot write {path}: File too large" in done.stdout
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["x"]
@@ -494,7 +551,12 @@ def test_write_interrupted_by_the_user_leaves_the_old_file(tmp_path, monkeypatch
 
 
 def save(folder, n, **files):
-    save_folder(folder, {"format": "test", "version": 1, "n": n}, files or {"one": b"%d" % n}, "manifest.json")
+    save_folder(
+        folder,
+        {"format": "test", "version": 1, "n": n},
+        files or {"one": b"%d" % n},
+        "manifest.json",
+    )
 
 
 def test_save_folder_loads_back(tmp_path):
@@ -514,7 +576,9 @@ def test_save_folder_keeps_a_manifest_that_speaks_of_checksums(tmp_path):
 
 @pytest.mark.parametrize("failing", range(4))
 @pytest.mark.parametrize("operation", ["fsync", "replace"])
-def test_save_folder_on_a_full_disk_leaves_the_old_or_the_new(tmp_path, monkeypatch, operation, failing):
+def test_save_folder_on_a_full_disk_leaves_the_old_or_the_new(
+    tmp_path, monkeypatch, operation, failing
+):
     save(tmp_path, 0, one=b"0", two=b"0")
     calls, original = [], getattr(os, operation)
 
@@ -547,12 +611,16 @@ def test_load_folder_refuses_files_of_another_save(tmp_path):
 
 @pytest.mark.slow
 def test_save_folder_killed_between_any_two_file_operations_leaves_the_old_or_the_new(tmp_path):
-    """Every moment before, inside and after each write, flush, sync, rename and removal; then pairs of kills."""
+    """Every moment before, inside and after each write, flush, sync, rename and removal; then pairs
+    of kills.
+    """
     command = [sys.executable, str(HERE / "kills.py"), "saving", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert len(report["seen"]) > 60  # moments
-    assert report["seen"] == sorted(report["seen"])  # the old one, then from one moment on the new one
+    assert report["seen"] == sorted(
+        report["seen"]
+    )  # the old one, then from one moment on the new one
     assert {0, 1} == set(report["seen"])
     assert report["leftovers"] == []  # what killed writers left is swept up by the next save

@@ -1,14 +1,16 @@
-"""Learned counting (K15): the identity against the analytic successor representation, learning against exact counts."""
+"""Learned counting (K15): the identity against the analytic successor representation, learning
+against exact counts.
+"""
 
 import random
 
 import pytest
 import torch
 
+from softar_lab.counting.exact import TWO_STRINGS, CountingModel, SuccessorModel
+from softar_lab.counting.successor import read_off
+from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.generation import generate
-from softar_lab.models.counting import TWO_STRINGS, CountingModel, SuccessorModel
-from softar_lab.models.successor import read_off
-from softar_lab.sources.tokenizers import CharTokenizer
 
 LETTERS = CharTokenizer.fit("abcd")
 
@@ -34,7 +36,9 @@ def worst_on(model: SuccessorModel, counts: CountingModel) -> float:
     worst = 0.0
     for prefix in counts.prefixes():
         ids = counts.tokenizer.encode(prefix)[None]
-        off = model.probs(model.read(model.start(), ids)) - counts.probs(counts.read(counts.start(), ids))
+        off = model.probs(model.read(model.start(), ids)) - counts.probs(
+            counts.read(counts.start(), ids)
+        )
         worst = max(worst, off.abs().max().item())
     return worst
 
@@ -46,7 +50,9 @@ def worst_on(model: SuccessorModel, counts: CountingModel) -> float:
 def test_read_off_of_a_chain_is_the_chain(gamma):
     for seed in range(20):
         chain = random_chain(seed)
-        psi = chain @ torch.linalg.inv(torch.eye(4, dtype=torch.float64) - gamma * chain)  # (4, 4), row s is psi(s)
+        psi = chain @ torch.linalg.inv(
+            torch.eye(4, dtype=torch.float64) - gamma * chain
+        )  # (4, 4), row s is psi(s)
         following = psi.expand(4, 4, 4)  # in a chain psi(s+u) hangs on u alone
         assert (read_off(psi, following, gamma) - chain).abs().max() < 1e-10
 
@@ -73,7 +79,9 @@ def test_read_off_does_not_hang_on_what_follows_the_impossible():
 
 
 def exact_psi(sequences, tokens, prefix, gamma) -> list[float]:
-    """Mean discounted counts after a prefix, by plain loops; zeros where the prefix never occurs."""
+    """Mean discounted counts after a prefix, by plain loops; zeros where the prefix never
+    occurs.
+    """
     begun = [q for q in sequences if list(q[: len(prefix)]) == list(prefix)]
     psi = dict.fromkeys(tokens, 0.0)
     for sequence in begun:
@@ -86,22 +94,32 @@ def exact_psi(sequences, tokens, prefix, gamma) -> list[float]:
 def test_read_off_of_exact_counts_is_the_exact_share(gamma):
     for seed in range(30):
         rng = random.Random(seed)
-        corpus = TWO_STRINGS if seed == 0 else ["".join(rng.choices("abc", k=rng.randint(1, 7))) for _ in range(5)]
+        corpus = (
+            TWO_STRINGS
+            if seed == 0
+            else ["".join(rng.choices("abc", k=rng.randint(1, 7))) for _ in range(5)]
+        )
         counts = CountingModel.fit(corpus)
         for s in counts.prefixes():
             tokens, begun = counts.vocabulary, sum(list(q[: len(s)]) == list(s) for q in corpus)
             psi = torch.tensor([exact_psi(corpus, tokens, s, gamma)], dtype=torch.float64)
-            following = torch.tensor([[exact_psi(corpus, tokens, [*s, u], gamma) for u in tokens]], dtype=torch.float64)
+            following = torch.tensor(
+                [[exact_psi(corpus, tokens, [*s, u], gamma) for u in tokens]], dtype=torch.float64
+            )
             if torch.linalg.cond(torch.eye(len(tokens)) + gamma * following) > 1e6:
                 assert gamma == 1  # the counts alone do not tell: see below
                 continue
-            share = torch.tensor([[counts.next_freq(t, s) / begun for t in tokens]], dtype=torch.float64)
+            share = torch.tensor(
+                [[counts.next_freq(t, s) / begun for t in tokens]], dtype=torch.float64
+            )
             assert (read_off(psi, following, gamma) - share).abs().max() < 1e-10
 
 
 def test_without_discount_ab_and_ba_look_the_same():
     psi = torch.ones(1, 2, dtype=torch.float64)  # one a and one b are to come, whatever the order
-    following = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]], dtype=torch.float64)  # after a a b, after b an a
+    following = torch.tensor(
+        [[[0.0, 1.0], [1.0, 0.0]]], dtype=torch.float64
+    )  # after a a b, after b an a
     with pytest.raises(ValueError, match="gamma below 1 "):
         read_off(psi, following, 1)
     psi = torch.tensor([[0.3 + 0.7 * 0.9, 0.7 + 0.3 * 0.9]], dtype=torch.float64)
@@ -114,13 +132,18 @@ def test_without_discount_ab_and_ba_look_the_same():
 @pytest.fixture(scope="module")
 def two() -> dict[int | None, SuccessorModel]:
     """Both kinds, trained on the two strings."""
-    return {w: SuccessorModel.fit(TWO_STRINGS, window=w, steps=steps) for w, steps in ((3, 1000), (None, 1500))}
+    return {
+        w: SuccessorModel.fit(TWO_STRINGS, window=w, steps=steps)
+        for w, steps in ((3, 1000), (None, 1500))
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("window", [3, None])
 def test_two_strings_are_learned(two, window):
-    """Worst of 12 seeds: probabilities and frequencies off by 0.0008 (window 3) and 0.0001 (learned update)."""
+    """Worst of 12 seeds: probabilities and frequencies off by 0.0008 (window 3) and 0.0001 (learned
+    update).
+    """
     model, counts = two[window], CountingModel.fit(TWO_STRINGS)
     assert worst_on(model, counts) < 0.01
     for prefix in counts.prefixes():
@@ -139,7 +162,9 @@ def test_two_strings_are_learned_without_discount():
 @pytest.mark.parametrize("window", [3, None])
 def test_generate_writes_the_two_strings(two, window):
     for first, rest in (("C", "AAR<end>"), ("H", "AT<end>")):
-        written = generate(two[window], f"<start>{first}", steps=4 if first == "C" else 3, temperature=0)
+        written = generate(
+            two[window], f"<start>{first}", steps=4 if first == "C" else 3, temperature=0
+        )
         assert written.text == rest
     texts = {generate(two[window], "", steps=2, seed=seed).text for seed in range(30)}
     assert texts >= {"<start>C", "<start>H"}  # one missing by chance: 2^-29
@@ -151,11 +176,14 @@ def test_generate_writes_the_two_strings(two, window):
     [(1, 32, 300, 0.1, 0.03, 0.4), (None, 8, 200, 0.4, 0.05, 1)],
 )
 def test_a_chain_is_learned_from_its_text(window, rows, steps, off, mean_off, psi_off):
-    """Worst of 10 chains and seeds, 6,000 symbols each: probabilities off by 0.031 (on average 0.010) with window 1,
-    0.20 (0.016) with the learned update; frequencies, of 10 in all, by 0.13 and 0.41."""
+    """Worst of 10 chains and seeds, 6,000 symbols each: probabilities off by 0.031 (on average
+    0.010) with window 1, 0.20 (0.016) with the learned update; frequencies, of 10 in all, by 0.13
+    and 0.41."""
     chain = random_chain(0)
     text = sample(chain, 6000, seed=0)
-    model = SuccessorModel.fit([text], window=window, tokenizer=LETTERS, steps=steps, width=32, batch_size=rows)
+    model = SuccessorModel.fit(
+        [text], window=window, tokenizer=LETTERS, steps=steps, width=32, batch_size=rows
+    )
     ids = LETTERS.encode(text[:800]).view(100, 8)
     state, last = model.read(model.start(100), ids), ids[:, -1]
     difference = (model.probs(state) - chain[last]).abs()
@@ -179,7 +207,9 @@ def test_training_is_decided_by_its_seed_alone():
 
 def test_progress_hears_of_every_step_and_the_loss_falls():
     heard = []
-    SuccessorModel.fit(TWO_STRINGS, steps=50, progress=lambda step, loss: heard.append((step, loss)))
+    SuccessorModel.fit(
+        TWO_STRINGS, steps=50, progress=lambda step, loss: heard.append((step, loss))
+    )
     assert [step for step, _ in heard] == list(range(50))
     assert heard[-1][1] < heard[0][1]
 
@@ -190,8 +220,13 @@ def test_every_prefix_of_a_long_sequence_is_learned_once(length):
     ids = torch.arange(length) % 4
     token_ids, learned = model._rows([ids, ids[:1]])
     assert learned.sum() == (length + 1) + 2  # the end counts too
-    assert torch.cat([row[weight > 0] for row, weight in zip(token_ids, learned)])[:length].tolist() == ids.tolist()
-    memories = model._memories(token_ids)[:, :-1][learned > 0]  # and it is learned with its true past
+    assert (
+        torch.cat([row[weight > 0] for row, weight in zip(token_ids, learned)])[:length].tolist()
+        == ids.tolist()
+    )
+    memories = model._memories(token_ids)[:, :-1][
+        learned > 0
+    ]  # and it is learned with its true past
     for t in range(length):
         past = [4] * max(0, 3 - t) + ids[max(0, t - 3) : t].tolist()
         assert memories[t].tolist() == past
@@ -218,7 +253,9 @@ def test_an_untrained_model_predicts_too():
     assert model.next_log_probs(torch.tensor([[0, 1, 2, 3]])).isfinite().all()
 
 
-@pytest.mark.parametrize("settings", [{"gamma": 1.1}, {"gamma": -0.1}, {"window": 0}, {"window": 9}])
+@pytest.mark.parametrize(
+    "settings", [{"gamma": 1.1}, {"gamma": -0.1}, {"window": 0}, {"window": 9}]
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=r"gamma must lie in 0 … 1, window in 1 … 8 or be None"):
         SuccessorModel(LETTERS, **settings)

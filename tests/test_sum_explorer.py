@@ -7,7 +7,9 @@ from test_widgets import carries_a_picture, said
 from softar_lab.widgets import SumExplorer
 
 NAMES = ["king", "man", "queen", "woman", "ring"]
-TABLE = torch.tensor([[3.0, 0, 0, 1], [0, 3.0, 0, 1], [3.0, 0, 0, -1], [0, 3.0, 0, -1], [0, 0, 3.0, 0]])
+TABLE = torch.tensor(
+    [[3.0, 0, 0, 1], [0, 3.0, 0, 1], [3.0, 0, 0, -1], [0, 3.0, 0, -1], [0, 0, 3.0, 0]]
+)
 
 
 @pytest.fixture
@@ -27,7 +29,11 @@ def test_sum_is_what_is_typed(explorer):
 
 @pytest.mark.parametrize(
     ("typed", "complaint"),
-    [("king + duke", "'duke' is not among the 5 words"), ("", "write words with"), ("+", "write words with")],
+    [
+        ("king + duke", "'duke' is not among the 5 words"),
+        ("", "write words with"),
+        ("+", "write words with"),
+    ],
 )
 def test_what_cannot_be_added_is_said_and_the_last_sum_stays(explorer, typed, complaint):
     before = explorer.shown.value
@@ -46,4 +52,6 @@ def test_it_tells_its_state_and_carries_a_picture(explorer):
 
 
 def test_a_wrong_sum_from_the_start_is_told():
-    assert repr(SumExplorer(TABLE, NAMES, "duke")).startswith("SumExplorer(nothing: 'duke' is not among")
+    assert repr(SumExplorer(TABLE, NAMES, "duke")).startswith(
+        "SumExplorer(nothing: 'duke' is not among"
+    )

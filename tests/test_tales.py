@@ -1,4 +1,6 @@
-"""Tales: exact probabilities, and facts checked by an interpreter that knows nothing of the grammar."""
+"""Tales: exact probabilities, and facts checked by an interpreter that knows nothing of the
+grammar.
+"""
 
 import math
 import re
@@ -6,9 +8,9 @@ from random import Random
 
 import pytest
 
-from softar_lab.sources.corpora import load_corpus
-from softar_lab.sources.tales import TALES, answer, question_parts
-from softar_lab.sources.tales_world import CHARACTERS, PAIRS, PLACES, ROLES, THINGS
+from softar_lab.data.corpora import load_corpus
+from softar_lab.data.languages.tales import TALES, answer, question_parts
+from softar_lab.data.languages.tales_world import CHARACTERS, PAIRS, PLACES, ROLES, THINGS
 
 N = 5_000
 
@@ -27,7 +29,9 @@ def test_tables_are_rich_and_consistent():
     assert len(PLACES) >= 12
     words = [*CHARACTERS, *THINGS, *PLACES]
     assert len(set(words)) == len(words)  # a word plays one part
-    assert all(set(role.things) <= set(THINGS) and set(role.places) <= PLACES.keys() for role in ROLES)
+    assert all(
+        set(role.things) <= set(THINGS) and set(role.places) <= PLACES.keys() for role in ROLES
+    )
 
 
 def test_sample_keeps_to_one_line_of_plain_text(stories):
@@ -80,15 +84,21 @@ def test_log_prob_refuses_a_wrong_answer():
     )
     assert TALES.log_prob(story) < 0
     lie = story.replace("The aunt.\n", "The king.\n")
-    with pytest.raises(ValueError, match=f"position {lie.rindex('king')}: expected 'a' after .*, found 'k'"):
+    with pytest.raises(
+        ValueError, match=f"position {lie.rindex('king')}: expected 'a' after .*, found 'k'"
+    ):
         TALES.log_prob(lie)
 
 
 def interpret(facts):
-    """Where everybody is, who holds what and where lost things lie: read from the sentences alone."""
+    """Where everybody is, who holds what and where lost things lie: read from the sentences
+    alone.
+    """
     hero, dwelling, guest, *events = facts.rstrip(". ").split(". ")
     name = r"the (\w+)"
-    first, home = re.fullmatch(rf"[A-Z][a-z ]*? {name} [a-z ]+ (?:in|on|at|by) {name}", hero).groups()
+    first, home = re.fullmatch(
+        rf"[A-Z][a-z ]*? {name} [a-z ]+ (?:in|on|at|by) {name}", hero
+    ).groups()
     thing = re.fullmatch(r"(?:He|She|In) .*\b(\w+)", dwelling)[1]
     second, comes, away, luggage = re.fullmatch(
         rf"\w+ {name} (came (?:to (?:him|her) )?from|was far away \w+) {name} with \w+ (\w+)", guest
@@ -110,7 +120,9 @@ def interpret(facts):
             who, what = match.groups()
             assert lying.pop(what) == at[who]
             holder[what] = who
-        elif match := re.fullmatch(rf"(?:The|Then the) (\w+) went to {name}(?: and (lost|found) {name})?", event):
+        elif match := re.fullmatch(
+            rf"(?:The|Then the) (\w+) went to {name}(?: and (lost|found) {name})?", event
+        ):
             who, place, deed, what = match.groups()
             assert at[who] != place
             at[who] = place
@@ -171,14 +183,22 @@ def test_pronouns_show_the_gender(stories):
 
 
 def test_roles_are_shared_by_both_genders(stories):
-    """Both of a pair hold a favourite first in about 62 % of the stories, five standard errors around."""
+    """Both of a pair hold a favourite first in about 62 % of the stories, five standard errors
+    around.
+    """
     first = re.compile(r"the (\w+) .*? the (\w+)\. (?:He|She|In) .*?(\w+)\.")
     opened = [first.search(story).groups() for story in stories]
     favoured = {name: set(role.things) for role in ROLES for name in (role.male, role.female)}
     for gender in (0, 1):
-        hits = [thing in favoured[name] for name, _, thing in opened if name in {pair[gender] for pair in PAIRS}]
+        hits = [
+            thing in favoured[name]
+            for name, _, thing in opened
+            if name in {pair[gender] for pair in PAIRS}
+        ]
         p = 0.6 + 0.4 * 3 / len(THINGS)
-        assert abs(sum(hits) / len(hits) - p) < 5 * math.sqrt(p * (1 - p) / len(hits))  # fails 1 seed in a million
+        assert abs(sum(hits) / len(hits) - p) < 5 * math.sqrt(
+            p * (1 - p) / len(hits)
+        )  # fails 1 seed in a million
 
 
 def test_stories_do_not_repeat(stories):

@@ -1,4 +1,6 @@
-"""Who gets how many threads: limits that survive overlapping calls, pieces that all get done, waits that sleep."""
+"""Who gets how many threads: limits that survive overlapping calls, pieces that all get done, waits
+that sleep.
+"""
 
 import os
 import subprocess
@@ -10,12 +12,14 @@ import pytest
 import torch
 
 import softar_lab as lab
-from softar_lab import threads
+from softar_lab.core import threads
 
 
 def counts() -> tuple:
     """What PyTorch and BLAS are allowed here."""
-    return torch.get_num_threads(), *((pool["filepath"], pool["num_threads"]) for pool in threads._pools().info())
+    return torch.get_num_threads(), *(
+        (pool["filepath"], pool["num_threads"]) for pool in threads._pools().info()
+    )
 
 
 @pytest.fixture
@@ -40,7 +44,9 @@ def test_a_limit_holds_inside_and_is_gone_afterwards(two_threads):
 
 
 def test_overlapping_calls_leave_all_as_it_was(two_threads, tiny):
-    """The second begins while the first runs and ends after it; threads that come later have their own numbers."""
+    """The second begins while the first runs and ends after it; threads that come later have their
+    own numbers.
+    """
     before, model, seen = counts(), tiny(), []
     second_runs, first_is_done = threading.Event(), threading.Event()
 
@@ -70,7 +76,13 @@ def test_overlapping_calls_leave_all_as_it_was(two_threads, tiny):
 
 
 def test_every_piece_is_done_once_on_any_number_of_threads(two_threads):
-    for count, size, work in ((0, 4, 1), (1, 4, 10**9), (33, 4, 10**9), (33, 4, 1), (8, 100, 10**9)):
+    for count, size, work in (
+        (0, 4, 1),
+        (1, 4, 10**9),
+        (33, 4, 10**9),
+        (33, 4, 1),
+        (8, 100, 10**9),
+    ):
         done = []
         threads.for_each(lambda *piece, done=done: done.append(piece), count, size, work)
         assert sorted(i for begin, end in done for i in range(begin, end)) == list(range(count))
@@ -83,7 +95,9 @@ def test_large_work_runs_side_by_side_and_small_work_does_not(two_threads):
 
         def piece(begin, end, used=used):
             used.add(threading.get_ident())
-            time.sleep(0.01)  # so that one thread cannot be done with all of them before the other begins
+            time.sleep(
+                0.01
+            )  # so that one thread cannot be done with all of them before the other begins
 
         threads.for_each(piece, 16, 1, work)
         assert len(used) == expected
@@ -105,8 +119,10 @@ def test_an_error_in_a_piece_is_raised(two_threads):
 def test_threads_wait_asleep_unless_the_user_decides(given_, expected):
     bare = {name: value for name, value in os.environ.items() if name not in threads.PASSIVE}
     code = (
-        "import os, sys, softar_lab.threads as t; "
+        "import os, sys, softar_lab.core.threads as t; "
         "print({n: os.environ[n] for n in t.PASSIVE if n in os.environ}, 'torch' in sys.modules)"
     )
-    found = subprocess.run([sys.executable, "-c", code], env=bare | given_, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=bare | given_, capture_output=True, text=True, check=True
+    )
     assert found.stdout.split("\n")[0] == f"{expected} True"

@@ -1,4 +1,6 @@
-"""TokenExplorer and its pictures: what is typed is cut, shown with ids and rows, and what is refused is said."""
+"""TokenExplorer and its pictures: what is typed is cut, shown with ids and rows, and what is
+refused is said.
+"""
 
 import re
 
@@ -8,10 +10,11 @@ from matplotlib.figure import Figure
 from test_widgets import carries_a_picture, said
 
 from softar_lab import plots
+from softar_lab.counting.exact import CountingModel
+from softar_lab.data.tokenizers.char import CharTokenizer
+from softar_lab.data.tokenizers.growing import GrowingTokenizer
 from softar_lab.models.config import ModelConfig
-from softar_lab.models.counting import CountingModel
 from softar_lab.models.soft_ar import SoftAR
-from softar_lab.sources.tokenizers import CharTokenizer, GrowingTokenizer
 from softar_lab.widgets import TokenExplorer
 
 TEXT = "the thane thinks that <b>&the</b> other thing is thin " * 9
@@ -21,13 +24,17 @@ TEXT = "the thane thinks that <b>&the</b> other thing is thin " * 9
 def models():
     tokenizers = {"letters": CharTokenizer.fit(TEXT), "units": GrowingTokenizer.fit(TEXT, 70)}
     shape = {"n_layers": 1, "n_heads": 2, "d_model": 16, "context": 8}
-    found = {n: SoftAR(ModelConfig(vocab_size=t.vocab_size, **shape), t) for n, t in tokenizers.items()}
+    found = {
+        n: SoftAR(ModelConfig(vocab_size=t.vocab_size, **shape), t) for n, t in tokenizers.items()
+    }
     return {**found, "counts": CountingModel.fit(["the thane"])}
 
 
 def cells(explorer, name):
     """Shown tokens and ids of one model."""
-    return re.findall(r"border-radius:3px\">(.*?)</div><div [^>]*>(\d+)</div>", explorer.shown[name].value)
+    return re.findall(
+        r"border-radius:3px\">(.*?)</div><div [^>]*>(\d+)</div>", explorer.shown[name].value
+    )
 
 
 def test_text_is_cut_with_ids_and_rows(models):
@@ -79,7 +86,9 @@ def test_explorer_tells_its_cuts_and_carries_a_still_picture(models):
 
 @pytest.mark.slow
 def test_pictures_show_every_token_and_number():
-    figure = plots.draw_tokens({"one": (["th", "e", "\ufdda"], [7, 1, 2]), "two": (["t"] * 99, [1] * 99)})
+    figure = plots.draw_tokens(
+        {"one": (["th", "e", "\ufdda"], [7, 1, 2]), "two": (["t"] * 99, [1] * 99)}
+    )
     shown = [text.get_text() for text in figure.axes[0].texts]
     assert shown[:6] == ["th", "7", "e", "1", "‹A›", "2"]
     assert "…" in shown

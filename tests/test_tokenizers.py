@@ -12,10 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softar_lab.sources.corpora import load_corpus
-from softar_lab.sources.tokenizers import BPETokenizer, CharTokenizer, GrowingTokenizer, tokenizer_from_dict
+from softar_lab.data.corpora import load_corpus
+from softar_lab.data.tokenizers import tokenizer_from_dict
+from softar_lab.data.tokenizers.char import CharTokenizer
+from softar_lab.data.tokenizers.growing import GrowingTokenizer
+from softar_lab.data.tokenizers.subword import BPETokenizer
 
-ANY_CHAR = st.characters(codec=None, exclude_categories=())  # astral characters and lone surrogates too
+ANY_CHAR = st.characters(
+    codec=None, exclude_categories=()
+)  # astral characters and lone surrogates too
 ANY_TEXT = st.text(ANY_CHAR, min_size=1)
 
 
@@ -76,7 +81,9 @@ def test_fit_refuses_an_empty_text():
 
 
 def test_encode_names_the_first_unknown_character():
-    with pytest.raises(ValueError, match=r"unknown character '🙂' at position 2; .*fit\(\.\.\., unk=True\)"):
+    with pytest.raises(
+        ValueError, match=r"unknown character '🙂' at position 2; .*fit\(\.\.\., unk=True\)"
+    ):
         CharTokenizer.fit("ab").encode("ab🙂c")
 
 
@@ -86,13 +93,17 @@ def test_encode_of_nothing_is_empty():
     assert tokenizer.decode([]) == tokenizer.decode(torch.tensor([], dtype=torch.int64)) == ""
 
 
-@pytest.mark.parametrize(("ids", "message"), [([0, 2], "id 2 at position 1"), ([-1], "id -1 at position 0")])
+@pytest.mark.parametrize(
+    ("ids", "message"), [([0, 2], "id 2 at position 1"), ([-1], "id -1 at position 0")]
+)
 def test_decode_names_an_id_out_of_range(ids, message):
     with pytest.raises(ValueError, match=message + r" is not in 0\.\.1"):
         CharTokenizer.fit("ab").decode(ids)
 
 
-@pytest.mark.parametrize("ids", [np.array([0.0, 1.0]), torch.tensor([[0, 1]]), torch.tensor(1), np.array([True])])
+@pytest.mark.parametrize(
+    "ids", [np.array([0.0, 1.0]), torch.tensor([[0, 1]]), torch.tensor(1), np.array([True])]
+)
 def test_decode_refuses_what_is_no_row_of_whole_numbers(ids):
     with pytest.raises(ValueError, match="one row of whole numbers"):
         CharTokenizer.fit("ab").decode(ids)
@@ -134,11 +145,17 @@ UNITS = {
     "strict": GrowingTokenizer.fit(VERSE, 80, confidence=0.5, least=3, fall=1),
 }
 every_unit_tokenizer = pytest.mark.parametrize("tokenizer", UNITS.values(), ids=UNITS)
-MIXED = st.lists(st.sampled_from(["the", " ", "th", "qu", "a", "aa", "\n", "é", "🙂", "\ud800", "\udc00", "\ufdd3"]))
+MIXED = st.lists(
+    st.sampled_from(
+        ["the", " ", "th", "qu", "a", "aa", "\n", "é", "🙂", "\ud800", "\udc00", "\ufdd3"]
+    )
+)
 
 
 def slow_cut(tokenizer, text):
-    """The tokens of a text by the rule alone: in each word, of all pairs the one that joined first, leftmost first."""
+    """The tokens of a text by the rule alone: in each word, of all pairs the one that joined first,
+    leftmost first.
+    """
     rank, tokens = {}, []
     for i, pair in enumerate(tokenizer.merges):
         rank.setdefault(pair, i)
@@ -166,10 +183,11 @@ def test_every_text_comes_back_and_is_cut_by_the_rule(tokenizer, text):
 
 @pytest.mark.slow
 def test_ten_thousand_random_strings_come_back():
-    """Of any code points, lone surrogates and what half bytes are made of, known characters and odd ones.
+    """Of any code points, lone surrogates and what half bytes are made of, known characters and odd
+    ones.
 
-    The odd ones (NUL, ends of lines, white space of all kinds, marks that combine, emoji and what joins them) are in
-    part known, and grown into units, in part spelled out.
+    The odd ones (NUL, ends of lines, white space of all kinds, marks that combine, emoji and what
+    joins them) are in part known, and grown into units, in part spelled out.
     """
     rng = np.random.default_rng(0)
     odd = "\0\r\n\t\v\f\x1c\x85\xa0\u2028\u2029\u3000 e\u0301\u0323\u200d\ufe0f👩🚀🇫🇷🏽\ufeff\uffff"
@@ -177,9 +195,17 @@ def test_ten_thousand_random_strings_come_back():
     assert any("\u0301" in unit for unit in tokenizer.units)
     assert any("\u200d" in unit for unit in tokenizer.units)
     assert any("\0" in unit for unit in tokenizer.units)
-    pools = [range(0x110000), range(0xD7F0, 0xE010), range(0xFDC0, 0xFE00), map(ord, sorted({*VERSE})), map(ord, odd)]
+    pools = [
+        range(0x110000),
+        range(0xD7F0, 0xE010),
+        range(0xFDC0, 0xFE00),
+        map(ord, sorted({*VERSE})),
+        map(ord, odd),
+    ]
     pools = [np.array(pool) for pool in map(list, pools)]
-    texts = ["".join(map(chr, rng.choice(pools[i % 5], rng.integers(0, 12)))) for i in range(10_000)]
+    texts = [
+        "".join(map(chr, rng.choice(pools[i % 5], rng.integers(0, 12)))) for i in range(10_000)
+    ]
     assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts
     for whole in ("".join(texts), "\r\n".join(texts)):
         assert tokenizer.decode(tokenizer.encode(whole)) == whole
@@ -241,7 +267,9 @@ def test_growth_tells_each_round_and_ends_where_nothing_is_foreseen():
     assert frame["units"].is_monotonic_increasing
     assert frame["units"].iloc[-1] == len(UNITS["growing"].chars) + 16 + len(UNITS["growing"].units)
     assert frame["chars_per_token"].is_monotonic_increasing
-    assert frame["chars_per_token"].iloc[-1] == pytest.approx(len(VERSE) / len(UNITS["growing"].encode(VERSE)))
+    assert frame["chars_per_token"].iloc[-1] == pytest.approx(
+        len(VERSE) / len(UNITS["growing"].encode(VERSE))
+    )
     assert (frame["confidence"].diff().dropna() <= 0).all()
     short = GrowingTokenizer.fit(VERSE, 400, confidence=0.9, least=20, fall=1)
     assert 0 < len(short.units) < 60
@@ -257,15 +285,22 @@ def test_a_unit_keeps_its_place_while_the_vocabulary_grows():
     assert more.vocab_size == first.vocab_size
     assert more.units[: len(first.units)] == first.units
     assert len(more.units) > len(first.units)
-    assert [more.tokens.index(unit) for unit in first.units] == [first.tokens.index(unit) for unit in first.units]
-    assert len(more.encode("naïve")) < len(first.encode("naïve"))  # what was spelled out has become a unit
+    assert [more.tokens.index(unit) for unit in first.units] == [
+        first.tokens.index(unit) for unit in first.units
+    ]
+    assert len(more.encode("naïve")) < len(
+        first.encode("naïve")
+    )  # what was spelled out has become a unit
     assert more.decode(more.encode("naïve")) == "naïve"
 
 
 def test_units_lie_where_their_hash_says_or_are_counted():
     tokenizer = UNITS["growing"]
     first = len(tokenizer.chars) + 16
-    away = sum(tokenizer.tokens[first + zlib.crc32(u.encode()) % tokenizer.buckets] != u for u in tokenizer.units)
+    away = sum(
+        tokenizer.tokens[first + zlib.crc32(u.encode()) % tokenizer.buckets] != u
+        for u in tokenizer.units
+    )
     assert tokenizer.displaced == away
     assert GrowingTokenizer.fit(VERSE, 100_000, confidence=0.9, least=20, fall=1).displaced == 0
 
@@ -274,14 +309,19 @@ def test_units_lie_where_their_hash_says_or_are_counted():
 def test_fit_of_units_says_what_is_wrong(fit):
     with pytest.raises(ValueError, match="must not be empty"):
         fit("", 100)
-    with pytest.raises(ValueError, match="vocab_size must be at least 18, for 2 characters and 16 half bytes, not 17"):
+    with pytest.raises(
+        ValueError,
+        match="vocab_size must be at least 18, for 2 characters and 16 half bytes, not 17",
+    ):
         fit("ab", 17)
     assert fit("ab", 18).units == ()
 
 
 @pytest.mark.parametrize("wrong", [{"confidence": 1.5}, {"least": 0}, {"fall": 0}, {"context": 0}])
 def test_grow_names_a_number_out_of_range(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}.*{next(iter(wrong))}={next(iter(wrong.values()))}"):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(wrong))}.*{next(iter(wrong))}={next(iter(wrong.values()))}"
+    ):
         GrowingTokenizer.fit(VERSE, 80, **wrong)
 
 
@@ -291,7 +331,10 @@ def test_grow_names_a_number_out_of_range(wrong):
         ({}, "unknown type of tokenizer None; known: char, bpe, growing"),
         ({"type": "words"}, "unknown type of tokenizer 'words'"),
         ({"type": "bpe", "chars": ["a"]}, "BPETokenizer is not made of chars"),
-        ({"type": "bpe", "chars": ["a"], "merges": [], "buckets": 1}, "BPETokenizer is not made of"),
+        (
+            {"type": "bpe", "chars": ["a"], "merges": [], "buckets": 1},
+            "BPETokenizer is not made of",
+        ),
         ({"type": "bpe", "chars": ["b", "a"], "merges": []}, "ascending"),
         ({"type": "bpe", "chars": ["ab"], "merges": []}, "single characters"),
         ({"type": "bpe", "chars": ["\ud800"], "merges": []}, "possible in UTF-8"),
@@ -300,7 +343,10 @@ def test_grow_names_a_number_out_of_range(wrong):
             r"two units that are there already, not \('a', 'b'\)",
         ),
         ({"type": "bpe", "chars": ["a"], "merges": [["a"]]}, "two units"),
-        ({"type": "growing", "chars": ["a"], "merges": [["a", "a"]], "buckets": 0}, "buckets must be at least 1"),
+        (
+            {"type": "growing", "chars": ["a"], "merges": [["a", "a"]], "buckets": 0},
+            "buckets must be at least 1",
+        ),
     ],
 )
 def test_tokenizer_from_dict_says_what_is_wrong(saved, message):

@@ -17,20 +17,17 @@ import pytest
 import torch
 
 from conftest import EVERY_OBJECTIVE, TABLES
-from softar_lab import store
-from softar_lab.batches import TrainConfig, TrainingRows
-from softar_lab.evaluation import evaluate
+from softar_lab.core import store
+from softar_lab.core.store import CheckpointError, StoreError
+from softar_lab.data.corpora import Corpus
+from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.models.config import ModelConfig
+from softar_lab.models.embedding_tables import effective_rank
+from softar_lab.models.scoring import evaluate
 from softar_lab.models.soft_ar import SoftAR
-from softar_lab.models.targets import effective_rank
-from softar_lab.sources.corpora import Corpus
-from softar_lab.sources.tokenizers import CharTokenizer
-from softar_lab.store import CheckpointError, StoreError
-from softar_lab.training import (
-    TrainingDiverged,
-    make_optimizers,
-    train,
-)
+from softar_lab.training.config import TrainConfig
+from softar_lab.training.data import TrainingRows
+from softar_lab.training.loop import TrainingDiverged, make_optimizers, train
 
 HERE = Path(__file__).parent
 SHORT = TrainConfig(steps=6, batch_size=2, eval_every=2, save_every=2)
@@ -54,14 +51,18 @@ def small(tiny, **changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", EVERY_OBJECTIVE)
 def test_train_learns_a_text_that_is_certain(tiny, corpus, objective):
-    """Each letter is followed by the next, so what is scored need not cost anything; at first it is log2 13 = 3.7."""
+    """Each letter is followed by the next, so what is scored need not cost anything; at first it is
+    log2 13 = 3.7.
+    """
     table = "joint" if objective == "ce" else "orthonormal"
     model = tiny(alive=False, objective=objective, table=table, n_layers=1)
     done = train(model, corpus, TrainConfig(steps=150, batch_size=8, eval_every=75), progress=False)
     assert done.val_bits_per_char < 0.5
     assert list(done.history["step"]) == [75, 150]
     assert done.history["val_bits_per_char"].iloc[-1] == done.val_bits_per_char
-    assert done.val_bits_per_char * math.log(2) == pytest.approx(evaluate(model, corpus.val), abs=1e-9)
+    assert done.val_bits_per_char * math.log(2) == pytest.approx(
+        evaluate(model, corpus.val), abs=1e-9
+    )
     assert not done.interrupted
     assert not model.training
 
@@ -72,7 +73,9 @@ def test_train_moves_joint_tables_only(tiny, corpus, objective, table):
     model = small(tiny, objective=objective, table=table)
     before = weights(model)
     train(model, corpus, SHORT, progress=False)
-    moved = {name for name, tensor in weights(model).items() if not torch.equal(tensor, before[name])}
+    moved = {
+        name for name, tensor in weights(model).items() if not torch.equal(tensor, before[name])
+    }
     assert ("table.weight" in moved) is (table == "joint")
     assert {name for name in before if name.startswith("body.blocks")} <= moved
 
@@ -88,7 +91,9 @@ def test_history_tells_rank_and_norm_of_the_table(tiny, corpus):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_train_regularised_keeps_apart_what_joint_lets_collapse(tiny, seed):
-    """Mean squared error on letters drawn at random: of these only the mean of their rows can be predicted."""
+    """Mean squared error on letters drawn at random: of these only the mean of their rows can be
+    predicted.
+    """
     letters = "abcdefghijk \n"
     text = letters + "".join(random.Random(seed).choices(letters, k=800))
     spread = {}
@@ -106,7 +111,9 @@ def test_calibration_rows_hold_enough_tokens_and_are_draws_of_their_own(tiny, co
     assert torch.equal(rows.calibration(1), rows.batch(-1))
     assert rows.calibration(100).shape == (12, 9)
     assert rows.calibration(10**6).shape == (128, 9)
-    assert torch.equal(rows.generator(3, stream=1).get_state(), rows.generator(3, stream=1).get_state())
+    assert torch.equal(
+        rows.generator(3, stream=1).get_state(), rows.generator(3, stream=1).get_state()
+    )
     assert not torch.equal(rows.generator(3, stream=1).get_state(), rows.generator(3).get_state())
 
 
@@ -123,7 +130,12 @@ def test_train_depends_on_its_seed_alone(tiny, corpus):
 
 def test_make_optimizers_hold_every_trained_parameter_once(tiny):
     model = tiny(objective="metric", table="joint", positions="learned")
-    held = [p for o in make_optimizers(model, SHORT) for group in o.param_groups for p in group["params"]]
+    held = [
+        p
+        for o in make_optimizers(model, SHORT)
+        for group in o.param_groups
+        for p in group["params"]
+    ]
     assert sorted(map(id, held)) == sorted(id(p) for p in model.parameters() if p.requires_grad)
 
 
@@ -138,7 +150,12 @@ def test_batches_depend_on_seed_and_step_and_lie_in_the_text(tiny, corpus):
 
 def test_batches_of_documents_begin_with_a_document(tiny):
     text = "abc\nd\nefghijk\nab\n" * 10
-    rows = TrainingRows(small(tiny), Corpus("d", text, text, text, separator="\n"), replace(SHORT, batch_size=200), 0)
+    rows = TrainingRows(
+        small(tiny),
+        Corpus("d", text, text, text, separator="\n"),
+        replace(SHORT, batch_size=200),
+        0,
+    )
     begins = {text[i : i + 9] for i in range(len(text) - 8) if i == 0 or text[i - 1] == "\n"}
     tokenizer = CharTokenizer.fit("abcdefghijk \n")
     assert {tokenizer.decode(row) for row in rows.batch(0)} == begins
@@ -146,7 +163,9 @@ def test_batches_of_documents_begin_with_a_document(tiny):
 
 def test_batches_reach_the_last_window_of_the_text(tiny):
     text = "abcdefghijk"  # 11 characters, windows of 9: three places to begin
-    rows = TrainingRows(small(tiny), Corpus("t", text, text, text), replace(SHORT, batch_size=100), 0)
+    rows = TrainingRows(
+        small(tiny), Corpus("t", text, text, text), replace(SHORT, batch_size=100), 0
+    )
     assert {int(row[0]) - int(rows.ids[0]) for row in rows.batch(0)} == {0, 1, 2}
 
 
@@ -213,12 +232,16 @@ def test_train_on_documents_too_short_says_so(tiny):
 def test_train_saves_what_it_returns_and_returns_a_finished_run_as_it_is(tiny, corpus, tmp_path):
     done = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
     assert same(weights(done.model), weights(SoftAR.load(tmp_path)))
-    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    before = {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()
+    }
     again = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=pytest.fail)
     assert same(weights(done.model), weights(again.model))
     assert again.history.equals(done.history)
     assert not again.interrupted
-    assert before == {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    assert before == {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()
+    }
     card = SoftAR.load(tmp_path).card
     assert card["corpus"]["sha256"] == corpus.sha256
     assert card["train"]["steps"] == card["steps_done"] == 6
@@ -227,7 +250,9 @@ def test_train_saves_what_it_returns_and_returns_a_finished_run_as_it_is(tiny, c
 
 @pytest.mark.parametrize("objective", EVERY_OBJECTIVE)
 @pytest.mark.parametrize("stop_at", [1, 2, 6])
-def test_train_stopped_by_control_c_saves_returns_and_goes_on_exactly(tiny, corpus, tmp_path, objective, stop_at):
+def test_train_stopped_by_control_c_saves_returns_and_goes_on_exactly(
+    tiny, corpus, tmp_path, objective, stop_at
+):
     shape = {"objective": objective, "table": "joint"}
     whole = train(small(tiny, **shape), corpus, SHORT, progress=False)
     before = signal.getsignal(signal.SIGINT)
@@ -251,7 +276,14 @@ def test_train_stopped_by_its_callback_also_from_a_thread(tiny, corpus, tmp_path
     results = []
 
     def work():
-        done = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=lambda event: event["step"] == 3)
+        done = train(
+            small(tiny),
+            corpus,
+            SHORT,
+            out=tmp_path,
+            progress=False,
+            on_step=lambda event: event["step"] == 3,
+        )
         results.append(done)
 
     thread = threading.Thread(target=work)
@@ -259,7 +291,10 @@ def test_train_stopped_by_its_callback_also_from_a_thread(tiny, corpus, tmp_path
     thread.join()
     assert results[0].interrupted
     whole = train(small(tiny), corpus, SHORT, progress=False)
-    assert same(weights(whole.model), weights(train(small(tiny), corpus, SHORT, out=tmp_path, progress=False).model))
+    assert same(
+        weights(whole.model),
+        weights(train(small(tiny), corpus, SHORT, out=tmp_path, progress=False).model),
+    )
 
 
 def test_train_tells_each_step_to_its_callback(tiny, corpus):
@@ -274,11 +309,19 @@ def test_train_anew_forgets_the_old_run(tiny, corpus, tmp_path):
     train(small(tiny), corpus, SHORT, out=tmp_path, seed=1, progress=False)
     anew = train(small(tiny), corpus, SHORT, out=tmp_path, seed=2, resume=False, progress=False)
     assert same(weights(anew.model), weights(SoftAR.load(tmp_path)))
-    assert same(weights(anew.model), weights(train(small(tiny), corpus, SHORT, seed=2, progress=False).model))
+    assert same(
+        weights(anew.model),
+        weights(train(small(tiny), corpus, SHORT, seed=2, progress=False).model),
+    )
 
 
-def test_train_goes_on_with_a_run_from_before_a_setting_existed(tiny, corpus, tmp_path, monkeypatch):
-    done, load = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False), SoftAR.load_with_files
+def test_train_goes_on_with_a_run_from_before_a_setting_existed(
+    tiny, corpus, tmp_path, monkeypatch
+):
+    done, load = (
+        train(small(tiny), corpus, SHORT, out=tmp_path, progress=False),
+        SoftAR.load_with_files,
+    )
 
     def older(folder, device="auto"):
         model, files = load(folder, device)
@@ -306,15 +349,31 @@ def test_train_goes_on_with_a_run_from_before_a_setting_existed(tiny, corpus, tm
     ],
 )
 def test_train_refuses_to_go_on_with_another(tiny, corpus, tmp_path, what, message):
-    train(small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=lambda event: event["step"] == 2)
+    train(
+        small(tiny),
+        corpus,
+        SHORT,
+        out=tmp_path,
+        progress=False,
+        on_step=lambda event: event["step"] == 2,
+    )
     saved = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    letters = {"vocabulary": "abcdefghijk \nz", "same size": "abcdefghijl \n"}.get(what, "abcdefghijk \n")
+    letters = {"vocabulary": "abcdefghijk \nz", "same size": "abcdefghijl \n"}.get(
+        what, "abcdefghijk \n"
+    )
     other = corpus
     if what == "corpus":
         other = replace(corpus, train=corpus.train[:-1])
     elif what == "same size":
-        other = Corpus(*(text.replace("k", "l") for text in (corpus.name, corpus.train, corpus.val, corpus.test)))
-    model = small(tiny, letters=letters, seed=4 * (what == "start"), d_model=16 if what == "model" else 8)
+        other = Corpus(
+            *(
+                text.replace("k", "l")
+                for text in (corpus.name, corpus.train, corpus.val, corpus.test)
+            )
+        )
+    model = small(
+        tiny, letters=letters, seed=4 * (what == "start"), d_model=16 if what == "model" else 8
+    )
     recipe = replace(SHORT, batch_size=3 if what == "recipe" else 2)
     with pytest.raises(CheckpointError, match=message):
         train(model, other, recipe, out=tmp_path, seed=9 * (what == "seed"), progress=False)
@@ -327,7 +386,9 @@ def test_train_refuses_a_folder_with_a_model_but_no_training(tiny, corpus, tmp_p
         train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "training.json", "training.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "training.json", "training.safetensors"]
+)
 def test_train_refuses_damaged_files(tiny, corpus, tmp_path, name):
     train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-3])
@@ -370,11 +431,17 @@ def poison(model, at_step, what):
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 @pytest.mark.parametrize("at_step", [3, 4])
-def test_train_that_diverges_names_the_step_and_leaves_the_checkpoint_before(tiny, corpus, tmp_path, what, at_step):
-    """A NaN gradient poisons the weights of a step whose loss is still fine: that step must not be saved either."""
+def test_train_that_diverges_names_the_step_and_leaves_the_checkpoint_before(
+    tiny, corpus, tmp_path, what, at_step
+):
+    """A NaN gradient poisons the weights of a step whose loss is still fine: that step must not be
+    saved either.
+    """
     model = small(tiny)
     poison(model, at_step, what)
-    with pytest.raises(TrainingDiverged, match=rf"step ({at_step - 1}|{at_step}|{at_step + 1})\b.*learning_rate"):
+    with pytest.raises(
+        TrainingDiverged, match=rf"step ({at_step - 1}|{at_step}|{at_step + 1})\b.*learning_rate"
+    ):
         train(model, corpus, SHORT, out=tmp_path, progress=False)
     saved = SoftAR.load(tmp_path)
     assert saved.card["steps_done"] == 2
@@ -395,8 +462,17 @@ def test_train_with_a_huge_learning_rate_diverges_with_a_clear_error(tiny, corpu
         train(small(tiny), corpus, wild, progress=False)
 
 
-def test_train_on_a_full_disk_says_so_and_keeps_the_old_checkpoint(tiny, corpus, tmp_path, monkeypatch):
-    train(small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=lambda event: event["step"] == 2)
+def test_train_on_a_full_disk_says_so_and_keeps_the_old_checkpoint(
+    tiny, corpus, tmp_path, monkeypatch
+):
+    train(
+        small(tiny),
+        corpus,
+        SHORT,
+        out=tmp_path,
+        progress=False,
+        on_step=lambda event: event["step"] == 2,
+    )
     shutil.copytree(tmp_path, tmp_path.with_name("copy"))
 
     def full(*args):
@@ -408,4 +484,6 @@ def test_train_on_a_full_disk_says_so_and_keeps_the_old_checkpoint(tiny, corpus,
             train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
     assert SoftAR.load(tmp_path).card["steps_done"] == 2
     rest = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
-    assert same(weights(rest.model), weights(train(small(tiny), corpus, SHORT, progress=False).model))
+    assert same(
+        weights(rest.model), weights(train(small(tiny), corpus, SHORT, progress=False).model)
+    )

@@ -8,8 +8,8 @@ import pytest
 import torch
 from test_soft_ar import Bomb, damaged
 
+from softar_lab.core.store import StoreError, load_vectors, save_vectors
 from softar_lab.generation import Trajectory, generate
-from softar_lab.store import StoreError, load_vectors, save_vectors
 
 TEXT = 'né\u2028🎈\x00"\\\n'
 
@@ -41,7 +41,9 @@ def content(trajectory):
     """Everything, with tensors as their bytes."""
     values = {field.name: getattr(trajectory, field.name) for field in fields(trajectory)}
     return {
-        name: (value.dtype, value.shape, value.numpy().tobytes()) if isinstance(value, torch.Tensor) else value
+        name: (value.dtype, value.shape, value.numpy().tobytes())
+        if isinstance(value, torch.Tensor)
+        else value
         for name, value in values.items()
     }
 
@@ -91,12 +93,16 @@ def test_three_hundred_damaged_trajectories_are_refused(tmp_path):
 def test_load_of_a_sealed_file_without_its_metadata_says_so(tmp_path, missing):
     make().save(tmp_path / "t")
     arrays, metadata = load_vectors(tmp_path / "t")
-    save_vectors(tmp_path / "t", arrays, {key: value for key, value in metadata.items() if key != missing})
+    save_vectors(
+        tmp_path / "t", arrays, {key: value for key, value in metadata.items() if key != missing}
+    )
     with pytest.raises(StoreError, match="t: .*trajectory"):
         Trajectory.load(tmp_path / "t")
 
 
-@pytest.mark.parametrize("change", ["missing", "more", "shorter", "flat", "dtype", "id", "candidate"])
+@pytest.mark.parametrize(
+    "change", ["missing", "more", "shorter", "flat", "dtype", "id", "candidate"]
+)
 def test_load_of_a_sealed_file_with_other_arrays_says_so(tmp_path, change):
     make().save(tmp_path / "t")
     arrays, metadata = load_vectors(tmp_path / "t")

@@ -1,4 +1,6 @@
-"""The body against a float64 numpy version written with loops, and its cache against doing without one."""
+"""The body against a float64 numpy version written with loops, and its cache against doing without
+one.
+"""
 
 import numpy as np
 import pytest
@@ -7,13 +9,26 @@ from bounds import rounding
 from scipy.special import erf, softmax
 
 from softar_lab.models.config import ModelConfig
-from softar_lab.models.transformer import POSITIONS, Transformer, attend, rotary_angles, rotate, sinusoids
+from softar_lab.models.transformer import (
+    POSITIONS,
+    Transformer,
+    attend,
+    rotary_angles,
+    rotate,
+    sinusoids,
+)
 
 CONTEXT, LAYERS, HEADS, D = 9, 2, 2, 12
 
 
 def shape(**changes):
-    sizes = {"vocab_size": 5, "context": CONTEXT, "n_layers": LAYERS, "n_heads": HEADS, "d_model": D}
+    sizes = {
+        "vocab_size": 5,
+        "context": CONTEXT,
+        "n_layers": LAYERS,
+        "n_heads": HEADS,
+        "d_model": D,
+    }
     return ModelConfig(**{**sizes, **changes})
 
 
@@ -35,7 +50,9 @@ def slots(batch=2, length=CONTEXT + 1, seed=1):
 
 
 def oracle(body, x):
-    """One row (T, d) in float64: attention by loops, rotary positions as a multiplication by e^{it}."""
+    """One row (T, d) in float64: attention by loops, rotary positions as a multiplication by
+    e^{it}.
+    """
     weights = {name: p.detach().double().numpy() for name, p in body.named_parameters()}
 
     def norm(x, gain):
@@ -57,7 +74,9 @@ def oracle(body, x):
         qkv = norm(x, w["attention_norm.weight"]) @ w["query_key_value.weight"].T
         width, mixed = D // HEADS, np.zeros_like(x)
         for h in range(HEADS):
-            q, k, v = (qkv[:, part * D + h * width : part * D + (h + 1) * width] for part in range(3))
+            q, k, v = (
+                qkv[:, part * D + h * width : part * D + (h + 1) * width] for part in range(3)
+            )
             if body.config.positions == "rotary":
                 q, k = (np.stack([turned(row, t) for t, row in enumerate(rows)]) for rows in (q, k))
             for t in range(len(x)):
@@ -87,7 +106,7 @@ def test_forward_with_a_cache_is_the_same_in_any_pieces(kind, pieces):
     body, x = make(**kind), slots()
     cache, found = body.new_cache(2), []
     for piece in x.split(pieces, 1):
-        cache = cache.room_for(cache.filled, piece.shape[1])
+        cache = cache.reserve(cache.filled, piece.shape[1])
         found.append(body(piece, cache))
     torch.testing.assert_close(torch.cat(found, 1), body(x), **close(body, x))
 
@@ -119,7 +138,9 @@ def test_forward_rows_do_not_mix():
 
 @pytest.mark.parametrize("kind", [{}, {**LLAMA, "positions": "none"}])
 def test_a_slot_sees_as_many_slots_as_its_window_holds(kind):
-    """With one layer, exactly those; the outputs are those of a text that begins where the window does."""
+    """With one layer, exactly those; the outputs are those of a text that begins where the window
+    does.
+    """
     body, x = make(**kind, n_layers=1, attention_window=4), slots()
     free = make(**kind, n_layers=1)
     free.load_state_dict(body.state_dict())
@@ -143,12 +164,16 @@ def test_attend_in_bf16_sees_what_the_mask_shows(length):
     query, key, value = torch.randn(3, 2, 4, length, 8, generator=generator)
     mask = torch.ones(length, length, dtype=torch.bool).tril().triu(-2)
     found = attend(query.bfloat16(), key[:, :2].bfloat16(), value[:, :2].bfloat16(), mask)
-    torch.testing.assert_close(found.float(), attend(query, key[:, :2], value[:, :2], mask), atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        found.float(), attend(query, key[:, :2], value[:, :2], mask), atol=0.05, rtol=0
+    )
 
 
 @pytest.mark.parametrize("length", [1, 2, 7])
 def test_attend_in_bf16_is_attend_in_float32(length):
-    """bf16 has 8 bits of mantissa: scores of size 3 are right to 0.01, so the weighted means of size 1 are too."""
+    """bf16 has 8 bits of mantissa: scores of size 3 are right to 0.01, so the weighted means of
+    size 1 are too.
+    """
     generator = torch.Generator().manual_seed(length)
     query, key, value = torch.randn(3, 2, 3, length, 8, generator=generator)
     found = attend(*(x.bfloat16() for x in (query, key, value)), None)
@@ -164,7 +189,9 @@ def test_rotate_keeps_lengths_and_makes_scores_depend_on_the_distance_alone():
     angles = rotary_angles(50, width).double()
     query, key = torch.randn(2, width, generator=generator).double()
     turned_query, turned_key = (rotate(x.expand(50, width), angles) for x in (query, key))
-    torch.testing.assert_close(turned_query.norm(dim=-1), query.norm().expand(50), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        turned_query.norm(dim=-1), query.norm().expand(50), atol=1e-5, rtol=0
+    )
     scores = turned_query @ turned_key.T  # (50, 50)
     for distance in (0, 1, 7, 30):
         diagonal = scores.diagonal(-distance)
@@ -174,22 +201,27 @@ def test_rotate_keeps_lengths_and_makes_scores_depend_on_the_distance_alone():
 
 def test_cache_branches_do_not_disturb_each_other():
     body, x = make("rotary"), slots(1, 6)
-    stem = body.new_cache(1).room_for(0, 3)
+    stem = body.new_cache(1).reserve(0, 3)
     body(x[:, :3], stem)
-    first = stem.room_for(3, 1)
+    first = stem.reserve(3, 1)
     body(x[:, 3:4], first)
-    second = stem.room_for(3, 1)  # the place behind the stem is taken now
+    second = stem.reserve(3, 1)  # the place behind the stem is taken now
     assert second is not first
     body(x[:, 5:6], second)
-    again = first.room_for(4, 1)
-    torch.testing.assert_close(body(x[:, 4:5], again)[:, -1], body(x[:, :5])[:, -1], **close(body, x))
+    again = first.reserve(4, 1)
+    torch.testing.assert_close(
+        body(x[:, 4:5], again)[:, -1], body(x[:, :5])[:, -1], **close(body, x)
+    )
 
 
-def test_room_for_grows_seldom():
+def test_reserve_grows_seldom():
     """Doubling: reading n slots one by one copies O(log n) times, not n times."""
-    cache, copies = Transformer(shape(context=1000, n_layers=1, n_heads=1, d_model=2)).new_cache(1), 0
+    cache, copies = (
+        Transformer(shape(context=1000, n_layers=1, n_heads=1, d_model=2)).new_cache(1),
+        0,
+    )
     for length in range(1000):
-        roomier = cache.room_for(length, 1)
+        roomier = cache.reserve(length, 1)
         copies += roomier is not cache
         cache = roomier
         cache.filled = length + 1

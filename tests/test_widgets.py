@@ -1,4 +1,6 @@
-"""Panels, used from Python as a person uses them: what a control says is what happens, and nothing goes unsaid."""
+"""Panels, used from Python as a person uses them: what a control says is what happens, and nothing
+goes unsaid.
+"""
 
 import base64
 import html
@@ -11,13 +13,14 @@ import torch
 from test_generate import Chain
 
 from softar_lab import plots, widgets
-from softar_lab.analysis.geometry import PCABasis
-from softar_lab.batches import TrainConfig
+from softar_lab.counting.exact import TWO_STRINGS, CountingModel
+from softar_lab.data.corpora import Corpus
 from softar_lab.evidence import masked
 from softar_lab.generation import generate
-from softar_lab.models.counting import TWO_STRINGS, CountingModel
-from softar_lab.sources.corpora import Corpus
-from softar_lab.training import train
+from softar_lab.generation.collapse import COLLAPSES
+from softar_lab.metrics.pca import PCABasis
+from softar_lab.training.config import TrainConfig
+from softar_lab.training.loop import train
 from softar_lab.widgets import GenerationPanel, TrainingMonitor
 
 pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
@@ -41,7 +44,11 @@ def carries_a_picture(panel):
     """Whether what a notebook keeps of a panel is a view, its state as text and a still picture."""
     bundle = panel._repr_mimebundle_()
     picture = base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
-    return picture and bundle[VIEW]["model_id"] == panel.model_id and bundle["text/plain"] == repr(panel)
+    return (
+        picture
+        and bundle[VIEW]["model_id"] == panel.model_id
+        and bundle["text/plain"] == repr(panel)
+    )
 
 
 def said(panel):
@@ -80,10 +87,17 @@ def place(model, trajectory):
 
 
 class Gate:
-    """Holds a model after some predictions until it is opened, so that work is under way for certain."""
+    """Holds a model after some predictions until it is opened, so that work is under way for
+    certain.
+    """
 
     def __init__(self, monkeypatch, model, after):
-        predict, self.reached, self.open, self.calls = model.predict, threading.Event(), threading.Event(), 0
+        predict, self.reached, self.open, self.calls = (
+            model.predict,
+            threading.Event(),
+            threading.Event(),
+            0,
+        )
 
         def gated(state):
             self.calls += 1
@@ -109,7 +123,12 @@ def test_panel_writes_at_once(panel, model):
 
 def test_generate_writes_what_generate_writes(panel, model):
     panel.collapse.value, panel.schedule.value, panel.feedback.value = "nearest", "every(4)", "raw"
-    panel.temperature.value, panel.seed.value, panel.steps.value, panel.prompt.value = 0.5, 7, 9, "de"
+    panel.temperature.value, panel.seed.value, panel.steps.value, panel.prompt.value = (
+        0.5,
+        7,
+        9,
+        "de",
+    )
     options = {"collapse": "nearest", "schedule": "every(4)", "feedback": "raw", "temperature": 0.5}
     assert same(panel.generate(), generate(model, "de", 9, **options, seed=7))
     assert said(panel).startswith("9 steps, 7 soft")
@@ -118,7 +137,7 @@ def test_generate_writes_what_generate_writes(panel, model):
 @pytest.mark.parametrize(
     ("control", "value", "found"),
     [
-        ("collapse", "nearest", lambda t: t.settings["collapse"]),
+        ("collapse", "nearest", lambda t: COLLAPSES.short(t.settings["collapse"])),
         ("schedule", "never", lambda t: t.settings["schedule"]),
         ("schedule", "every(2)", lambda t: t.settings["schedule"]),
         ("feedback", "raw", lambda t: t.settings["feedback"]),
@@ -141,7 +160,9 @@ def test_seed_decides_the_draw(panel, model):
 
 
 def test_model_is_chosen_by_name(tiny, model):
-    """Tables of different widths: a picture of one model's path needs that model's basis, at any moment."""
+    """Tables of different widths: a picture of one model's path needs that model's basis, at any
+    moment.
+    """
     narrow = tiny(objective="mse", embedding_dim=5, seed=1)
     panel = GenerationPanel({"wide": model, "narrow": narrow}, "abc", 6)
     panel.model.value = "narrow"
@@ -176,7 +197,9 @@ def test_tokens_longer_than_a_letter_are_written_and_drawn():
 
 
 def test_model_chosen_in_vain_leaves_the_picture_of_the_other(tiny, model):
-    panel = GenerationPanel({"wide": model, "narrow": tiny(objective="mse", embedding_dim=5)}, "abc", 6)
+    panel = GenerationPanel(
+        {"wide": model, "narrow": tiny(objective="mse", embedding_dim=5)}, "abc", 6
+    )
     written = panel.trajectory
     panel.prompt.value = "§"
     panel.model.value = "narrow"
@@ -190,7 +213,11 @@ def test_model_chosen_in_vain_leaves_the_picture_of_the_other(tiny, model):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompt", "message"),
-    [("ab§", "'§'"), ("a" * 13, "the prompt has 13 tokens, the model's context holds 12"), ("<b>&", "'<'")],
+    [
+        ("ab§", "'§'"),
+        ("a" * 13, "the prompt has 13 tokens, the model's context holds 12"),
+        ("<b>&", "'<'"),
+    ],
 )
 def test_a_bad_prompt_is_answered_in_the_status_line(model, prompt, message):
     for panel in (GenerationPanel(model, prompt), GenerationPanel(model, "abc")):
@@ -260,7 +287,9 @@ def test_button_writes_in_the_background(panel, model, monkeypatch):
     gate.open.set()
     wait(lambda: "6 steps" in said(panel))
     assert panel.trajectory is not before
-    assert panel.trajectory.text == before.text  # a gated model is written by the loop, else by the short way
+    assert (
+        panel.trajectory.text == before.text
+    )  # a gated model is written by the loop, else by the short way
 
 
 def test_quick_changes_end_in_the_last_setting(panel, model):
@@ -275,7 +304,9 @@ def test_quick_changes_end_in_the_last_setting(panel, model):
 
 @pytest.mark.slow
 def test_generate_is_not_stopped_by_a_change_made_before_it(panel, monkeypatch):
-    """Threads that are slow to start: a change's worker may come to life only once generate() is at work."""
+    """Threads that are slow to start: a change's worker may come to life only once generate() is at
+    work.
+    """
     run = threading.Thread.run
     monkeypatch.setattr(threading.Thread, "run", lambda self: (time.sleep(0.02), run(self)))
     panel.steps.value = 400
@@ -296,7 +327,9 @@ def test_walking_while_writing_draws_no_nonsense(panel):
     panel.generate()
     assert said(panel).count("6 steps") == 2
     for setting in (panel.first, panel.second):
-        torch.testing.assert_close(drawn(setting), place(panel.models["model"], setting.trajectory)[:, :2])
+        torch.testing.assert_close(
+            drawn(setting), place(panel.models["model"], setting.trajectory)[:, :2]
+        )
 
 
 def test_compare_shows_two_settings_side_by_side(panel, model):
@@ -321,10 +354,14 @@ def test_compare_shows_two_settings_side_by_side(panel, model):
 def test_step_slider_moves_ring_text_and_candidates(panel, model, view):
     panel.view.value = view
     three = view == "3-D"
-    torch.testing.assert_close(drawn(panel.first, three), place(model, panel.trajectory)[:, : 2 + three])
+    torch.testing.assert_close(
+        drawn(panel.first, three), place(model, panel.trajectory)[:, : 2 + three]
+    )
     for step in (4, 1):
         panel.step.value = step
-        torch.testing.assert_close(ring(panel.first, three), place(model, panel.trajectory)[step, : 2 + three])
+        torch.testing.assert_close(
+            ring(panel.first, three), place(model, panel.trajectory)[step, : 2 + three]
+        )
         assert panel.first.candidates.value == plots.candidates_html(panel.trajectory, step)
         assert panel.first.text.value == plots.text_html(panel.trajectory, step)
 
@@ -347,10 +384,7 @@ def test_figures_are_filled_in_place(panel):
 
 
 def test_repr_tells_the_state_and_masks_what_was_written(panel):
-    assert repr(panel) == (
-        "GenerationPanel(prompt='abc': model=model, collapse=softmax, schedule=always, feedback=mixture, "
-        f"temperature=0.8 wrote ⟨{panel.trajectory.text!r}⟩)"
-    )
+    assert repr(panel) == (f"GenerationPanel(prompt='abc': wrote ⟨{panel.trajectory.text!r}⟩)")
 
 
 @pytest.mark.parametrize("prompt", ["abc", "§"])
@@ -358,7 +392,9 @@ def test_mimebundle_carries_a_still_picture_and_the_state(model, prompt):
     panel = GenerationPanel(model, prompt, 6)
     bundle = panel._repr_mimebundle_()
     assert bundle["text/plain"] == repr(panel)
-    assert ("image/png" in bundle) == (prompt == "abc")  # where nothing was written, there is no picture
+    assert ("image/png" in bundle) == (
+        prompt == "abc"
+    )  # where nothing was written, there is no picture
     if prompt == "abc":
         assert carries_a_picture(panel)
     else:
@@ -376,7 +412,10 @@ def monitor(tiny, corpus):
 
 
 def test_train_trains_as_train_does_and_draws_it(monitor, tiny, corpus):
-    run, expected = monitor.train(), train(tiny(alive=False, context=8), corpus, SHORT, progress=False)
+    run, expected = (
+        monitor.train(),
+        train(tiny(alive=False, context=8), corpus, SHORT, progress=False),
+    )
     columns = ["step", "train_loss", "val_bits_per_char"]
     assert run.history[columns].equals(expected.history[columns])
     loss, bits = monitor.figure.data
@@ -384,12 +423,19 @@ def test_train_trains_as_train_does_and_draws_it(monitor, tiny, corpus):
     assert list(bits.x) == [3, 6]
     assert list(bits.y) == run.history["val_bits_per_char"].tolist()
     assert monitor.bar.value == monitor.bar.max == 6
-    assert said(monitor) == f"done: {run.val_bits_per_char:.3f} bits per character on the validation text"
+    assert (
+        said(monitor)
+        == f"done: {run.val_bits_per_char:.3f} bits per character on the validation text"
+    )
 
 
 def test_train_hands_its_options_on(tiny, corpus, tmp_path):
-    TrainingMonitor(tiny(alive=False, context=8), corpus, SHORT, out=tmp_path / "run", seed=3).train()
-    again = TrainingMonitor(tiny(alive=False, context=8), corpus, SHORT, out=tmp_path / "run", seed=3)
+    TrainingMonitor(
+        tiny(alive=False, context=8), corpus, SHORT, out=tmp_path / "run", seed=3
+    ).train()
+    again = TrainingMonitor(
+        tiny(alive=False, context=8), corpus, SHORT, out=tmp_path / "run", seed=3
+    )
     run = again.train()  # it was finished: nothing is left to do, and all is shown
     assert run.model.card["train_seed"] == 3
     assert list(again.figure.data[1].x) == [3, 6]
@@ -397,7 +443,9 @@ def test_train_hands_its_options_on(tiny, corpus, tmp_path):
 
 
 def test_train_button_works_in_the_background_and_stop_ends_it(tiny, corpus):
-    monitor = TrainingMonitor(tiny(alive=False, context=8), corpus, TrainConfig(steps=100_000, batch_size=2))
+    monitor = TrainingMonitor(
+        tiny(alive=False, context=8), corpus, TrainConfig(steps=100_000, batch_size=2)
+    )
     monitor.button.click()
     wait(lambda: len(monitor._losses) > 2)
     monitor.stop_button.click()
@@ -414,7 +462,9 @@ def test_train_says_what_went_wrong(tiny):
     monitor = TrainingMonitor(tiny(alive=False), corpus, SHORT)
     assert monitor.train() is None
     assert said(monitor).startswith("⚠ the training text has 3 tokens")
-    assert repr(monitor).startswith("TrainingMonitor(short, 6 steps: not trained: the training text has 3")
+    assert repr(monitor).startswith(
+        "TrainingMonitor(short, 6 steps: not trained: the training text has 3"
+    )
     assert "image/png" not in monitor._repr_mimebundle_()
 
 
@@ -435,7 +485,10 @@ def test_monitor_repr_and_mimebundle_tell_the_state(monitor):
     assert repr(monitor) == "TrainingMonitor(letters, 6 steps: not trained yet)"
     assert set(monitor._repr_mimebundle_()) == {"text/plain", VIEW}
     run = monitor.train()
-    assert repr(monitor) == f"TrainingMonitor(letters, 6 steps: {masked(run.val_bits_per_char)} bits per character)"
+    assert (
+        repr(monitor)
+        == f"TrainingMonitor(letters, 6 steps: {masked(run.val_bits_per_char)} bits per character)"
+    )
     bundle = monitor._repr_mimebundle_()
     assert bundle["text/plain"] == repr(monitor)
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")

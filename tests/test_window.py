@@ -1,4 +1,6 @@
-"""The structured window: its memory is that of the tokens before it, the same in training, scoring and generation."""
+"""The structured window: its memory is that of the tokens before it, the same in training, scoring
+and generation.
+"""
 
 import pytest
 import torch
@@ -7,24 +9,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import LETTERS, enliven
-from softar_lab import Corpus, SoftAR, TrainConfig, Window, evaluate, generate, stream, train, train_mixing
-from softar_lab.batches import TrainingRows
-from softar_lab.evaluation import char_log_probs, pieces_of, scores
-from softar_lab.generation.recollapse import recollapse
+from softar_lab import (
+    Corpus,
+    SoftAR,
+    TrainConfig,
+    Window,
+    evaluate,
+    generate,
+    stream,
+    train,
+    train_mixing,
+)
+from softar_lab.data.tokenizers.char import CharTokenizer
+from softar_lab.generation.redecode import redecode
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.mixing import Mixed
-from softar_lab.models.window import names, resolve
-from softar_lab.soft_inputs import SOFT_INPUTS, soft_rows
-from softar_lab.sources.tokenizers import CharTokenizer
+from softar_lab.models.scoring import char_log_probs, pieces_of, scores
+from softar_lab.models.window_memory.layout import names, resolve
+from softar_lab.training.data import TrainingRows
+from softar_lab.training.soft_inputs import SOFT_INPUTS, soft_rows
 
 KINDS = ["sum", "ema(0.9)", "rotated", "bound(24)", "gist(2)"]
 of_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def layout(kind="sum", **changes):
-    """Room for 10 tokens behind 4 memory slots in a context of 14; windows begin at multiples of 6."""
+    """Room for 10 tokens behind 4 memory slots in a context of 14; windows begin at multiples of
+    6.
+    """
     aggregate = 2 if kind.startswith(("ema", "rotated", "bound")) else 1
-    given = {"aggregate": aggregate, "segments": 4 - aggregate, "hard": 0, "stretch": 3, "kind": kind}
+    given = {
+        "aggregate": aggregate,
+        "segments": 4 - aggregate,
+        "hard": 0,
+        "stretch": 3,
+        "kind": kind,
+    }
     return Window(**{**given, **changes})
 
 
@@ -37,14 +57,18 @@ def windowed(tiny):
         key = (kind, objective, *sorted(changes.items()))
         if key not in made:
             with torch.inference_mode(False):
-                made[key] = tiny(context=14, window=layout(kind, **changes), objective=objective, scale=0.15)
+                made[key] = tiny(
+                    context=14, window=layout(kind, **changes), objective=objective, scale=0.15
+                )
         return made[key]
 
     return make
 
 
 def some_ids(length, batch=3, seed=0):
-    return torch.randint(len(LETTERS), (batch, length), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        len(LETTERS), (batch, length), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def text_of(length, seed=0):
@@ -57,13 +81,17 @@ def text_of(length, seed=0):
 @of_kind
 @torch.inference_mode()
 def test_window_in_training_is_that_of_generation_slot_by_slot(windowed, kind):
-    """Forty tokens read one by one; at each, its window once more from the text alone, all at once."""
+    """Forty tokens read one by one; at each, its window once more from the text alone, all at
+    once.
+    """
     model, ids = windowed(kind), some_ids(40)
     state, begins = model.start(3), set()
     for t in range(41):
         begins.add(state.begin)
-        memory = model.recall(model.fold(3, ids[:, : state.begin]))
-        torch.testing.assert_close(memory, model.recall(state.carry), atol=1e-6, rtol=1e-6)
+        memory = model.read_memory(model.update_memory(3, ids[:, : state.begin]))
+        torch.testing.assert_close(
+            memory, model.read_memory(state.memory_state), atol=1e-6, rtol=1e-6
+        )
         hidden = model.hidden_states(ids[:, state.begin : t], memory=memory)[:, -1]
         torch.testing.assert_close(state.hidden, hidden, **exact(model))
         state = model.advance(state, token_ids=ids[:, t]) if t < 40 else state
@@ -76,18 +104,27 @@ def test_window_in_training_is_that_of_generation_slot_by_slot(windowed, kind):
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 @torch.inference_mode()
-def test_sums_are_the_same_in_whatever_portions_they_are_folded(kind, aggregate, segments, stretch, tokens, portions):
+def test_sums_are_the_same_in_whatever_portions_they_are_folded(
+    kind, aggregate, segments, stretch, tokens, portions
+):
     if aggregate + segments == 0 or (kind == "sum" and aggregate > 1):
         return
     window = Window(aggregate, segments, hard=0, stretch=stretch, kind=kind)
-    config = ModelConfig(vocab_size=5, context=window.memory + tokens, n_layers=1, n_heads=1, d_model=6, window=window)
+    config = ModelConfig(
+        vocab_size=5,
+        context=window.memory + tokens,
+        n_layers=1,
+        n_heads=1,
+        d_model=6,
+        window=window,
+    )
     model = enliven(SoftAR(config), 0, 0.3)
     vectors = torch.randn(2, sum(portions), 6, generator=torch.Generator().manual_seed(tokens))
-    carry = model.fold(2)
+    memory_state = model.update_memory(2)
     for portion in vectors.split(portions, 1):
-        carry = model.fold(carry, vectors=portion)
-    at_once = model.recall(model.fold(2, vectors=vectors))
-    torch.testing.assert_close(model.recall(carry), at_once, atol=1e-6, rtol=1e-6)
+        memory_state = model.update_memory(memory_state, vectors=portion)
+    at_once = model.read_memory(model.update_memory(2, vectors=vectors))
+    torch.testing.assert_close(model.read_memory(memory_state), at_once, atol=1e-6, rtol=1e-6)
 
 
 @of_kind
@@ -95,15 +132,17 @@ def test_sums_are_the_same_in_whatever_portions_they_are_folded(kind, aggregate,
 def test_rows_with_less_before_them_remember_as_if_they_were_alone(windowed, kind):
     model, ids, lengths = windowed(kind), some_ids(18), (18, 6, 0)
     there = torch.arange(18, 0, -1) <= torch.tensor(lengths)[:, None]
-    together = model.recall(model.fold(3, ids, there=there))
+    together = model.read_memory(model.update_memory(3, ids, there=there))
     for row, n in enumerate(lengths):
-        alone = model.recall(model.fold(1, ids[row : row + 1, 18 - n :]))
+        alone = model.read_memory(model.update_memory(1, ids[row : row + 1, 18 - n :]))
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-5)
 
 
 @of_kind
 def test_no_position_sees_its_own_future(windowed, kind):
-    """Another symbol at p: what is said of the symbols up to p is the same to the last bit, of later ones it is not."""
+    """Another symbol at p: what is said of the symbols up to p is the same to the last bit, of
+    later ones it is not.
+    """
     model, ids = windowed(kind), some_ids(60, 1)[0]
     pieces = pieces_of(model, ids, None)
     before = scores(model, ids, pieces)
@@ -113,7 +152,9 @@ def test_no_position_sees_its_own_future(windowed, kind):
         after = scores(model, changed, pieces)  # scores begin with symbol 1
         assert torch.equal(before[: p - 1], after[: p - 1])
         assert (before[p:] - after[p:]).abs().max() > 1e-3
-        assert (before[p + 10 :] - after[p + 10 :]).abs().max() > 1e-6  # when it has left the window, the memory knows
+        assert (
+            before[p + 10 :] - after[p + 10 :]
+        ).abs().max() > 1e-6  # when it has left the window, the memory knows
 
 
 @of_kind
@@ -122,10 +163,14 @@ def test_aggregate_knows_what_left_the_window_and_segments(windowed, kind):
     other = ids.clone()
     other[:, 2] = (ids[:, 2] + 1) % len(LETTERS)
     with torch.inference_mode():
-        one, two = (model.recall(model.fold(3, some)) for some in (ids, other))
+        one, two = (model.read_memory(model.update_memory(3, some)) for some in (ids, other))
     changed = (one - two).abs().amax((0, 2)) > 1e-7
     aggregate = 1 if kind in ("sum", "gist(2)") else 2
-    assert changed.tolist() == [True] * 4 if kind == "gist(2)" else [True] * aggregate + [False] * (4 - aggregate)
+    assert (
+        changed.tolist() == [True] * 4
+        if kind == "gist(2)"
+        else [True] * aggregate + [False] * (4 - aggregate)
+    )
 
 
 def test_sum_is_the_centred_sum_over_the_root_of_their_number(tiny):
@@ -134,10 +179,14 @@ def test_sum_is_the_centred_sum_over_the_root_of_their_number(tiny):
     memory.prior.copy_(torch.arange(13.0).softmax(0))
     rows = model.embedding[ids[0]] - memory.prior @ model.embedding
     with torch.inference_mode():
-        found = model.recall(model.fold(1, ids))[0]
+        found = model.read_memory(model.update_memory(1, ids))[0]
     for slot, some in enumerate((rows[:16], rows[16:])):
         n = torch.tensor(float(len(some)))
-        expected = some.sum(0) / n.sqrt() @ memory.maps[slot] + memory.kinds[slot] + (1 + n).log() * memory.counts[slot]
+        expected = (
+            some.sum(0) / n.sqrt() @ memory.maps[slot]
+            + memory.kinds[slot]
+            + (1 + n).log() * memory.counts[slot]
+        )
         torch.testing.assert_close(found[slot], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -159,7 +208,9 @@ def test_evaluate_is_the_predictor_token_by_token_over_any_length(windowed, kind
                 state = model.advance(state, token_ids=token_id)
     expected = torch.cat(expected)[: len(text) - (separator is None)]
     torch.testing.assert_close(char_log_probs(model, text, separator), expected, **exact(model))
-    assert evaluate(model, text, separator) == pytest.approx(-expected.mean().item(), abs=exact(model)["atol"])
+    assert evaluate(model, text, separator) == pytest.approx(
+        -expected.mean().item(), abs=exact(model)["atol"]
+    )
 
 
 def test_evaluate_masked_shows_every_window_an_empty_memory(windowed):
@@ -174,13 +225,15 @@ def test_evaluate_masked_shows_every_window_an_empty_memory(windowed):
 
 
 def test_evaluate_other_shows_each_document_the_memory_of_another(windowed):
-    """Two documents of one length: each scored with the other's memory is what their windows say with it by hand."""
+    """Two documents of one length: each scored with the other's memory is what their windows say
+    with it by hand.
+    """
     model, one, two = windowed("sum"), "abcdefghijkabcdef\n", "kjihgfedcbakjihgf\n"
     found = char_log_probs(model.with_window("other"), one + two, "\n").split(18)
     for mine, (here, there) in zip(found, ((one, two), (two, one))):
         ids, strange = model.tokenizer.encode(here)[None], model.tokenizer.encode(there)[None]
         with torch.inference_mode():
-            memory = model.recall(model.fold(1, strange[:, :6]))
+            memory = model.read_memory(model.update_memory(1, strange[:, :6]))
             expected = model.log_probs(ids[:, 6:17], memory)[0, 5:]
         torch.testing.assert_close(mine[11:17], expected, **exact(model))
 
@@ -208,9 +261,15 @@ def test_training_rows_stand_behind_the_text_that_their_memory_holds(windowed, s
     assert depths == set(range(0, 70, 6)) if separator else depths == set(range(0, 31, 6))
 
 
-@pytest.mark.parametrize(("kind", "objective"), [("sum", "ce"), ("gist(2)", "mse"), ("bound(8)", "metric")])
-def test_training_learns_resumes_exactly_and_comes_back_from_disk(tmp_path, corpus, kind, objective):
-    """In a text of 13 letters, each followed by the next; a run that was interrupted ends as one that was not."""
+@pytest.mark.parametrize(
+    ("kind", "objective"), [("sum", "ce"), ("gist(2)", "mse"), ("bound(8)", "metric")]
+)
+def test_training_learns_resumes_exactly_and_comes_back_from_disk(
+    tmp_path, corpus, kind, objective
+):
+    """In a text of 13 letters, each followed by the next; a run that was interrupted ends as one
+    that was not.
+    """
     recipe = TrainConfig(steps=12, batch_size=8, save_every=4, eval_every=0, precision="fp32")
 
     def run(out, stop=None):
@@ -230,7 +289,11 @@ def test_training_learns_resumes_exactly_and_comes_back_from_disk(tmp_path, corp
     assert again.config.layout == layout(kind)
     assert evaluate(again, corpus.val) == evaluate(whole.model, corpus.val)
     fresh = SoftAR(again.config, again.tokenizer, seed=1)
-    moved = [n for n, p in again.named_parameters() if p.requires_grad and not torch.equal(p, fresh.state_dict()[n])]
+    moved = [
+        n
+        for n, p in again.named_parameters()
+        if p.requires_grad and not torch.equal(p, fresh.state_dict()[n])
+    ]
     assert {"memory.kinds", "memory.maps" if kind != "gist(2)" else "memory.queries"} <= set(moved)
     if kind != "gist(2)":
         torch.testing.assert_close(again.memory.prior.sum().item(), 1.0)
@@ -239,7 +302,7 @@ def test_training_learns_resumes_exactly_and_comes_back_from_disk(tmp_path, corp
 def test_soft_inputs_of_a_window_are_its_newest_tokens(tiny):
     model = tiny(context=14, window=layout(hard=6, soft=4))
     ids, how = some_ids(10), SOFT_INPUTS.make("posterior-gumbel")
-    memory = model.recall(model.fold(3, some_ids(6, seed=1))).detach()
+    memory = model.read_memory(model.update_memory(3, some_ids(6, seed=1))).detach()
     soft = soft_rows(model, ids, how, 1.0, torch.Generator().manual_seed(0), memory)
     hard = (soft == model.embedding[ids]).all(-1)
     assert hard.all(0).tolist() == [True] * 6 + [False] * 4
@@ -253,7 +316,9 @@ def test_train_mixing_reads_the_memory_too(windowed, corpus):
     for t in range(29):
         state = model.advance(state, token_ids=ids[:, t])
     scored = char_log_probs(mixed, model.tokenizer.decode(ids[0]))
-    torch.testing.assert_close(scored[-1], mixed.predict(state).log_probs[0, ids[0, 29]], **exact(model))
+    torch.testing.assert_close(
+        scored[-1], mixed.predict(state).log_probs[0, ids[0, 29]], **exact(model)
+    )
 
 
 # -- generation -------------------------------------------------------------------------------------------------------
@@ -292,12 +357,14 @@ def test_only_the_newest_tokens_of_a_window_stay_soft(windowed):
 def test_recollapse_reads_the_memory_too(windowed):
     model = windowed("sum", objective="mse")
     free = generate(model, "abc", 50, schedule="never", feedback="raw", collapse="nearest")
-    again = recollapse(model, free, "softmax")
+    again = redecode(model, free, "softmax")
     assert again.text == generate(model, "abc", 50, schedule="never", feedback="raw").text
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [{}, {"schedule": "never"}, {"schedule": "retro(3)"}, {"schedule": "liquid(2)"}])
+@pytest.mark.parametrize(
+    "way", [{}, {"schedule": "never"}, {"schedule": "retro(3)"}, {"schedule": "liquid(2)"}]
+)
 def test_stream_hands_over_what_generate_writes(windowed, way):
     model, prompts, seeds = windowed("sum", objective="mse"), ["abc", "ab"], [1, 2]
     whole = generate(model, prompts, 150, seed=seeds, **way)
@@ -312,7 +379,10 @@ def test_stream_hands_over_what_generate_writes(windowed, way):
 @of_kind
 def test_what_a_state_holds_does_not_grow(windowed, kind):
     def size(state):
-        return sum(one.numel() for one in (*state.inputs, *state.carry, state.cache.keys, state.cache.values))
+        return sum(
+            one.numel()
+            for one in (*state.inputs, *state.memory_state, state.cache.keys, state.cache.values)
+        )
 
     model, state, sizes = windowed(kind), windowed(kind).start(), []
     with torch.inference_mode():
@@ -331,7 +401,7 @@ def test_stream_goes_on_without_end(windowed):
 def test_full_is_a_window_that_nothing_may_leave(windowed):
     model = windowed("sum", hard=3, soft=3)
     full = generate(model, "abc", 8, window="full", seed=1)
-    assert full.settings["window"].startswith("window(1, 3, 0, None")
+    assert full.settings["window"].startswith("window(aggregate=1, segments=3, hard=0, soft=None")
     ids = model.tokenizer.encode("abc" + full.text)[None]
     expected = model.with_window("full").log_probs(ids)[0, 3:]
     torch.testing.assert_close(full.log_probs, expected, **exact(model))
@@ -365,7 +435,10 @@ def test_window_says_what_is_wrong(wrong, message):
 @pytest.mark.parametrize(
     ("window", "message"),
     [
-        (Window(), "3 memory slots and 97 tokens do not fit into a context of 14: hard \\+ soft must be 1 … 11"),
+        (
+            Window(),
+            "3 memory slots and 97 tokens do not fit into a context of 14: hard \\+ soft must be 1 … 11",
+        ),
         (Window(1, 2, 10, 2), "12 tokens do not fit"),
         (Window(1, 13, hard=0), "do not fit"),
         (Window(1, 2, hard=0, keep=12), "keep must be at most the window's 11 tokens"),
@@ -383,7 +456,9 @@ def test_config_says_what_is_wrong_with_a_window(window, message):
 
 def test_with_window_says_what_is_wrong(tiny, windowed):
     model = windowed("sum")
-    with pytest.raises(ValueError, match="would have another: only hard, soft, keep and control may change"):
+    with pytest.raises(
+        ValueError, match="would have another: only hard, soft, keep and control may change"
+    ):
         model.with_window("plain")
     with pytest.raises(ValueError, match="no memory"):
         tiny(context=14).with_window(layout())
@@ -398,7 +473,18 @@ def test_config_keeps_a_window_as_text(spec):
     config = ModelConfig(vocab_size=13, context=110, window=spec and resolve(spec))
     assert ModelConfig.from_dict(config.to_dict()) == config
     assert config.layout == resolve(spec)
-    assert set(names()) >= {"plain", "sum", "ema", "rotated", "bound", "gist", "window", "masked", "other", "full"}
+    assert set(names()) >= {
+        "plain",
+        "sum",
+        "ema",
+        "rotated",
+        "bound",
+        "gist",
+        "window",
+        "masked",
+        "other",
+        "full",
+    }
 
 
 def test_a_checkpoint_from_before_windows_loads(tmp_path, tiny):

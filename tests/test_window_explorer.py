@@ -1,4 +1,6 @@
-"""Where each token sits, held against the model itself; the panel used from Python as a person uses it."""
+"""Where each token sits, held against the model itself; the panel used from Python as a person uses
+it.
+"""
 
 import pytest
 from hypothesis import given, settings
@@ -7,11 +9,11 @@ from test_widgets import carries_a_picture, said, wait
 
 from conftest import enliven
 from softar_lab import plots
-from softar_lab.analysis.slots import still_answers, token_slots, window_begin
+from softar_lab.data.languages.tales import TALES_LANGUAGE
+from softar_lab.metrics.window_answers import still_answers, token_slots, window_begin
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.soft_ar import SoftAR
-from softar_lab.models.window import Window
-from softar_lab.sources.tales import TALES_LANGUAGE
+from softar_lab.models.window_memory.layout import Window
 from softar_lab.widgets import WindowExplorer
 
 pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
@@ -23,7 +25,9 @@ STORY = (
 WAYS = {"with its memory", "memory masked"}
 
 
-def windowed(window: str = "window(1, 2, 0, None, 'sum', 8)", context: int = 24, seed: int = 0) -> SoftAR:
+def windowed(
+    window: str = "window(1, 2, 0, None, 'sum', 8)", context: int = 24, seed: int = 0
+) -> SoftAR:
     tokenizer = TALES_LANGUAGE.tokenizer
     shape = {"context": context, "n_layers": 2, "n_heads": 2, "d_model": 16, "embedding_dim": 12}
     config = ModelConfig(vocab_size=tokenizer.vocab_size, window=window, **shape)
@@ -60,19 +64,30 @@ def test_a_token_moves_the_memory_slot_it_is_said_to_sit_in_and_no_other(model, 
     names = ["aggregate", "segment 1", "segment 2"]
 
     def memory(ids):
-        return model.recall(model.read(model.start(), token_ids=ids).carry)[0]
+        return model.read_memory(model.read(model.start(), token_ids=ids).memory_state)[0]
 
     before = memory(ids)
     for t, part in enumerate(slots):
         other = ids.clone()
         other[0, t] = (ids[0, t] + 1) % model.vocab_size
         moved = (memory(other) - before).abs().amax(-1) > 1e-6
-        assert [name for name, yes in zip(names, moved.tolist()) if yes] == ([part] if part in names else [])
+        assert [name for name, yes in zip(names, moved.tolist()) if yes] == (
+            [part] if part in names else []
+        )
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 1), st.integers(0, 3), st.integers(1, 9), st.integers(0, 12), st.integers(0, 12), st.data())
-def test_slots_stand_in_order_and_none_holds_more_than_it_can(aggregate, segments, stretch, hard, soft, data):
+@given(
+    st.integers(0, 1),
+    st.integers(0, 3),
+    st.integers(1, 9),
+    st.integers(0, 12),
+    st.integers(0, 12),
+    st.data(),
+)
+def test_slots_stand_in_order_and_none_holds_more_than_it_can(
+    aggregate, segments, stretch, hard, soft, data
+):
     if hard + soft == 0:
         return
     window = Window(aggregate, segments, hard=hard, soft=soft, stretch=stretch)
@@ -121,7 +136,14 @@ def test_strip_and_answers_are_what_the_sliders_say(explorer, model):
 
 
 def test_every_slider_moves_the_strip(explorer):
-    for name, value in {"hard": 3, "soft": 2, "stretch": 5, "segments": 1, "aggregate": 0, "read": 40}.items():
+    for name, value in {
+        "hard": 3,
+        "soft": 2,
+        "stretch": 5,
+        "segments": 1,
+        "aggregate": 0,
+        "read": 40,
+    }.items():
         getattr(explorer, name).value = value
         window = explorer.window
         slots = token_slots(window, window.memory + window.hard + window.soft, explorer.read.value)
@@ -189,4 +211,12 @@ def test_html_of_a_window_is_escaped_and_names_what_was_not_read():
     assert "↵" in shown
     assert shown.count("<span") == 5
     assert shown.count("unread") == 2
-    assert len({plots.windows.slot_colour(p) for p in ("aggregate", "segment 1", "segment 2", "hard", "soft")}) == 5
+    assert (
+        len(
+            {
+                plots.windows.slot_colour(p)
+                for p in ("aggregate", "segment 1", "segment 2", "hard", "soft")
+            }
+        )
+        == 5
+    )

@@ -1,10 +1,11 @@
 """Execute notebooks, 1…n on a fresh kernel each, and store their outputs: what nbval will compare.
 
-usage: python tools/refresh_notebooks.py [--check] [NOTEBOOK ...]     (default: all under notebooks/)
+usage: python tools/refresh_notebooks.py [--check] [NOTEBOOK ...]     (default: all under
+notebooks/)
 
-A notebook is written back, in one step, only where every cell ran without error; otherwise the cell is
-named and the exit code is 1. Always in full mode. --check executes and writes nothing: it names the
-notebooks whose metadata are not as this tool would leave them.
+A notebook is written back, in one step, only where every cell ran without error; otherwise the cell
+is named and the exit code is 1. Always in full mode. --check executes and writes nothing: it names
+the notebooks whose metadata are not as this tool would leave them.
 """
 
 import argparse
@@ -29,17 +30,21 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 KEPT_CELL_METADATA = {"tags", "jupyter"}
-# A model's id is drawn at random and dead once the kernel is gone: without it, JupyterLab and GitHub alike
-# show the still picture or the text that stands beside it.
+# A model's id is drawn at random and dead once the kernel is gone: without it, JupyterLab and
+# GitHub alike show the still picture or the text that stands beside it.
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def cleaned(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """A copy without what differs from run to run or machine to machine and tells a reader nothing."""
+    """A copy without what differs from run to run or machine to machine and tells a reader
+    nothing.
+    """
     nb = deepcopy(nb)
     nb.metadata = nbformat.from_dict(METADATA)
     for cell in nb.cells:
-        cell.metadata = {key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA}
+        cell.metadata = {
+            key: value for key, value in cell.metadata.items() if key in KEPT_CELL_METADATA
+        }
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET_VIEW, None)
             output.get("metadata", {}).pop(WIDGET_VIEW, None)
@@ -47,7 +52,9 @@ def cleaned(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def shrink_pictures(nb: nbformat.NotebookNode) -> None:
-    """Give every stored picture a palette of 256 colours, rare ones too: nobody sees it, and the file is a third."""
+    """Give every stored picture a palette of 256 colours, rare ones too: nobody sees it, and the
+    file is a third.
+    """
     for cell in nb.cells:
         for output in cell.get("outputs", []):
             if picture := output.get("data", {}).get("image/png"):
@@ -83,17 +90,32 @@ def refresh(path: Path) -> None:
     draft = path.with_suffix(".ipynb.draft")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)
-    print(f"{path}: {len(text.encode()) / 1000:.0f} KB, {time.perf_counter() - begin:.1f} s", flush=True)
+    print(
+        f"{path}: {len(text.encode()) / 1000:.0f} KB, {time.perf_counter() - begin:.1f} s",
+        flush=True,
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK")
-    parser.add_argument("--check", action="store_true", help="write nothing; name what is not clean")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; name what is not clean"
+    )
     arguments = parser.parse_args()
-    found = (path for path in sorted(NOTEBOOKS.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts)
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # `python3` is this environment's kernel, not the user's
-    os.environ.pop("SOFTAR_FAST", None)  # the outputs that are stored and compared are those of the full mode
+    found = (
+        path
+        for path in sorted(NOTEBOOKS.rglob("*.ipynb"))
+        if ".ipynb_checkpoints" not in path.parts
+    )
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = (
+        "1"  # `python3` is this environment's kernel, not the user's
+    )
+    os.environ.pop(
+        "SOFTAR_FAST", None
+    )  # the outputs that are stored and compared are those of the full mode
 
     failed = False
     for path in arguments.notebooks or found:

@@ -2,10 +2,10 @@
 
 usage: python tools/robust.py [--only NAME ...] [--list]        (hours; the same command goes on)
 
-Libraries can be told to use an older processor's kernels, so that one machine shows what most others
-will print. A piece of work is the tests under one setting, or one notebook under one setting. Logs and
-reports lie in runs/robust/; a piece that passed on this very source is not run again. The exit code
-is 1 where anything failed.
+Libraries can be told to use an older processor's kernels, so that one machine shows what most
+others will print. A piece of work is the tests under one setting, or one notebook under one
+setting. Logs and reports lie in runs/robust/; a piece that passed on this very source is not run
+again. The exit code is 1 where anything failed.
 """
 
 import argparse
@@ -24,7 +24,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # The same on every processor: what drives a browser or reads files.
-NOT_NUMERICAL = ("browser", "test_environment.py", "test_hygiene.py", "test_readme.py", "test_robust.py")
+NOT_NUMERICAL = (
+    "browser",
+    "test_environment.py",
+    "test_hygiene.py",
+    "test_readme.py",
+    "test_robust.py",
+)
 # Works for nothing, but never outlives whoever started it.
 SPIN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
 
@@ -48,7 +54,9 @@ class Setting:
 
 
 def kernels(aten: str, onednn: str, mkl: str, openblas: str, **more: str) -> dict[str, str]:
-    """The variables of torch's own kernels, oneDNN's, MKL's (torch's products), and numpy's and scipy's."""
+    """The variables of torch's own kernels, oneDNN's, MKL's (torch's products), and numpy's and
+    scipy's.
+    """
     names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "OPENBLAS_CORETYPE")
     return dict(zip(names, (aten, onednn, mkl, openblas), strict=True)) | more
 
@@ -63,7 +71,9 @@ PORTABLE = {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": "+avx2,+bmi,+bm
 SETTINGS = (
     Setting(name="plain-1", why="this machine as it is: what `make test` does"),
     Setting(name="plain-2", why="a person's own runs: sums are split among threads", threads=2),
-    Setting(name="oldest-1", why="the plainest kernels; torch.randn draws other numbers", kernels=OLDEST),
+    Setting(
+        name="oldest-1", why="the plainest kernels; torch.randn draws other numbers", kernels=OLDEST
+    ),
     Setting(
         name="avx2-1",
         why="most laptops, AMD before Zen 4; what numba compiles for any of them",
@@ -71,14 +81,18 @@ SETTINGS = (
     ),
     Setting(name="avx2-2", why="the same processors, sums split", kernels=AVX2, threads=2),
     Setting(name="avx512-1", why="Intel's servers before AMX, AMD's since Zen 4", kernels=AVX512),
-    Setting(name="amx-2", why="Intel's servers since 2023 (here, if it has AMX)", kernels=AMX, threads=2),
+    Setting(
+        name="amx-2", why="Intel's servers since 2023 (here, if it has AMX)", kernels=AMX, threads=2
+    ),
     Setting(name="busy-2", why="other work on the same cores", threads=2, busy=2),
 )
 
 
 @cache
 def capability() -> str:
-    """The widest of torch's own kernels for this processor, read in a process that no setting touches."""
+    """The widest of torch's own kernels for this processor, read in a process that no setting
+    touches.
+    """
     read = [sys.executable, "-c", "import torch; print(torch.backends.cpu.get_cpu_capability())"]
     return subprocess.check_output(read, text=True).strip().lower()
 
@@ -114,7 +128,9 @@ def pieces(root: Path) -> dict[str, list[str]]:
     left_out = [f"--ignore=tests/{name}" for name in NOT_NUMERICAL]
     notebooks = sorted(root.glob("notebooks/**/*.ipynb"), key=lambda path: -path.stat().st_size)
     found = [path.relative_to(root) for path in notebooks if ".ipynb_checkpoints" not in path.parts]
-    return {"tests": ["tests", *left_out]} | {f"{path.with_suffix('')}": [f"{path}"] for path in found}
+    return {"tests": ["tests", *left_out]} | {
+        f"{path.with_suffix('')}": [f"{path}"] for path in found
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,14 +178,21 @@ def run(setting: Setting, piece: tuple[str, list[str]], folder: Path, root: Path
             outcome = read(report)
         else:
             trouble = f"{name}: pytest ended with {code}, see {log.relative_to(root)}"
-            outcome = Outcome(passed=0, skipped=0, failed=(trouble,), seconds=time.perf_counter() - begin)
-    print(f"{setting.name:10} {name:45} {outcome.passed:5} passed, {len(outcome.failed)} failed", flush=True)
+            outcome = Outcome(
+                passed=0, skipped=0, failed=(trouble,), seconds=time.perf_counter() - begin
+            )
+    print(
+        f"{setting.name:10} {name:45} {outcome.passed:5} passed, {len(outcome.failed)} failed",
+        flush=True,
+    )
     return outcome
 
 
 def table(found: dict[str, dict[str, Outcome]]) -> str:
     """One line per setting, and below it the first ids that failed."""
-    lines = [f"{'setting':10} {'tests passed / failed / skipped':>32} {'notebooks passed / failed':>26} {'s':>7}"]
+    lines = [
+        f"{'setting':10} {'tests passed / failed / skipped':>32} {'notebooks passed / failed':>26} {'s':>7}"
+    ]
     for name, outcomes in found.items():
         tests, bad = outcomes["tests"], [each for one in outcomes.values() for each in one.failed]
         broken = sum(bool(one.failed) for piece, one in outcomes.items() if piece != "tests")
@@ -181,14 +204,24 @@ def table(found: dict[str, dict[str, Outcome]]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None, root: Path = ROOT, settings: tuple[Setting, ...] = SETTINGS) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=[one.name for one in settings], help="these settings")
-    parser.add_argument("--list", action="store_true", help="name the settings and their reasons, and do nothing")
+def main(
+    arguments: list[str] | None = None, root: Path = ROOT, settings: tuple[Setting, ...] = SETTINGS
+) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=[one.name for one in settings], help="these settings"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="name the settings and their reasons, and do nothing"
+    )
     asked = parser.parse_args(arguments)
     chosen = [one for one in settings if not asked.only or one.name in asked.only]
     for one in chosen:
-        print(f"{one.name:10} {one.why}{'' if possible(one) else ' (left out: this processor cannot)'}")
+        print(
+            f"{one.name:10} {one.why}{'' if possible(one) else ' (left out: this processor cannot)'}"
+        )
     if asked.list:
         return 0
     folder, work, found = root / "runs" / "robust" / source(root), pieces(root), {}

@@ -1,9 +1,22 @@
-"""Generation is four independent choices: collapse (how), schedule (when), feedback (what goes back), window."""
+"""Generation is four independent choices: collapse (how), schedule (when), feedback (what goes
+back), window.
+"""
 
+from ..core.trajectory import Trajectory
 from .deferred import Deferred
+from .generate import generate, stream
 from .liquid import Liquid
-from .loop import generate, stream
 from .schedule import Always, EveryK, Never, Oracle, Retro
-from .trajectory import Trajectory
 
-__all__ = ["Always", "Deferred", "EveryK", "Liquid", "Never", "Oracle", "Retro", "Trajectory", "generate", "stream"]
+__all__ = [
+    "Always",
+    "Deferred",
+    "EveryK",
+    "Liquid",
+    "Never",
+    "Oracle",
+    "Retro",
+    "Trajectory",
+    "generate",
+    "stream",
+]

@@ -1,19 +1,27 @@
-"""How does a soft token become a symbol (K3, K4)?
+"""Collapses: how a soft token becomes a symbol (K3, K4).
 
-A collapse is a callable ``(prediction, embedding) -> probs (B, V)``: a distribution over symbols, from which `pick`
-chooses. A new one is a function with a decorator (see CONTRIBUTING.md):
+A collapse is a callable ``(prediction, embedding) -> probs (B, V)``. It gives a distribution over
+symbols, from which `pick` chooses. A new one is a function with a decorator (see CONTRIBUTING.md):
 
     @collapse.register("second")
     def second(prediction, embedding):
         ...
 
-One that draws, or looks further than the prediction, takes the step's `thought` as a third argument of that name.
+A collapse that draws, or looks at more than the prediction, takes the step's context as a third
+argument and declares it:
+
+    @collapse.register("second")
+    @collapse.with_context
+    def second(prediction, embedding, context):
+        ...
+
+A collapse with settings is a frozen dataclass derived from `Collapse`.
 """
 
-import inspect
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,28 +29,75 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..models.barycentric import barycentric
+from ..core.predictor import Prediction, check_finite
+from ..core.registry import Registry, name_of
 from ..models.by_row import product
 from ..models.mixing import last_hidden, mixing_layer
+from ..models.nearest import nearest
+from ..models.simplex import barycentric
 from ..models.state import SoftState
-from ..predictor import Prediction, check_finite
-from ..registry import Registry
-from .thought import Thought
+from .step_context import StepContext
 
-LARGE = 4096  # rows of a table from which on not every distance is worth an exact computation
-NEAREST = 16
 
-COLLAPSES = Registry("collapse")
+class Collapse:
+    """Base of the collapses with settings: what each of them declares.
+
+    Attributes:
+        needs_context: whether it is called with the step's context as a third argument.
+        look: how many slots it decides together at most, by a method `revise` (see deferred.py);
+            0: each slot by itself.
+    """
+
+    needs_context: ClassVar[bool] = False
+    look: ClassVar[int] = 0
+
+
+@dataclass(frozen=True)
+class FunctionCollapse(Collapse):
+    """A function, or any other callable, as a collapse."""
+
+    function: Callable
+    needs_context: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "__doc__", self.function.__doc__)
+        object.__setattr__(self, "__name__", name_of(self.function))
+
+    def __call__(self, *arguments: Any) -> Float[Tensor, "B V"]:
+        return self.function(*arguments)
+
+
+def with_context(function: Callable) -> FunctionCollapse:
+    """Decorator: the collapse below it takes the step's context as a third argument."""
+    return FunctionCollapse(function, needs_context=True)
+
+
+COLLAPSES = Registry(
+    "collapse", lambda one: one if isinstance(one, Collapse) else FunctionCollapse(one)
+)
 register, names, resolve = COLLAPSES.register, COLLAPSES.names, COLLAPSES.resolve
 
 
-def takes_thought(collapse: Callable) -> bool:
-    """Whether a collapse has a parameter `thought`."""
-    return "thought" in inspect.signature(collapse).parameters
+def ask(
+    collapse: Collapse,
+    prediction: Prediction,
+    embedding: Tensor | None,
+    context: StepContext | None,
+) -> Float[Tensor, "B V"]:
+    """The distribution (B, V) of a collapse, called with the arguments that it needs."""
+    return (
+        collapse(prediction, embedding, context)
+        if collapse.needs_context
+        else collapse(prediction, embedding)
+    )
 
 
 def soft_tokens(who: str, prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B m"]:
-    """The predicted vectors (B, m). Raises ValueError, naming who needs them, for a model without."""
+    """The predicted vectors (B, m).
+
+    Raises:
+        ValueError: for a model without vectors; it names `who` needs them.
+    """
     if prediction.vector is None or embedding is None:
         raise ValueError(f"{who} needs a model that predicts vectors")
     return prediction.vector
@@ -50,17 +105,23 @@ def soft_tokens(who: str, prediction: Prediction, embedding: Tensor | None) -> F
 
 @register("softmax")
 def softmax(prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B V"]:
-    """The model's own p(w | prefix): for vector outputs what its readout says (K3)."""
+    """The model's own p(w | prefix), which a readout gives where the outputs are vectors (K3)."""
     return prediction.probs
 
 
 @register("nearest")
 @dataclass(frozen=True)
-class Nearest:
-    """All weight on the row closest to the soft token (K3); temperature has no say here.
+class Nearest(Collapse):
+    """All weight on the row closest to the soft token (K3), so temperature has no effect.
 
-    `metric`: "l2" distance; "cosine", which does not see lengths; "dot" product, which prefers long rows. Ties go to
-    the smallest id. Raises ValueError for a model without vectors.
+    Ties go to the smallest id.
+
+    Args:
+        metric: "l2" distance; "cosine", which ignores lengths; "dot" product, which prefers long
+            rows.
+
+    Raises:
+        ValueError: for an unknown metric, or a model without vectors.
     """
 
     metric: str = "l2"
@@ -76,106 +137,98 @@ class Nearest:
 
 @register("barycentric")
 def mixture_weights(prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B V"]:
-    """The weights of the mixture of rows closest to the soft token (K3): p itself where the vector is pE.
+    """The weights of the mixture of rows that is closest to the soft token (K3).
 
-    Nothing is fitted and nothing is smoothed: most weights are 0, and where one row has all of them it is the nearest.
-    Raises ValueError for a model without vectors.
+    They are p itself where the vector is pE and no other mixture of rows gives it. Nothing is
+    fitted and nothing is smoothed: most weights are 0. Where one row has all the weight, it is the
+    nearest row.
+
+    Raises:
+        ValueError: for a model without vectors.
     """
     return barycentric(soft_tokens('collapse "barycentric"', prediction, embedding), embedding)
 
 
 @register("vote")
 @dataclass(frozen=True)
-class Vote:
-    """Draw soft tokens; a symbol whose row is the nearest to c of them weighs C(c, least) (CALM, arXiv 2510.27688).
+class Vote(Collapse):
+    """Draws soft tokens; a symbol whose row is the nearest to c of them weighs C(c, least).
 
-    That is p ** least, temperature 1 / least without a density, the better the more `draws`; at `least` 1 a symbol is
-    one draw's nearest row. Where no symbol is seen `least` times, its largest count takes the place of `least`.
-    The draws of a row are decided by its seed and step. Raises ValueError for a model that predicts one vector.
+    This estimates p ** least, which is temperature 1 / least, without a density. It is the better
+    the more `draws` there are. At `least` 1 a symbol is the row nearest to one draw. Where no
+    symbol has `least` draws, the largest count takes the place of `least`. The seed and the step of
+    a row decide its draws.
+
+    Raises:
+        ValueError: for a model that predicts one vector, or unless 1 <= least <= draws.
+
+    Source: CALM (arXiv 2510.27688).
     """
 
+    needs_context: ClassVar[bool] = True
     draws: int = 200
     least: int = 1
 
     def __post_init__(self):
         if not 1 <= self.least <= self.draws:
-            raise ValueError(f"vote(draws, least) needs 1 <= least <= draws, not {self.draws!r} and {self.least!r}")
+            raise ValueError(
+                f"vote(draws, least) needs 1 <= least <= draws, not {self.draws!r} and {self.least!r}"
+            )
 
-    def __call__(self, prediction: Prediction, embedding: Tensor | None, thought: Thought) -> Float[Tensor, "B V"]:
+    def __call__(
+        self, prediction: Prediction, embedding: Tensor | None, context: StepContext
+    ) -> Float[Tensor, "B V"]:
         if prediction.sampler is None or embedding is None:
-            raise ValueError('collapse "vote" needs a model that predicts a distribution over vectors')
-        vectors = prediction.sample_vectors(self.draws, thought.generators("collapse"))  # (S, B, m)
+            raise ValueError(
+                'collapse "vote" needs a model that predicts a distribution over vectors'
+            )
+        # 1) count for each symbol how many draws are nearest to its row
+        vectors = prediction.sample_vectors(self.draws, context.generators("collapse"))  # (S, B, m)
         rows = nearest(vectors.flatten(0, 1), embedding).view(vectors.shape[:2]).T  # (B, S)
         votes = torch.zeros(len(rows), len(embedding), dtype=torch.float64, device=rows.device)
         votes.scatter_add_(1, rows, torch.ones_like(rows, dtype=torch.float64))
+        # 2) weigh the counts
         least = votes.amax(-1, keepdim=True).clamp_max(self.least)  # (B, 1)
-        log_ways = (votes + 1).lgamma() - (votes - least + 1).lgamma()  # -inf below `least`, where lgamma has its poles
+        # log C(votes, least) up to a constant; -inf below `least`, where lgamma has its poles
+        log_ways = (votes + 1).lgamma() - (votes - least + 1).lgamma()
         return torch.softmax(log_ways, dim=-1).to(vectors)
 
 
 @register("mixing")
-def mixing(prediction: Prediction, embedding: Tensor | None, thought: Thought) -> Float[Tensor, "B V"]:
-    """What the model's mixing layer reads off the last hidden states of the window (K4); hard and soft tokens alike.
+@with_context
+def mixing(
+    prediction: Prediction, embedding: Tensor | None, context: StepContext
+) -> Float[Tensor, "B V"]:
+    """What the model's mixing layer reads off the last hidden states of the window (K4).
 
-    Raises ValueError for a model without a fitted layer: `softar_lab.train_mixing(model, corpus)` fits one.
+    Slots with hard and with soft tokens are read alike.
+
+    Raises:
+        ValueError: for a model without vectors or without a fitted layer, which
+            `softar_lab.train_mixing(model, corpus)` fits.
     """
     soft_tokens('collapse "mixing"', prediction, embedding)
-    layer = mixing_layer(thought.session and thought.session.model, 'collapse "mixing"')
-    return layer.log_probs(_remembered_hidden(thought, layer.window), embedding)[:, -1].exp()
+    layer = mixing_layer(context.run and context.run.model, 'collapse "mixing"')
+    return layer.log_probs(_remembered_hidden(context, layer.window), embedding)[:, -1].exp()
 
 
-def _remembered_hidden(thought: Thought, window: int) -> Float[Tensor, "B n d"]:
-    """`last_hidden` of the thought's state, gathered step by step while each state holds the one before and a slot."""
-    state, memory = thought.state, thought.session.memory
+def _remembered_hidden(context: StepContext, window: int) -> Float[Tensor, "B n d"]:
+    """`last_hidden` of the step's state, gathered step by step while each state adds one slot."""
+    state, memory = context.state, context.run.scratch
     before, hidden = memory.get("mixing", (None, None))
     if state is not before:
         if before is not None and _follows(state, before):
             hidden = torch.cat([hidden, state.hidden[:, None]], 1)[:, -window:]
-        else:  # the first step, or a window that was renewed or rewritten
-            hidden = last_hidden(thought.session.model, state, window)
+        else:  # the first step, or a renewed or rewritten window
+            hidden = last_hidden(context.run.model, state, window)
         memory["mixing"] = state, hidden
     return hidden
 
 
 def _follows(state: SoftState, before: SoftState) -> bool:
-    """Whether `state` is `before` and one more slot."""
+    """Whether `state` is `before` with one more slot."""
     longer = (state.length - before.length, len(state.inputs) - len(before.inputs)) == (1, 1)
     return longer and all(map(operator.is_, state.inputs, before.inputs))
-
-
-def nearest(vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V m"]) -> Int[Tensor, " B"]:
-    """Collapse each soft token to the closest row of the table (K3).
-
-    Shapes: vectors (B, m), embedding (V, m) -> token ids (B,). Distances in embedding units.
-    Ties go to the smallest id, so the result does not depend on the device.
-    Raises ValueError where vectors hold NaN or infinity, naming the first bad row.
-    """
-    return _closest(vectors, embedding)[1]
-
-
-def nearest_distance(vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V m"]) -> Float[Tensor, " B"]:
-    """How far each soft token lies from the closest row (B,), in embedding units."""
-    return _closest(vectors, embedding)[0]
-
-
-def _closest(vectors: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-    """The distance to the closest row and its id, (B,) each.
-
-    Of a large table each vector's `NEAREST` rows are found by one matrix product, which rounds; among these the
-    distances are exact.
-    """
-    check_finite(vectors)
-    if len(embedding) <= LARGE:
-        found = torch.cdist(vectors, embedding, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
-        return found.values, found.indices
-    squares, parts = embedding.norm(dim=-1).square(), []  # the square of the whole table would be as large as it
-    for some in vectors.split(512):
-        near = torch.addmm(squares, some, embedding.T, alpha=-2).topk(NEAREST, largest=False).indices.sort(-1).values
-        exact = (embedding[near] - some[:, None]).norm(dim=-1)  # (b, NEAREST), ids ascending
-        least = exact.min(-1)
-        parts.append((least.values, near.gather(1, least.indices[:, None]).squeeze(1)))
-    distances, rows = zip(*parts, strict=True)
-    return torch.cat(distances), torch.cat(rows)
 
 
 def _largest(vectors: Tensor, embedding: Tensor) -> Tensor:
@@ -190,19 +243,29 @@ _CLOSEST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def pick(probs: Float[Tensor, "B V"], temperature: float | int, uniform: Tensor) -> Int[Tensor, " B"]:
-    """Choose a symbol a row: the most probable at temperature 0, else a draw from probs ** (1 / temperature).
+def pick(
+    probs: Float[Tensor, "B V"], temperature: float | int, uniform: Tensor
+) -> Int[Tensor, " B"]:
+    """Choose one symbol per row: the most probable one at temperature 0, else a draw.
 
-    `uniform` (B,), float64 in [0, 1), decides the draw, so a row's choice does not depend on its neighbours.
+    Args:
+        probs: weights of the symbols (B, V).
+        temperature: the draw is from probs ** (1 / temperature).
+        uniform: float64 numbers in [0, 1), (B,). They decide the draws, so the choice of a row does
+            not depend on its neighbours.
+
+    Returns:
+        Token ids (B,).
     """
     if temperature == 0:
         return probs.argmax(-1)
     weights = probs
     if temperature != 1:
         log_probs = probs.double().log()
-        best = log_probs.amax(-1, keepdim=True)  # taken off first: a tiny temperature must not overflow all of them
+        # the largest is subtracted first: a tiny temperature must not overflow every symbol
+        best = log_probs.amax(-1, keepdim=True)
         weights = ((log_probs - best) / temperature).exp()
-    if len(probs) == 1 and not probs.is_cuda:  # NumPy asks a third of PyTorch's price for a call
+    if len(probs) == 1 and not probs.is_cuda:  # a call to NumPy costs a third of one to PyTorch
         return torch.tensor([pick_row(weights.numpy()[0], uniform.item())])
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     chosen = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)

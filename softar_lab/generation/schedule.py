@@ -1,11 +1,14 @@
-"""When is a soft token collapsed inside the context (K5)? A schedule is a callable ``thought -> bool (B,)``.
+"""Schedules: when a soft token is collapsed inside the context (K5).
 
-That says whether the slot to be read now is hard. One that grounds slots late answers for the latest n of them,
-``bool (B, n)``, this one last: where an earlier one is still soft, the row of the symbol shown for it takes its place,
-and all after it is read again. One that also has its say in what is predicted has a method `open`; see liquid.py.
+A schedule is a callable ``context -> bool (B,)``: whether the slot to be read now is hard. A
+schedule that grounds slots late answers for the latest n of them, ``bool (B, n)``, this one last.
+Where an earlier one of them is still soft, the row of its emitted symbol replaces it, and all slots
+after it are read again. A schedule that also takes part in the prediction has a method `open`; see
+liquid.py.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -15,43 +18,74 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..models.barycentric import hull_distance
-from ..predictor import Predictor
-from ..registry import Registry
-from ..sources.corpora import load_language
-from .collapse import nearest_distance, soft_tokens
-from .thought import Thought
+from ..core.predictor import Predictor
+from ..core.registry import Registry, name_of
+from ..data.corpora import load_language
+from ..models.nearest import nearest_distance
+from ..models.simplex import hull_distance
+from .collapse import soft_tokens
+from .step_context import StepContext
 
-SCHEDULES = Registry("schedule")
+
+class Schedule:
+    """Base of the schedules with settings: what each of them declares.
+
+    Attributes:
+        by_step: whether it looks at the number of the step alone, so all its answers are known
+            beforehand.
+        has_tail: whether a tail of slots that are not read yet takes part in the prediction; the
+            method `open` makes the tail (see liquid.py).
+    """
+
+    by_step: ClassVar[bool] = False
+    has_tail: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class FunctionSchedule(Schedule):
+    """A function, or any other callable, as a schedule."""
+
+    function: Callable
+
+    def __post_init__(self):
+        object.__setattr__(self, "__name__", name_of(self.function))
+
+    def __call__(self, context: StepContext) -> Bool[Tensor, "B *n"]:
+        return self.function(context)
+
+
+SCHEDULES = Registry(
+    "schedule", lambda one: one if isinstance(one, Schedule) else FunctionSchedule(one)
+)
 register, names, resolve = SCHEDULES.register, SCHEDULES.names, SCHEDULES.resolve
 
 
 @register("always")
 @dataclass(frozen=True)
-class Always:
+class Always(Schedule):
     """Every token is hard: ordinary generation."""
 
     by_step: ClassVar[bool] = True  # it looks at the number of the step alone
 
-    def __call__(self, thought: Thought) -> Bool[Tensor, " B"]:
-        return torch.ones_like(thought.step, dtype=torch.bool)
+    def __call__(self, context: StepContext) -> Bool[Tensor, " B"]:
+        return torch.ones_like(context.step, dtype=torch.bool)
 
 
 @register("never")
 @dataclass(frozen=True)
-class Never:
-    """Every token stays soft: a text is read off the path, but never fed back."""
+class Never(Schedule):
+    """Every token stays soft: symbols are read off the path, but never fed back."""
 
     by_step: ClassVar[bool] = True  # it looks at the number of the step alone
 
-    def __call__(self, thought: Thought) -> Bool[Tensor, " B"]:
-        return torch.zeros_like(thought.step, dtype=torch.bool)
+    def __call__(self, context: StepContext) -> Bool[Tensor, " B"]:
+        return torch.zeros_like(context.step, dtype=torch.bool)
 
 
 @register("every")
 @dataclass(frozen=True)
-class EveryK:
-    """Each k-th token is hard, those between stay soft."""
+class EveryK(Schedule):
+    """Each k-th token is hard; those between stay soft."""
 
     by_step: ClassVar[bool] = True  # it looks at the number of the step alone
     k: int = 4
@@ -60,14 +94,17 @@ class EveryK:
         if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
             raise ValueError(f"every(k) needs a whole number k of at least 1, not {self.k!r}")
 
-    def __call__(self, thought: Thought) -> Bool[Tensor, " B"]:
-        return (thought.step + 1) % self.k == 0
+    def __call__(self, context: StepContext) -> Bool[Tensor, " B"]:
+        return (context.step + 1) % self.k == 0
 
 
 @register("random")
 @dataclass(frozen=True)
-class Random:
-    """Each token is hard with probability `rate`, whatever is predicted, drawn or shown: the control of the others."""
+class Random(Schedule):
+    """Each token is hard with probability `rate`: the control of the other schedules.
+
+    What is predicted, drawn or emitted has no influence.
+    """
 
     rate: float | int = 0.5
 
@@ -75,16 +112,16 @@ class Random:
         if not 0 <= self.rate <= 1:
             raise ValueError(f"random(rate) needs a probability, not {self.rate!r}")
 
-    def __call__(self, thought: Thought) -> Bool[Tensor, " B"]:
-        return thought.uniform(1, "schedule").squeeze(1) < self.rate
+    def __call__(self, context: StepContext) -> Bool[Tensor, " B"]:
+        return context.uniform(1, "schedule").squeeze(1) < self.rate
 
 
 @register("retro")
 @dataclass(frozen=True)
-class Retro:
-    """Every token is fed back soft and grounded k steps later: at most the latest k slots are soft, older ones hard.
+class Retro(Schedule):
+    """Every token is fed back soft and grounded k steps later, so at most the latest k are soft.
 
-    What the context drops before that stays soft.
+    A slot that leaves the context before that stays soft.
     """
 
     k: int = 4
@@ -93,21 +130,23 @@ class Retro:
         if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
             raise ValueError(f"retro(k) needs a whole number k of at least 1, not {self.k!r}")
 
-    def __call__(self, thought: Thought) -> Bool[Tensor, "B n"]:
-        hard = torch.zeros(len(thought.step), self.k + 1, dtype=torch.bool, device=thought.step.device)
+    def __call__(self, context: StepContext) -> Bool[Tensor, "B n"]:
+        hard = torch.zeros(
+            len(context.step), self.k + 1, dtype=torch.bool, device=context.step.device
+        )
         hard[:, 0] = True
         return hard
 
 
 @dataclass(frozen=True)
-class Within:
-    """`schedule`, but none except the latest `newest` slots may be soft: those before are grounded (K8)."""
+class Within(Schedule):
+    """`schedule`, but only the latest `newest` slots may be soft; older ones are grounded (K8)."""
 
     schedule: Any
     newest: int
 
-    def __call__(self, thought: Thought) -> Bool[Tensor, "B n"]:
-        hard = self.schedule(thought)
+    def __call__(self, context: StepContext) -> Bool[Tensor, "B n"]:
+        hard = self.schedule(context)
         hard = hard if hard.ndim == 2 else hard[:, None]
         hard = F.pad(hard, (max(0, self.newest + 1 - hard.shape[1]), 0), value=False)
         grounded = torch.ones_like(hard[:, : -self.newest])
@@ -115,11 +154,13 @@ class Within:
 
 
 def within(schedule: Any, newest: int | None) -> Any:
-    """A schedule in a window whose `newest` tokens alone may be soft; None: all may.
+    """A schedule for a window in which only the `newest` tokens may be soft; None: all may.
 
-    Raises ValueError for a schedule that would leave soft tokens where there is no place for one.
+    Raises:
+        ValueError: where no token may be soft and the schedule would leave some soft.
     """
-    if newest is None or isinstance(schedule, Always) or hasattr(schedule, "open"):
+    # a schedule with a tail reads hard tokens only
+    if newest is None or isinstance(schedule, Always) or schedule.has_tail:
         return schedule
     if newest == 0:
         raise ValueError(
@@ -130,10 +171,13 @@ def within(schedule: Any, newest: int | None) -> Any:
 
 
 @dataclass(frozen=True)
-class Threshold:
+class Threshold(Schedule):
     """Base of the schedules that are hard where a measure of the step is larger than `above`.
 
-    `until` adds hysteresis: once above, they stay hard until the measure falls below `until`.
+    `until` adds hysteresis: once above, a row stays hard until the measure falls below `until`.
+
+    Raises:
+        ValueError: where `above` is negative or infinite, or `until` does not lie in [0, above].
     """
 
     above: float | int
@@ -143,64 +187,80 @@ class Threshold:
         if not 0 <= self.above < math.inf:
             raise ValueError(f"above must be a number of at least 0, not {self.above!r}")
         if self.until is not None and not 0 <= self.until <= self.above:
-            raise ValueError(f"until must be None or lie in 0 … above = {self.above}, not {self.until!r}")
+            raise ValueError(
+                f"until must be None or lie in 0 … above = {self.above}, not {self.until!r}"
+            )
 
-    def measure(self, thought: Thought) -> Float[Tensor, " B"]:
-        """What is compared (B,)."""
+    def measure(self, context: StepContext) -> Float[Tensor, " B"]:
+        """The measure of each row (B,)."""
         raise NotImplementedError
 
-    def __call__(self, thought: Thought) -> Bool[Tensor, " B"]:
-        measure = self.measure(thought)
+    def __call__(self, context: StepContext) -> Bool[Tensor, " B"]:
+        measure = self.measure(context)
         hard = measure > self.above
-        return hard if self.until is None else hard | (thought.was_hard & (measure >= self.until))
+        return hard if self.until is None else hard | (context.was_hard & (measure >= self.until))
 
 
 @register("entropy")
 @dataclass(frozen=True)
 class Entropy(Threshold):
-    """Hard where the model is unsure: its entropy is above so many nats."""
+    """Hard where the model is unsure: its entropy is more than `above` nats."""
 
     above: float | int = 1.0
 
-    def measure(self, thought: Thought) -> Float[Tensor, " B"]:
-        return thought.prediction.entropy
+    def measure(self, context: StepContext) -> Float[Tensor, " B"]:
+        return context.prediction.entropy
 
 
 @register("distance")
 @dataclass(frozen=True)
 class Distance(Threshold):
-    """Hard where the soft token lies far from every row, in embedding units. ValueError for a model without vectors."""
+    """Hard where the soft token lies far from every row, in embedding units.
+
+    Raises:
+        ValueError: for a model without vectors.
+    """
 
     above: float | int = 0.5
 
-    def measure(self, thought: Thought) -> Float[Tensor, " B"]:
-        vectors = soft_tokens('schedule "distance"', thought.prediction, thought.embedding)
-        return nearest_distance(vectors, thought.embedding)
+    def measure(self, context: StepContext) -> Float[Tensor, " B"]:
+        vectors = soft_tokens('schedule "distance"', context.prediction, context.embedding)
+        return nearest_distance(vectors, context.embedding)
 
 
 @register("off-hull")
 @dataclass(frozen=True)
 class OffHull(Threshold):
-    """Hard where the soft token lies far from every mixture of the rows, in embedding units: no reader has seen such.
+    """Hard where the soft token lies far from every mixture of the rows, in embedding units.
 
-    Raises ValueError for a model without vectors.
+    A model that reads hard tokens or mixtures has never read such a vector.
+
+    Raises:
+        ValueError: for a model without vectors.
     """
 
     above: float | int = 0.1
 
-    def measure(self, thought: Thought) -> Float[Tensor, " B"]:
-        vectors = soft_tokens('schedule "off-hull"', thought.prediction, thought.embedding)
-        return hull_distance(vectors, thought.embedding)
+    def measure(self, context: StepContext) -> Float[Tensor, " B"]:
+        vectors = soft_tokens('schedule "off-hull"', context.prediction, context.embedding)
+        return hull_distance(vectors, context.embedding)
 
 
 @register("oracle")
 @dataclass(frozen=True)
 class Oracle(Threshold):
-    """Hard where the model is wrong: KL(truth || model) is above so many nats (the truth has read what was shown).
+    """Hard where the model is wrong: KL(truth || model) is more than `above` nats.
 
-    `truth`: any predictor with a tokenizer, the name of a built-in language, or None: the model itself, reading hard
-    tokens alone, so that the divergence is what its soft tokens have done to it. Once a row has shown a symbol that
-    the truth holds impossible, it stays hard.
+    The truth has read the emitted symbols. Once a row has emitted a symbol that the truth holds
+    impossible, it stays hard.
+
+    Args:
+        above: the threshold, in nats.
+        truth: any predictor with a tokenizer, the name of a built-in language, or None: the model
+            itself, reading hard tokens alone. Then the divergence is the effect of its soft tokens.
+
+    Raises:
+        ValueError: where truth is none of these.
     """
 
     above: float | int = 0.1
@@ -209,11 +269,15 @@ class Oracle(Threshold):
     def __post_init__(self):
         super().__post_init__()
         if not isinstance(self._truth, Predictor | None):
-            raise ValueError(f"truth must be a predictor, the name of a language or None, not {self.truth!r:.80}")
+            raise ValueError(
+                f"truth must be a predictor, the name of a language or None, not {self.truth!r:.80}"
+            )
 
-    def measure(self, thought: Thought) -> Float[Tensor, " B"]:
-        reader = thought.session.read_by(thought.session.model if self._truth is None else self._truth)
-        model = thought.prediction.log_probs.double()
+    def measure(self, context: StepContext) -> Float[Tensor, " B"]:
+        reader = context.run.aligned_state(
+            context.run.model if self._truth is None else self._truth
+        )
+        model = context.prediction.log_probs.double()
         truth = reader.log_probs.to(model)  # (B, V)
         share = truth.exp()
         divergence = torch.where(share > 0, share * (truth - model), 0).sum(-1)

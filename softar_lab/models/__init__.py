@@ -1,1 +1,1 @@
-"""Models: counts, the transformer body, target tables, objectives, and SoftAR, which joins them."""
+"""Models: the transformer body, embedding tables, objectives, and SoftAR, which joins them."""

@@ -1,11 +1,12 @@
-"""Where the compiled arithmetic of `kernels.py` comes from: compiled once for a processor, kept beside the code.
+"""Compiles and loads the functions of `kernels.py`: once per processor, saved beside the code.
 
-Compiling takes some ten seconds, so nobody who wants a text waits for it: `make venv` does it, and where that was not
-done the first call starts it in a process of its own and goes PyTorch's way meanwhile. PyTorch's way is also that of
-processors without fused multiply-add and of whoever sets SOFTAR_COMPILED=0: the same numbers but for rounding, slower,
-and with a row's last digits depending on its batch.
+Compiling takes about ten seconds, and generation should not wait for it. `make venv` compiles.
+Where that was not done, the first call starts a process that compiles, and PyTorch computes in the
+meantime. PyTorch also computes on processors without fused multiply-add and where SOFTAR_COMPILED=0
+is set. Its numbers are the same up to rounding, it is slower, and the last digits of a row depend
+on its batch.
 
-    python -c "from softar_lab.models import compiled; compiled.prepare()"          compiles now
+To compile now: python -c "from softar_lab.models import compiled; compiled.prepare()"
 """
 
 import hashlib
@@ -22,12 +23,12 @@ from types import ModuleType
 import numpy as np
 
 _ready = False
-_switched_off = 0  # how many ask for it
+_switched_off = 0  # how many `switched_off` blocks are active
 _background: subprocess.Popen | None = None
 
 
 def kernels() -> ModuleType | None:
-    """The module of compiled functions; None where there is none (yet)."""
+    """The module of compiled functions; None where they are switched off or not (yet) compiled."""
     global _ready
     if _switched_off or os.environ.get("SOFTAR_COMPILED") == "0" or not _supported():
         return None
@@ -41,7 +42,7 @@ def kernels() -> ModuleType | None:
 
 @contextmanager
 def switched_off() -> Iterator[None]:
-    """PyTorch's way inside, for whoever counts what PyTorch does."""
+    """Let PyTorch compute inside this block, for code that counts PyTorch's operations."""
     global _switched_off
     _switched_off += 1
     try:
@@ -51,7 +52,7 @@ def switched_off() -> Iterator[None]:
 
 
 def prepare() -> bool:
-    """Compile now, unless that was done; False where this machine cannot."""
+    """Compile now, unless that has been done; return False where this machine cannot."""
     global _ready
     if not _supported():
         return False
@@ -65,7 +66,11 @@ def prepare() -> bool:
 
 @cache
 def _module() -> ModuleType:
-    """Loaded as it stands: what rewrites functions at their import (jaxtyping, in tests) is nothing for numba."""
+    """kernels.py, loaded directly from its file.
+
+    So no import hook rewrites its functions, as jaxtyping's does in tests: numba could not compile
+    them then.
+    """
     spec = spec_from_file_location(f"{__package__}.kernels", Path(__file__).with_name("kernels.py"))
     module = sys.modules[spec.name] = module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -74,7 +79,7 @@ def _module() -> ModuleType:
 
 @cache
 def _supported() -> bool:
-    """Whether numba can be had and the processor multiplies and adds in one step."""
+    """Whether numba is available and the processor has fused multiply-add."""
     try:
         from numba.core import config
     except ImportError:
@@ -87,7 +92,7 @@ def _supported() -> bool:
 
 @cache
 def _processor() -> tuple[str, str]:
-    """What numba compiles for: architecture and processor, and its features, as in "+fma,+avx2"."""
+    """What numba compiles for: architecture and processor, and features such as "+fma,+avx2"."""
     from llvmlite import binding
     from numba.core import config
 
@@ -100,13 +105,19 @@ def _processor() -> tuple[str, str]:
 
 @cache
 def _marker() -> Path:
-    """A file that says: the kernels as they stand are compiled, by this numba, for this processor."""
+    """A file that exists once these kernels are compiled, by this numba and for this processor."""
     import llvmlite
     import numba
 
     module = _module()
     source = Path(module.__file__).stat()
-    made_of = (source.st_size, source.st_mtime_ns, numba.__version__, llvmlite.__version__, *_processor())
+    made_of = (
+        source.st_size,
+        source.st_mtime_ns,
+        numba.__version__,
+        llvmlite.__version__,
+        *_processor(),
+    )
     digest = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     return Path(module.read.stats.cache_path) / f"kernels-{digest}.ready"
 
@@ -114,19 +125,32 @@ def _marker() -> Path:
 def _compile_in_background() -> None:
     global _background
     if _background is None:
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        quiet = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.DEVNULL,
+        }
         command = [sys.executable, "-c", f"from {__name__} import prepare; prepare()"]
         _background = subprocess.Popen(command, start_new_session=True, **quiet)
 
 
 def _call_each(module: ModuleType) -> None:
-    """One call of each function with the types it is always called with, on the smallest shapes."""
+    """Call each function once, on the smallest shapes, with the types that callers always use."""
 
     def zeros(*shape: int, dtype: type = np.float32) -> np.ndarray:
         return np.zeros(shape, dtype)
 
-    layers = (zeros(1, 2, 6), zeros(1, 6), zeros(1, 2, 2), zeros(1, 2)) + (zeros(1, 2, 2), zeros(1, 2)) * 2
-    body = ((1, 1, False, module.GELU), np.float32(1e-5), layers, zeros(2, 2), (zeros(0, 2), zeros(0, 0, 0)))
+    layers = (zeros(1, 2, 6), zeros(1, 6), zeros(1, 2, 2), zeros(1, 2)) + (
+        zeros(1, 2, 2),
+        zeros(1, 2),
+    ) * 2
+    body = (
+        (1, 1, False, module.GELU),
+        np.float32(1e-5),
+        layers,
+        zeros(2, 2),
+        (zeros(0, 2), zeros(0, 0, 0)),
+    )
     own = (zeros(1, 1, 1, 2, 2), zeros(1, 1, 1, 2, 2))
     cache = (*own, 0, 0, *own, np.zeros(1, np.int64))
     for kind in (np.float32, np.float64):

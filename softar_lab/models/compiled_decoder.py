@@ -1,7 +1,8 @@
-"""New slots through a body on a CPU, compiled: any number of rows and slots, each computed by itself.
+"""The compiled forward pass of new slots through a body, on a CPU, for any number of rows.
 
-`kernels.py` has the arithmetic; here is what it is given. A slot's numbers depend on its row alone, to the bit: a
-prompt read at once, slot by slot, or in a batch gives the same.
+`kernels.py` has the arithmetic; this module prepares its arguments. The result of a slot depends on
+its row alone, bit for bit: a prompt gives the same numbers whether it is read in one pass, slot by
+slot, or in a batch.
 """
 
 from typing import TYPE_CHECKING
@@ -11,70 +12,95 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..threads import for_each
+from ..core.threads import for_each
 from .by_row import as_array, multiply
 from .compiled import kernels
 
 if TYPE_CHECKING:
     from .transformer import Cache
 
-PIECE = 4  # rows a piece of work: what is read of a matrix serves all of them
+PIECE = 4  # rows in a piece of work: each number read from a matrix serves all of them
 
 
 class CompiledDecoder:
-    """The weights of an input map and a body as they are at its making, laid out for the kernels.
+    """The weights of an input map and a body, arranged for the kernels when the decoder is made.
 
-    Norm weights and biases are folded into the matrix behind them, 1/√width into the queries.
+    The weights and biases of each norm are folded into the linear map after it, and 1/√width into
+    the queries.
     """
 
     @staticmethod
     def suits(body: nn.Module) -> bool:
-        """Whether the kernels can do it: float32 on a CPU, and compiled."""
-        return body.start.dtype == torch.float32 and body.start.device.type == "cpu" and kernels() is not None
+        """Whether the kernels apply to this body: float32, on a CPU, and compiled."""
+        return (
+            body.start.dtype == torch.float32
+            and body.start.device.type == "cpu"
+            and kernels() is not None
+        )
 
     def __init__(self, input: nn.Linear, body: nn.Module):
         config, self.kernels = body.config, kernels()
         self.input = as_array(input.weight.T)  # (m, d)
-        activations = {"gelu": self.kernels.GELU, "gelu-tanh": self.kernels.GELU_TANH, "swiglu": self.kernels.SWIGLU}
+        activations = {
+            "gelu": self.kernels.GELU,
+            "gelu-tanh": self.kernels.GELU_TANH,
+            "swiglu": self.kernels.SWIGLU,
+        }
         window = config.attention_window or config.context + 1
         shape = (config.n_heads, window, config.norm == "rms", activations[config.mlp])
         layers = [_folded(block, config.n_heads) for block in body.blocks]
         ends = np.stack([as_array(body.norm.weight), as_array(_bias(body.norm, config.d_model))])
-        positions = np.zeros((0, config.d_model), np.float32) if body.position is None else as_array(body.position)
-        rotation = np.zeros((0, 0, 0), np.float32) if body.rotation is None else as_array(body.rotation)
+        positions = (
+            np.zeros((0, config.d_model), np.float32)
+            if body.position is None
+            else as_array(body.position)
+        )
+        rotation = (
+            np.zeros((0, 0, 0), np.float32) if body.rotation is None else as_array(body.rotation)
+        )
         stacked = tuple(np.stack(parts) for parts in zip(*layers, strict=True))
         self.body = (shape, np.float32(config.norm_eps), stacked, ends, (positions, rotation))
-        self.work = sum(part.size for part in stacked)  # multiply-adds a slot
+        self.work = sum(part.size for part in stacked)  # multiply-adds per slot
 
     def embed(self, vectors: Float[Tensor, "*n m"]) -> Float[Tensor, "*n d"]:
-        """Tokens as they enter the first block."""
+        """The input map: tokens (..., m) -> slots as they enter the first block (..., d)."""
         return multiply(vectors, self.input)
 
     def __call__(self, stream: Float[Tensor, "B n d"], cache: "Cache") -> Float[Tensor, "B n d"]:
-        """The hidden states of n embedded slots, which follow, and join, those the cache holds.
+        """The hidden states of n embedded slots, which are added to the cache.
 
-        Slots with which all rows begin alike are computed once, and from then on read once.
+        Where all rows begin with the same slots, these are computed for one row only. Attention
+        then reads one copy of them for all rows.
         """
         slots = stream.numpy()
         alike = self._alike(slots, cache)
         parts = []
+        # 1) slots that are the same in all rows: compute row 0, copy its keys and values
         if alike:
             begin = cache.filled
-            parts.append(np.broadcast_to(self._read(slots[:1, :alike], cache), (len(slots), alike, slots.shape[2])))
+            parts.append(
+                np.broadcast_to(
+                    self._read(slots[:1, :alike], cache), (len(slots), alike, slots.shape[2])
+                )
+            )
             cache.repeat(begin)
+        # 2) the other slots, row by row
         if alike < slots.shape[1]:
             parts.append(self._read(slots[:, alike:], cache))
         return torch.from_numpy(np.concatenate(parts, 1))
 
     def _alike(self, slots: np.ndarray, cache: "Cache") -> int:
-        """With how many of these slots (B, n, d) all rows begin alike, if they were alike before."""
+        """How many of the first of these slots (B, n, d) are the same in all rows.
+
+        0 where the rows already differ in the cache.
+        """
         if cache.shared < cache.filled:
             return 0
         differs = (slots != slots[:1]).any((0, 2))  # (n,)
         return int(differs.argmax()) if differs.any() else len(differs)
 
     def _read(self, slots: np.ndarray, cache: "Cache") -> np.ndarray:
-        """Rows 0 … of the cache read n slots each: (B, n, d) -> (B, n, d)."""
+        """Let the first B rows of the cache read n slots each: (B, n, d) -> (B, n, d)."""
         x = np.ascontiguousarray(slots)
         out = np.empty_like(x)
         arguments = (x, cache.filled, *self.body, self.arrays(cache), out)
@@ -85,18 +111,25 @@ class CompiledDecoder:
 
     @staticmethod
     def arrays(cache: "Cache") -> tuple[np.ndarray | int, ...]:
-        """A cache as `kernels.read` and `kernels.write` take it."""
+        """A cache in the form that `kernels.read` and `kernels.write` expect."""
         own = (cache.keys.mT.numpy(), cache.values.numpy())
         if (begin := cache.beginning) is None:
             return *own, cache.shared, 0, *own, np.zeros(cache.keys.shape[1], np.int64)
-        return *own, begin.length, begin.length, begin.keys.mT.numpy(), begin.values.numpy(), begin.rows.numpy()
+        return (
+            *own,
+            begin.length,
+            begin.length,
+            begin.keys.mT.numpy(),
+            begin.values.numpy(),
+            begin.rows.numpy(),
+        )
 
 
 def _folded(block: nn.Module, n_heads: int) -> tuple[np.ndarray, ...]:
     """A block's matrices (in, out), each followed by its bias (out,)."""
     d = block.attention_out.in_features
     scale = torch.ones(block.query_key_value.out_features, dtype=torch.float64)
-    scale[:d] = (d // n_heads) ** -0.5  # queries, so that their products with keys are the scores
+    scale[:d] = (d // n_heads) ** -0.5  # the queries: then query · key is the score
     attention = _linear(block.query_key_value, block.attention_norm, scale)
     return (
         *attention,
@@ -106,8 +139,13 @@ def _folded(block: nn.Module, n_heads: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def _linear(linear: nn.Linear, norm: nn.Module | None = None, scale: Tensor | float = 1.0) -> tuple[np.ndarray, ...]:
-    """The matrix (in, out) and the bias (out,) of a linear map, with the weights of the norm before it folded in."""
+def _linear(
+    linear: nn.Linear, norm: nn.Module | None = None, scale: Tensor | float = 1.0
+) -> tuple[np.ndarray, ...]:
+    """The matrix (in, out) and the bias (out,) of a linear map.
+
+    The norm before it, if any, is folded in. `scale` multiplies the outputs.
+    """
     matrix, bias = linear.weight.detach().double().T, _bias(linear, linear.out_features).double()
     if norm is not None:
         bias = bias + _bias(norm, linear.in_features).double() @ matrix

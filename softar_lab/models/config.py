@@ -1,4 +1,4 @@
-"""The shape of a model, checked when it is written down."""
+"""The configuration of a model, checked when it is made."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -7,29 +7,45 @@ from typing import Any
 
 import torch
 
-from .memory import make_memory
-from .objectives import OBJECTIVES, make_objective
-from .targets import TABLES
+from .embedding_tables import TABLES
+from .objectives import OBJECTIVES, READOUTS, make_objective
 from .transformer import MLPS, NORMS, POSITIONS
-from .window import LAYOUTS, Window, resolve
+from .window_memory.layout import LAYOUTS, Window, resolve
+from .window_memory.memories import make_memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that decides a model's shape. `context` counts slots; a start slot comes before them.
+    """Everything that decides the shape of a model.
 
-    `embedding_dim` is m, the width of the table; None: vocab_size for orthonormal rows, else d_model.
-    `table` None: "joint" for the hard objective "ce", "random" for the others (a joint table collapses, K23).
-    `readout`, how the objective's vector is read as probabilities; None: the objective's default.
-    These three may carry arguments: "successor(0.5)", "barycentric(0.1)", "random(trained=True)".
-    `window`: how the slots are shared between a memory and tokens, see models/window.py; None: all are tokens.
+    The defaults describe the lab's own transformer; the presets describe other people's.
+    `objective`, `readout` and `table` may carry arguments: "successor(0.5)", "barycentric(0.1)",
+    "random(trained=True)". The configuration stores them with all arguments written out, defaults
+    included.
 
-    What kind of transformer the body is (the defaults are the lab's own, the presets are others'): `positions`
-    "learned", "sinusoidal", "rotary" with `rotary_base`, or "none"; `norm` "layer" or "rms" with `norm_eps`; `mlp`
-    "gelu", "gelu-tanh" or "swiglu", its inner width `mlp_ratio` times d_model; `bias`: whether linear maps and layer
-    norms have one; `queries_per_key`: how many heads of queries share one of keys and values; `attention_window`: how
-    many slots a slot sees, itself included (None: all before it). `input_map`: whether a learned map leads from the
-    table's rows to the stream (False: they enter as they are); `tied`: whether the head of "ce" is the table itself.
+    Args:
+        vocab_size: V, the number of symbols.
+        context: number of slots, without the start slot that comes before them.
+        embedding_dim: m, the width of the table. None: vocab_size for orthonormal rows, otherwise
+            d_model.
+        readout: how the objective's vector is read as probabilities. None: the objective's default.
+        table: the embedding table. None: "joint" for the hard objective "ce", "random" for the
+            others, because a joint table collapses (K23).
+        positions: "learned", "sinusoidal", "rotary" (with `rotary_base`) or "none".
+        window: how a memory and the tokens share the slots, see models/window_memory/layout.py.
+            None: all slots hold tokens.
+        norm: "layer" or "rms", with `norm_eps`.
+        mlp: "gelu", "gelu-tanh" or "swiglu". Its inner width is `mlp_ratio` times d_model.
+        bias: whether linear maps and layer norms have a bias.
+        queries_per_key: how many query heads share one head of keys and values.
+        attention_window: how many slots a slot attends to, itself included. None: itself and all
+            slots before it.
+        input_map: whether a learned map takes the table's rows to the residual stream. False: they
+            enter unchanged.
+        tied: whether the head of the objective "ce" is the table itself.
+
+    Raises:
+        ValueError: where a field is out of range or does not fit the others. The message names it.
     """
 
     vocab_size: int
@@ -55,35 +71,53 @@ class ModelConfig:
     tied: bool = False
 
     def __post_init__(self):
+        # 1) fill in the defaults that depend on other fields
         if self.table is None:
-            object.__setattr__(self, "table", "joint" if OBJECTIVES.name_of(self.objective) == "ce" else "random")
+            object.__setattr__(
+                self, "table", "joint" if OBJECTIVES.name_of(self.objective) == "ce" else "random"
+            )
         table = TABLES.name_of(self.table)
         if self.embedding_dim is None:
-            object.__setattr__(self, "embedding_dim", self.vocab_size if table == "orthonormal" else self.d_model)
+            object.__setattr__(
+                self, "embedding_dim", self.vocab_size if table == "orthonormal" else self.d_model
+            )
+        # 2) numbers: in range, each by itself
         for name in _COUNTS:
             value = getattr(self, name)
             if value is None and name == "attention_window":
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"ModelConfig.{name} must be a whole number of at least 1, not {value!r}")
+                raise ValueError(
+                    f"ModelConfig.{name} must be a whole number of at least 1, not {value!r}"
+                )
         for name in ("rotary_base", "norm_eps", "mlp_ratio"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"ModelConfig.{name} must be above 0, not {getattr(self, name)!r}")
         if round(self.mlp_ratio * self.d_model) < 1:
-            raise ValueError(f"ModelConfig.mlp_ratio {self.mlp_ratio} of {self.d_model} leaves no inner width")
+            raise ValueError(
+                f"ModelConfig.mlp_ratio {self.mlp_ratio} of {self.d_model} leaves no inner width"
+            )
         if self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2:
             raise ValueError(
                 f"ModelConfig.d_model must be n_heads times an even number; {self.d_model} is not "
                 f"with n_heads={self.n_heads}"
             )
+        # 3) names: known, and stored with all their arguments
         TABLES.check(table)
-        with torch.device("meta"):  # its arguments are checked, and nothing is computed
-            objective = make_objective(self.objective, self.readout, self.d_model, self.vocab_size, self.embedding_dim)
-        if self.readout is None:
-            object.__setattr__(self, "readout", objective.readouts[0])
+        with torch.device("meta"):  # checks the arguments without computing anything
+            objective = make_objective(
+                self.objective, self.readout, self.d_model, self.vocab_size, self.embedding_dim
+            )
+        readout = self.readout or objective.readouts[0]
+        object.__setattr__(self, "objective", OBJECTIVES.complete(self.objective, *[None] * 3))
+        object.__setattr__(self, "readout", READOUTS.complete(readout, *[None] * 2))
+        object.__setattr__(self, "table", TABLES.complete(self.table, *[None] * 3))
         for name, known in (("positions", POSITIONS), ("norm", NORMS), ("mlp", MLPS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+                raise ValueError(
+                    f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
+                )
+        # 4) fields that must fit each other
         if self.n_heads % self.queries_per_key:
             raise ValueError(f"ModelConfig.n_heads ({self.n_heads}) must be a multiple of queries_per_key, "
                              f"{self.queries_per_key}")  # fmt: skip
@@ -99,15 +133,16 @@ class ModelConfig:
                 f"ModelConfig.embedding_dim must be at least vocab_size ({self.vocab_size}) for orthonormal "
                 f"rows, not {self.embedding_dim}"
             )
+        # 5) the window must fit the context
         window = resolve(self.window)
         object.__setattr__(self, "window", window and LAYOUTS.spec(window))
         if window:
             window.tokens(self.context)
-            make_memory(self, torch.Generator())  # its arguments are checked
+            make_memory(self, torch.Generator())  # only to check its arguments
 
     @cached_property
     def layout(self) -> Window | None:
-        """The window; None where every slot is a token's and nothing is kept of what leaves the context."""
+        """The structured window; None where all slots hold tokens and the model has no memory."""
         return resolve(self.window)
 
     @property
@@ -122,18 +157,26 @@ class ModelConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "ModelConfig":
-        """A named shape, with `changes` on top. ValueError lists the names where `name` is unknown."""
+        """The preset `name`, with `changes` applied to it.
+
+        Raises:
+            ValueError: where `name` is unknown; the message lists the known names.
+        """
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, JSON-able."""
+        """All fields, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
-        """The inverse of `to_dict`; ValueError names a field this version does not know."""
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: where `values` has a field that this version does not know.
+        """
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(f"ModelConfig has no field {', '.join(sorted(unknown))}")
@@ -145,11 +188,14 @@ _COUNTS = (
     *("queries_per_key", "attention_window"),
 )
 _LLAMA = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "input_map": False}
-# The last three are the published GPT-2, Llama 2 7B and Mistral 7B, whose context of 1,024, 4,096 or 32,768 includes
-# the start. Give n_layers, n_heads and d_model to make them small: all else that depends on a size is a ratio.
+# "shakespeare" is nanoGPT's documented CPU model: 4 layers, 4 heads, width 128.
+# "tales" needs another vocab_size where the tokenizer's differs.
+# The last three are the published GPT-2, Llama 2 7B and Mistral 7B. Their published contexts of
+# 1,024, 4,096 and 32,768 include the start slot. To make them small, change n_layers, n_heads and
+# d_model: every size that depends on these is a ratio.
 PRESETS = {
-    "shakespeare": {"vocab_size": 65, "context": 64},  # nanoGPT's documented CPU model: 4 layers, 4 heads, width 128
-    "tales": {"vocab_size": 48, "context": 400},  # vocab_size is to be given where the tokenizer's differs
+    "shakespeare": {"vocab_size": 65, "context": 64},
+    "tales": {"vocab_size": 48, "context": 400},
     "gpt2": {"vocab_size": 50257, "context": 1023, "n_layers": 12, "n_heads": 12, "d_model": 768, "bias": True,
              "positions": "learned", "mlp": "gelu-tanh", "input_map": False, "tied": True},
     "llama2": {"vocab_size": 32000, "context": 4095, "n_layers": 32, "n_heads": 32, "d_model": 4096, **_LLAMA,

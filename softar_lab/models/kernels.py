@@ -1,14 +1,15 @@
-"""The arithmetic of one slot of one row, compiled by numba: what a batch, a prompt and a step have in common.
+"""The arithmetic of one slot of one row, compiled by numba, for batches, prompts and single steps.
 
-Every slot is computed by itself, in an order of operations that is written down here: fused multiply-adds over
-ascending indices, sums over 16 lanes, an exponential and an error function of our own. So a slot's hidden state
-depends on nothing but its row: not on how many rows or slots are computed together, not on the number of threads,
-not on the processor (any with fused multiply-add, which are all since 2013).
+Every slot is computed by itself, in an order of operations that this file fixes: fused
+multiply-adds over ascending indices, sums over 16 lanes, and an exponential and an error function
+of our own. So a slot's hidden state depends on its row alone. It does not depend on how many rows
+or slots are computed together, on the number of threads, or on the processor (any with fused
+multiply-add, which all have had since 2013).
 
-Nothing here is called directly: see `compiled_decoder.py` and `by_row.py`.
+Do not call these functions directly: see `compiled_decoder.py` and `by_row.py`.
 
-Letters: R rows, N slots computed together, d the body's width, H heads of queries, G of keys and values, w a head's
-width, C the cache's capacity. Numbers are float32; products may be float64.
+Letters: R rows, N slots computed together, d the body's width, H heads of queries, G heads of keys
+and values, w a head's width, C the cache's capacity. Numbers are float32; products may be float64.
 """
 
 import numpy as np
@@ -16,20 +17,37 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-BLOCK = 32  # slots computed together: a matrix is read once for all of them
-LANES = 16  # partial sums of a reduction; a power of 2
+BLOCK = 32  # how many slots are computed together: a matrix is read once for all of them
+LANES = 16  # the number of partial sums in a reduction; a power of 2
 GELU, GELU_TANH, SWIGLU = range(3)
 SHOWN, MIXTURE, OUTPUT = range(3)  # what is fed back where a token stays soft
 
 _f = np.float32
 _0, _1, _2, _HALF = _f(0), _f(1), _f(2), _f(0.5)
-_FAINTEST = _f(-60)  # attention below e^-60 of the strongest counts as that: smaller numbers are denormal, and slow
-_LEAST = _f(-87)  # e^-87 is the smallest number that is not denormal
-_LOG2E, _LN2_HIGH, _LN2_LOW = _f(1.4426950408889634), _f(0.693145751953125), _f(1.42860682030941723212e-6)
-_SHIFT, _SHIFT_BITS = _f(12582912), np.int32(0x4B400000)  # 1.5 * 2^23: adding it rounds to a whole number
-# (e^r - 1 - r) / r² on |r| <= ln 2 / 2, interpolated at Chebyshev nodes: e^r to 1.1e-8.
-_EXP = tuple(map(_f, (0.5, 0.16666573286056519, 0.04166654869914055, 0.008363774046301842, 0.0013926926767453551)))
-# -ln(erfc t) / t on 0 … 4.2, interpolated at Chebyshev nodes: erfc to 5e-8; beyond, erfc is below 3e-9.
+# Attention weights below e^-60 of the largest are raised to that: denormal numbers would be slow.
+_FAINTEST = _f(-60)
+_LEAST = _f(-87)  # e^-87 is about the smallest number that is not denormal
+_LOG2E, _LN2_HIGH, _LN2_LOW = (
+    _f(1.4426950408889634),
+    _f(0.693145751953125),
+    _f(1.42860682030941723212e-6),
+)
+_SHIFT, _SHIFT_BITS = _f(12582912), np.int32(0x4B400000)  # 1.5 * 2^23; adding it rounds to integers
+# (e^r - 1 - r) / r² on |r| <= ln 2 / 2, interpolated at Chebyshev nodes; e^r is accurate to 1.1e-8.
+_EXP = tuple(
+    map(
+        _f,
+        (
+            0.5,
+            0.16666573286056519,
+            0.04166654869914055,
+            0.008363774046301842,
+            0.0013926926767453551,
+        ),
+    )
+)
+# -ln(erfc t) / t on 0 … 4.2, interpolated at Chebyshev nodes; erfc is accurate to 5e-8. Beyond 4.2,
+# erfc is below 3e-9.
 _ERFC = tuple(
     map(
         _f,
@@ -51,18 +69,23 @@ def _fma(typing_context, a, b, c):
 @intrinsic
 def _bits(typing_context, x):
     """The bits of a float32 as an int32."""
-    return types.int32(types.float32), lambda _, builder, __, args: builder.bitcast(args[0], ir.IntType(32))
+    return types.int32(types.float32), lambda _, builder, __, args: builder.bitcast(
+        args[0], ir.IntType(32)
+    )
 
 
 @intrinsic
 def _float(typing_context, x):
     """The float32 with these bits."""
-    return types.float32(types.int32), lambda _, builder, __, args: builder.bitcast(args[0], ir.FloatType())
+    return types.float32(types.int32), lambda _, builder, __, args: builder.bitcast(
+        args[0], ir.FloatType()
+    )
 
 
 @njit(inline="always")
 def _exp(x):
-    """e^x for -87 < x < 88, to 1.5 units in the last place."""
+    """e^x for -87 < x < 88, accurate to 1.5 units in the last place."""
+    # x = whole · ln 2 + r; e^r by a polynomial; 2^whole by adding to the exponent's bits
     shifted = _fma(x, _LOG2E, _SHIFT)
     whole = shifted - _SHIFT
     r = _fma(-whole, _LN2_LOW, _fma(-whole, _LN2_HIGH, x))
@@ -76,8 +99,12 @@ def _gelu(x):
     """x Φ(x) = x erfc(-x/√2) / 2."""
     t = min(abs(x) * _ROOT_HALF, _ERFC_END)
     q = _ERFC[10]
-    q = _fma(_fma(_fma(_fma(_fma(q, t, _ERFC[9]), t, _ERFC[8]), t, _ERFC[7]), t, _ERFC[6]), t, _ERFC[5])
-    q = _fma(_fma(_fma(_fma(_fma(q, t, _ERFC[4]), t, _ERFC[3]), t, _ERFC[2]), t, _ERFC[1]), t, _ERFC[0])
+    q = _fma(
+        _fma(_fma(_fma(_fma(q, t, _ERFC[9]), t, _ERFC[8]), t, _ERFC[7]), t, _ERFC[6]), t, _ERFC[5]
+    )
+    q = _fma(
+        _fma(_fma(_fma(_fma(q, t, _ERFC[4]), t, _ERFC[3]), t, _ERFC[2]), t, _ERFC[1]), t, _ERFC[0]
+    )
     tail = _exp(-t * q)
     return x * _HALF * (tail if x < _0 else _2 - tail)
 
@@ -90,7 +117,10 @@ def _silu(x):
 
 @njit(error_model="numpy")
 def _sum(x):
-    """The sum of x (n,), n a multiple of LANES, by adding its halves to each other until 16 are left; x is used up."""
+    """The sum of x (n,), where n is a multiple of LANES. Overwrites x.
+
+    The upper half is added to the lower half again and again, until one number is left.
+    """
     n = x.size
     while n > LANES:
         half = -(-n // (2 * LANES)) * LANES
@@ -108,7 +138,7 @@ def _sum(x):
 
 @njit(error_model="numpy", fastmath={"nnan", "nsz"})
 def _largest(x):
-    """The largest of x (n,): the same in whatever order it is looked for."""
+    """The largest of x (n,). The order of the comparisons does not matter, so fastmath is safe."""
     found = x[0]
     for i in range(x.size):
         found = max(found, x[i])
@@ -123,12 +153,15 @@ def _padded(n):
 
 @njit(error_model="numpy")
 def _multiply(x, matrix, out):
-    """x (N, k) @ matrix (k, c) -> out (N, c): each number a chain of fused multiply-adds over k."""
+    """x (N, k) @ matrix (k, c) -> out (N, c), each number by a chain of fused multiply-adds over k.
+
+    Four rows and four steps of k are unrolled. The order of each number's chain stays the same.
+    """
     count, k = x.shape
     whole = k - k % 4
     i = 0
     while i < count:
-        four = i + 4 <= count  # four rows share what is read of the matrix
+        four = i + 4 <= count  # four rows share each number read from the matrix
         o0 = out[i]
         o0[:] = 0
         if four:
@@ -161,7 +194,9 @@ def _multiply(x, matrix, out):
                 w0, w1, w2, w3 = matrix[j], matrix[j + 1], matrix[j + 2], matrix[j + 3]
                 a0, a1, a2, a3 = x[i, j], x[i, j + 1], x[i, j + 2], x[i, j + 3]
                 for c in range(o0.size):
-                    o0[c] = _fma(a3, w3[c], _fma(a2, w2[c], _fma(a1, w1[c], _fma(a0, w0[c], o0[c]))))
+                    o0[c] = _fma(
+                        a3, w3[c], _fma(a2, w2[c], _fma(a1, w1[c], _fma(a0, w0[c], o0[c])))
+                    )
             for j in range(whole, k):
                 w0, a0 = matrix[j], x[i, j]
                 for c in range(o0.size):
@@ -171,7 +206,10 @@ def _multiply(x, matrix, out):
 
 @njit(error_model="numpy")
 def _normalise(x, rms, eps, spare, out):
-    """Layer norm of x (d,), or root mean square norm, without weights; `spare` holds d and LANES numbers."""
+    """Layer norm of x (d,), or root mean square norm if `rms`, without weights, -> out (d,).
+
+    `spare` is scratch memory for d + LANES numbers.
+    """
     d, mean = x.size, _0
     spare = spare[: _padded(d)]
     if not rms:
@@ -197,8 +235,18 @@ def _score(query, keys, begin, scores):
     for j in range(0, whole, 8):
         q0, q1, q2, q3 = query[j], query[j + 1], query[j + 2], query[j + 3]
         q4, q5, q6, q7 = query[j + 4], query[j + 5], query[j + 6], query[j + 7]
-        k0, k1, k2, k3 = keys[j, begin:], keys[j + 1, begin:], keys[j + 2, begin:], keys[j + 3, begin:]
-        k4, k5, k6, k7 = keys[j + 4, begin:], keys[j + 5, begin:], keys[j + 6, begin:], keys[j + 7, begin:]
+        k0, k1, k2, k3 = (
+            keys[j, begin:],
+            keys[j + 1, begin:],
+            keys[j + 2, begin:],
+            keys[j + 3, begin:],
+        )
+        k4, k5, k6, k7 = (
+            keys[j + 4, begin:],
+            keys[j + 5, begin:],
+            keys[j + 6, begin:],
+            keys[j + 7, begin:],
+        )
         for s in range(n):
             low = _fma(q3, k3[s], _fma(q2, k2[s], _fma(q1, k1[s], _fma(q0, k0[s], scores[s]))))
             scores[s] = _fma(q7, k7[s], _fma(q6, k6[s], _fma(q5, k5[s], _fma(q4, k4[s], low))))
@@ -210,7 +258,10 @@ def _score(query, keys, begin, scores):
 
 @njit(error_model="numpy")
 def _weigh(scores, spare):
-    """Turn scores (n,) into weights relative to the largest; their sum. `spare` holds n and LANES numbers."""
+    """Replace scores (n,) by weights relative to the largest, in place, and return their sum.
+
+    `spare` is scratch memory for n + LANES numbers.
+    """
     n = scores.size
     largest, spare = _largest(scores), spare[: _padded(n)]
     spare[n:] = _0
@@ -239,21 +290,37 @@ def _blend(weights, values, out):
 
 @njit(error_model="numpy")
 def _attend(flat, rows, slots, window, heads, keys, values, beginning, scores, spare, mixed):
-    """Attention of N slots, head by head: flat (N, (H + 2G) w) begins with the queries -> mixed (N, H w).
+    """Attention of N slots, head by head: flat (N, (H + 2G) w) -> mixed (N, H w).
 
-    `keys` (R, G, w, C), `values` (R, G, C, w), and `beginning`, where the first slots are read: see `_run`.
+    Args:
+        flat: queries, keys and values of the slots, side by side; only the queries are read here.
+        rows: the row of each slot (N,).
+        slots: the position of each slot (N,).
+        window: how many slots a slot sees at most, itself included.
+        heads: H.
+        keys: the keys in the cache (R, G, w, C).
+        values: the values in the cache (R, G, C, w).
+        beginning: where the first slots are read, as in the `cache` of `_run`, for one layer.
+        scores: scratch memory for one number per slot of the cache.
+        spare: scratch memory for LANES more numbers than that.
+        mixed: the result.
     """
     groups, width = keys.shape[1], keys.shape[2]
     shared, offset, first_keys, first_values, origin = beginning
     for head in range(heads):
         group = head * groups // heads
         for i in range(rows.size):
+            # this slot sees slots begin … end-1; those before `seam` lie in the beginning
             end = slots[i] + 1
             begin = max(0, end - window)
             seam = max(begin, min(end, shared))
             query = flat[i, head * width : (head + 1) * width]
             own_keys, own_values = keys[rows[i], group], values[rows[i], group]
-            other_keys, other_values = first_keys[origin[rows[i]], group], first_values[origin[rows[i]], group]
+            other_keys, other_values = (
+                first_keys[origin[rows[i]], group],
+                first_values[origin[rows[i]], group],
+            )
+            # scores -> weights -> weighted mean of the values
             weights = scores[: end - begin]
             _score(query, other_keys, begin, weights[: seam - begin])
             _score(query, own_keys, seam - offset, weights[seam - begin :])
@@ -268,7 +335,7 @@ def _attend(flat, rows, slots, window, heads, keys, values, beginning, scores, s
 
 @njit(error_model="numpy")
 def _activate(inner, kind, out):
-    """The wide layer's activation: inner (N, n), for SWIGLU (N, 2n), -> out (N, n)."""
+    """The activation of the MLP: inner (N, n), or (N, 2n) for SWIGLU, -> out (N, n)."""
     width = out.shape[1]
     for i in range(len(out)):
         x, y = inner[i], out[i]
@@ -294,7 +361,10 @@ def _add(x, bias):
 
 @njit(error_model="numpy")
 def _turn(x, cosine, sine, spare):
-    """Rotary positions: each head's pairs (j, j + w/2) of x (n w,) turned; cosine and signed sine are w wide."""
+    """Rotary positions: rotate the pairs (j, j + w/2) of each head of x (n w,), in place.
+
+    `cosine` and `sine`, which carries the sign, are (w,). `spare` is scratch memory for w numbers.
+    """
     width = cosine.size
     half = width // 2
     for begin in range(0, x.size, width):
@@ -308,13 +378,22 @@ def _turn(x, cosine, sine, spare):
 
 @njit(error_model="numpy")
 def _run(x, rows, slots, shape, eps, layers, ends, tables, cache, out):
-    """N slots (of rows `rows`, at `slots`) through all blocks: x (N, d), which is used up, -> out (N, d).
+    """N slots through all blocks: x (N, d) -> out (N, d). Overwrites x, writes to the cache.
 
-    `shape`: (heads, window, rms, kind of activation). `layers`: matrices and biases stacked over the layers;
-    `ends`: the last norm's weight and bias; `tables`: positions (slots, d), cosines and sines (2, slots, w), empty
-    where there are none. `cache`: keys (layers, R, G, w, C) and values (layers, R, G, C, w) of the slots from
-    `offset` on, to which these slots' are written; and of those before `shared` the keys (layers, O, G, w, D), the
-    values, and in which of their rows, `origin` (R,), a row finds its own.
+    Args:
+        x: the embedded slots (N, d).
+        rows: the row of each slot (N,).
+        slots: the position of each slot (N,).
+        shape: (heads, window, rms, kind of activation).
+        eps: of the norms.
+        layers: matrices and biases, stacked over the layers.
+        ends: weight and bias of the last norm (2, d).
+        tables: positions (slots, d), and cosines and sines (2, slots, w); empty where unused.
+        cache: (keys, values, shared, offset, first_keys, first_values, origin). Keys (layers, R, G,
+            w, C) and values (layers, R, G, C, w) hold the slots from `offset` on; those of the new
+            slots are written there. Slots before `shared` are read from first_keys (layers, O, G,
+            w, D) and first_values, where row r finds its slots in row origin[r]; `origin` is (R,).
+        out: the hidden states (N, d).
     """
     heads, window, rms, kind = shape
     qkv, qkv_bias, attention_out, attention_bias, up, up_bias, down, down_bias = layers
@@ -328,10 +407,12 @@ def _run(x, rows, slots, shape, eps, layers, ends, tables, cache, out):
     active = np.empty((count, down.shape[1]), np.float32)
     most = offset + capacity
     scores, spare = np.empty(most, np.float32), np.empty(max(most, d) + LANES, np.float32)
+    # 1) learned or sinusoidal positions
     if positions.size:
         for i in range(count):
             x[i] += positions[slots[i]]
     for layer in range(depth):
+        # 2) queries, keys and values; rotate them, and write keys and values to the cache
         for i in range(count):
             _normalise(x[i], rms, eps, spare, normed[i])
         _multiply(normed, qkv[layer], flat)
@@ -345,11 +426,25 @@ def _run(x, rows, slots, shape, eps, layers, ends, tables, cache, out):
                 for j in range(width):
                     keys[layer, row, group, j, slot - offset] = flat[i, key + j]
                     values[layer, row, group, slot - offset, j] = flat[i, value + j]
+        # 3) attention
         beginning = (shared, offset, first_keys[layer], first_values[layer], origin)
-        _attend(flat, rows, slots, window, heads, keys[layer], values[layer], beginning, scores, spare, mixed)
+        _attend(
+            flat,
+            rows,
+            slots,
+            window,
+            heads,
+            keys[layer],
+            values[layer],
+            beginning,
+            scores,
+            spare,
+            mixed,
+        )
         _multiply(mixed, attention_out[layer], normed)
         _add(normed, attention_bias[layer])
         _add_to(x, normed)
+        # 4) MLP
         for i in range(count):
             _normalise(x[i], rms, eps, spare, normed[i])
         _multiply(normed, up[layer], inner)
@@ -358,6 +453,7 @@ def _run(x, rows, slots, shape, eps, layers, ends, tables, cache, out):
         _multiply(active, down[layer], normed)
         _add(normed, down_bias[layer])
         _add_to(x, normed)
+    # 5) the last norm, with its weight and bias
     for i in range(count):
         _normalise(x[i], rms, eps, spare, out[i])
         for j in range(d):
@@ -374,7 +470,10 @@ def _add_to(x, y):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def read(begin_row, end_row, stream, slot, shape, eps, layers, ends, tables, cache, out):
-    """Rows begin_row … end_row-1 read n slots each, from `slot` on: stream (R, n, d) -> out (R, n, d)."""
+    """Rows begin_row … end_row-1 read n slots each: stream (R, n, d) -> out (R, n, d).
+
+    The first of them stands at position `slot`. The other arguments are those of `_run`.
+    """
     n, d = stream.shape[1:]
     total = (end_row - begin_row) * n
     for first in range(0, total, BLOCK):
@@ -398,7 +497,7 @@ def multiply(x, matrix, out):
 
 @njit(error_model="numpy")
 def _softmax(logits, spare, log_probs, probs):
-    """logits (n,) -> log_probs and probs (n,). `spare` holds n and LANES numbers."""
+    """logits (n,) -> log_probs and probs (n,). `spare`: scratch memory for n + LANES numbers."""
     n, largest = logits.size, _largest(logits)
     spare = spare[: _padded(n)]
     spare[n:] = _0
@@ -423,9 +522,9 @@ def softmax(logits, log_probs, probs):
 
 @njit(error_model="numpy")
 def _pick(probs, temperature, uniform, cumulative):
-    """The most probable symbol at temperature 0, else the draw from probs ** (1 / temperature) that `uniform` decides.
+    """The most probable symbol at temperature 0, else a draw from probs ** (1 / temperature).
 
-    As `collapse.pick` has it.
+    `uniform` decides the draw; `cumulative` is scratch memory (n,). The same as `collapse.pick`.
     """
     n, best = probs.size, 0
     for i in range(1, n):
@@ -452,32 +551,51 @@ def write(
     begin_row, end_row, hidden, slot, shape, eps, layers, ends, tables, cache,
     head, matrix, bias, input_map, table, uniform, forced, hard, feedback, temperatures, token_ids, states, inputs,
 ):  # fmt: skip
-    """Rows begin_row … end_row-1 write S symbols each: predict, choose, feed back; the last is not fed back.
+    """Rows begin_row … end_row-1 write S symbols each: predict, choose, feed back.
 
-    hidden (R, d): the last slot's, before the first symbol; `slot`: the next one. `head` (d, o): the objective's
-    output; `matrix` (o, V), `bias` (V,): the logits of an output; `input_map` (m, d); `table` (V, m). uniform (S, R)
-    float64; forced (S, R): a symbol, or -1; hard (S, R): whether the symbol's row is fed back; `feedback`: SHOWN,
-    MIXTURE or OUTPUT otherwise; temperatures: of hard tokens, of soft ones. Fills token_ids (S, R), states (S, R, d):
-    the hidden state behind each prediction, and inputs (S, R, m): what is fed back.
+    The vector of the last step is computed, but not fed back. `shape` to `cache`: see `_run`.
+
+    Args:
+        hidden: the hidden state of each row's last slot, before the first symbol (R, d).
+        slot: the position of the next slot.
+        head: the objective's map from a hidden state to its output (d, o).
+        matrix, bias: the map from an output to the logits, (o, V) and (V,).
+        input_map: from a token to the body's input (m, d).
+        table: the embedding table (V, m).
+        uniform: numbers in [0, 1) that decide the draws (S, R), float64.
+        forced: a symbol that must be chosen, or -1 (S, R).
+        hard: whether the table row of the chosen symbol is fed back (S, R).
+        feedback: what is fed back otherwise: SHOWN (that row, too), MIXTURE (probs @ table) or
+            OUTPUT (the objective's output).
+        temperatures: (of hard tokens, of soft tokens).
+        token_ids: filled with the chosen symbols (S, R).
+        states: filled with the hidden state behind each prediction (S, R, d).
+        inputs: filled with the vectors to feed back (S, R, m).
     """
     steps, count = len(token_ids), end_row - begin_row
     d, (vocab, m) = len(head), table.shape
     x, found = np.empty((count, d), np.float32), hidden[begin_row:end_row].copy()
-    output, logits = np.empty((count, head.shape[1]), np.float32), np.empty((count, vocab), np.float32)
+    output, logits = (
+        np.empty((count, head.shape[1]), np.float32),
+        np.empty((count, vocab), np.float32),
+    )
     log_probs, probs = np.empty((count, vocab), np.float32), np.empty((count, vocab), np.float32)
     spare, cumulative = np.empty(vocab + LANES, np.float32), np.empty(vocab, np.float64)
     vectors = np.empty((count, m), np.float32)
     rows, slots = np.arange(begin_row, end_row), np.empty(count, np.int64)
     for step in range(steps):
+        # 1) predict
         _multiply(found, head, output)
         _multiply(output, matrix, logits)
         _add(logits, bias)
         for i in range(count):
             _softmax(logits[i], spare, log_probs[i], probs[i])
+        # 2) the soft tokens
         if feedback == MIXTURE:
             _multiply(probs, table, vectors)
         elif feedback == OUTPUT:
             vectors[:] = output
+        # 3) choose a symbol per row; a hard token replaces the soft one
         for i in range(count):
             row = begin_row + i
             states[step, row] = found[i]
@@ -489,6 +607,7 @@ def write(
             if hard[step, row] or feedback == SHOWN:
                 vectors[i] = table[chosen]
             inputs[step, row] = vectors[i]
+        # 4) feed back
         if step + 1 < steps:
             _multiply(vectors, input_map, x)
             slots[:] = slot + step

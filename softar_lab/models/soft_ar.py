@@ -1,5 +1,9 @@
-"""SoftAR (K1, K11): a table, a transformer body and an objective; reads hard tokens or soft ones, predicts both."""
+"""SoftAR (K1, K11): a model that reads and predicts hard tokens and soft tokens.
 
+It joins an embedding table, a transformer body and an objective.
+"""
+
+import inspect
 from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -10,31 +14,50 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..predictor import Prediction
-from ..sources.tokenizers import CharTokenizer, UnitTokenizer, tokenizer_from_dict
-from ..store import CheckpointError, load_folder, save_folder, vectors_from_bytes, vectors_to_bytes
+from ..core.predictor import Prediction
+from ..core.store import (
+    CheckpointError,
+    load_folder,
+    save_folder,
+    vectors_from_bytes,
+    vectors_to_bytes,
+)
+from ..data.tokenizers import tokenizer_from_dict
+from ..data.tokenizers.char import CharTokenizer
+from ..data.tokenizers.subword import UnitTokenizer
 from .compiled_decoder import CompiledDecoder
 from .config import ModelConfig
-from .decoding import RowDecoder
-from .memory import Carry, make_memory
+from .embedding_tables import TABLES, make_table
 from .mixing import MixingCollapse
+from .numpy_decoder import RowDecoder
 from .objectives import make_objective
-from .slots import SlotReader, without_gradients
 from .state import SoftState
-from .targets import TABLES, make_table
 from .transformer import Cache, Transformer
-from .window import LAYOUTS, Window, resolve
+from .vector_predictor import VectorPredictor, without_gradients
+from .window_memory.layout import LAYOUTS, Window, resolve
+from .window_memory.memories import MemoryState, make_memory
 
 CHECKPOINT_FORMAT = "softar-lab/checkpoint"
 MANIFEST = "config.json"
 WEIGHTS = "model.safetensors"
 
 
-class SoftAR(nn.Module, SlotReader):
-    """An autoregressive model over R^m. `seed` decides the first weights; `card` tells where they came from.
+class SoftAR(nn.Module, VectorPredictor):
+    """An autoregressive model over R^m (K1).
 
-    `rows`, the table's first values instead of drawn ones, are required by the table "pretrained".
-    With a `window` in the configuration what is older is folded into the memory slots that come before them (K8).
+    With a `window` in the config, tokens that are older than the window are folded into memory
+    slots, which come before the window's tokens (K8).
+
+    Args:
+        config: the shape of the model.
+        tokenizer: the meaning of its token ids, if any.
+        seed: decides the first weights. The dictionary `card` records where the weights came from.
+        rows: the first values of the table (V, m), instead of random ones. The table "pretrained"
+            requires them.
+
+    Raises:
+        ValueError: where the tokenizer has another number of symbols than the config, `rows` have
+            the wrong shape, or the table "pretrained" gets no rows.
     """
 
     def __init__(
@@ -52,14 +75,18 @@ class SoftAR(nn.Module, SlotReader):
             )
         self.config, self.tokenizer, self.vocab_size = config, tokenizer, config.vocab_size
         self.card: dict[str, Any] = {"seed": seed}
-        self.mixing: MixingCollapse | None = None  # of collapse "mixing"; fitted by train_mixing
+        self.mixing: MixingCollapse | None = None  # for collapse "mixing"; set by train_mixing
         generator = torch.Generator().manual_seed(seed)
         m, d = config.embedding_dim, config.d_model
-        with torch.random.fork_rng(devices=[]):  # torch's own first values are drawn and thrown away
+        # The first values that torch draws are overwritten below; the global generator must not
+        # move.
+        with torch.random.fork_rng(devices=[]):
             self.table = make_table(config.table, config.vocab_size, m, generator)
             self.input = nn.Linear(m, d, bias=False)
             self.body = Transformer(config)
-            self.objective = make_objective(config.objective, config.readout, d, config.vocab_size, m)
+            self.objective = make_objective(
+                config.objective, config.readout, d, config.vocab_size, m
+            )
         if config.input_map:
             self.input.weight.data.normal_(0, d**-0.5, generator=generator)
         else:
@@ -72,10 +99,14 @@ class SoftAR(nn.Module, SlotReader):
             self.objective.head.weight = self.table.weight
         if rows is not None:
             if rows.shape != self.embedding.shape:
-                raise ValueError(f"rows must be {tuple(self.embedding.shape)} here, not {tuple(rows.shape)}")
+                raise ValueError(
+                    f"rows must be {tuple(self.embedding.shape)} here, not {tuple(rows.shape)}"
+                )
             self.table.weight.data.copy_(rows)
         elif TABLES.name_of(config.table) == "pretrained":
-            raise ValueError('the table "pretrained" needs rows: SoftAR(config, rows=pretrained_rows(folder))')
+            raise ValueError(
+                'the table "pretrained" needs rows: SoftAR(config, rows=pretrained_rows(folder))'
+            )
 
     @property
     def embedding(self) -> Float[Tensor, "V m"]:
@@ -84,53 +115,100 @@ class SoftAR(nn.Module, SlotReader):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights lie."""
+        """The device of the weights."""
         return self.input.weight.device
 
     @property
+    def context(self) -> int:
+        """How many tokens a window holds."""
+        return self.config.tokens
+
+    @property
+    def overlap(self) -> int | None:
+        """How many tokens a new window reads again when a text continues; None: none."""
+        return self.config.kept if self.config.layout else None
+
+    @property
+    def layout(self) -> Window | None:
+        """The layout of the structured window, if the model has one."""
+        return self.config.layout
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the model has a memory of the tokens that are older than its window."""
+        return self.memory is not None
+
+    @property
+    def steps_are_its_own(self) -> bool:
+        """Whether `predict`, `advance` and `read` are the methods of this class, not replaced."""
+        own = (
+            (getattr(self, name), getattr(SoftAR, name)) for name in ("predict", "advance", "read")
+        )
+        return all(inspect.ismethod(mine) and mine.__func__ is its for mine, its in own)
+
+    @property
     def work(self) -> int:
-        """The multiply-adds of a token, about: one for each weight."""
+        """About how many multiply-adds a token takes: one for each weight."""
         return self.n_parameters(trained=False)
 
     def n_parameters(self, trained: bool = True) -> int:
-        """How many parameters there are; only the trained ones by default."""
+        """The number of parameters; by default only of the trained ones."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad or not trained)
 
     def with_readout(self, readout: str) -> "SoftAR":
-        """A copy of this model whose vectors are read another way; `evaluation.calibrate` then fits the reading.
+        """A copy of this model with another readout, which `evaluation.calibrate` can then fit.
 
-        Raises ValueError for a readout that makes no sense for the objective.
+        Raises:
+            ValueError: where the readout makes no sense for the objective.
         """
-        other = SoftAR(replace(self.config, readout=readout), self.tokenizer, rows=self.embedding.cpu())
+        other = SoftAR(
+            replace(self.config, readout=readout), self.tokenizer, rows=self.embedding.cpu()
+        )
         other.mixing = deepcopy(self.mixing)
-        kept = {k: v for k, v in self.state_dict().items() if not k.startswith("objective.readout.")}
+        kept = {
+            k: v for k, v in self.state_dict().items() if not k.startswith("objective.readout.")
+        }
         other.load_state_dict({**other.state_dict(), **kept})
         other.card = dict(self.card)
         return other.to(self.device).train(self.training)
 
     def with_window(self, window: str | Window | None) -> "SoftAR":
-        """This model, its weights shared, with another window: "masked", "other", "full", or other numbers of tokens.
+        """This model with another window; both share the weights.
 
-        Raises ValueError where the window does not fit the context or its memory slots are not those of the model.
+        Args:
+            window: "masked", "other", "full", another layout, such as other numbers of tokens, or
+                None for the model's own window.
+
+        Raises:
+            ValueError: where the window is unknown or does not fit the context, or its memory slots
+                are not those of the model.
         """
         own = self.config.layout
         asked = resolve(window, own)
         if asked == own:
             return self
         kept = ("aggregate", "segments", "kind", "stretch")
-        if self.memory and (asked is None or any(getattr(asked, name) != getattr(own, name) for name in kept)):
+        if self.memory and (
+            asked is None or any(getattr(asked, name) != getattr(own, name) for name in kept)
+        ):
             asked = LAYOUTS.spec(asked) if asked else "plain"
             raise ValueError(
                 f"this model's memory is {LAYOUTS.spec(own)}, and {asked} would have another: only hard, soft, keep "
                 'and control may change; "masked" lets the memory say nothing'
             )
-        if not self.memory and asked is not None and (asked.memory or asked.control in ("masked", "other")):
-            raise ValueError("this model has no memory: give ModelConfig(window=…), and train it with one")
+        if (
+            not self.memory
+            and asked is not None
+            and (asked.memory or asked.control in ("masked", "other"))
+        ):
+            raise ValueError(
+                "this model has no memory: give ModelConfig(window=…), and train it with one"
+            )
         other = copy(self)
         other.config = replace(self.config, window=asked)
         return other
 
-    # -- whole texts at once: training and scoring ---------------------------------------------------------------------
+    # -- whole texts at once: training and scoring ---------------------------------------------
 
     def hidden_states(
         self,
@@ -138,10 +216,19 @@ class SoftAR(nn.Module, SlotReader):
         vectors: Float[Tensor, "B T m"] | None = None,
         memory: Float[Tensor, "B M d"] | None = None,
     ) -> Float[Tensor, "B slots d"]:
-        """The body's output before and after each of T tokens, (B, T+1, d); entry t predicts token t.
+        """The body's output before and after each of T tokens.
 
-        `memory`: the slots that `recall` gives of what stood before; None: nothing did.
-        Raises ValueError for more tokens than a window holds.
+        Args:
+            token_ids: hard tokens (B, T). Give either these or `vectors`.
+            vectors: soft tokens (B, T, m).
+            memory: the memory slots (B, M, d) of the text before, as `read_memory` returns them;
+                None: no text came before.
+
+        Returns:
+            The hidden states (B, T+1, d); entry t predicts token t.
+
+        Raises:
+            ValueError: where T is more than a window holds.
         """
         return self.body(self._slots(token_ids, vectors, memory))[:, self.n_front - 1 :]
 
@@ -152,106 +239,144 @@ class SoftAR(nn.Module, SlotReader):
         vectors: Float[Tensor, "B T m"] | None = None,
         memory: Float[Tensor, "B M d"] | None = None,
     ) -> Float[Tensor, "layers B heads slots slots"]:
-        """Where each slot looks, in each layer and head, (layers, B, heads, S, S): S = n_front + T, slot 0 the start.
+        """The attention weights of each layer and head; arguments as for `hidden_states`.
 
-        Entry (…, t, s) is the weight that slot t gives to slot s <= t; rows sum to 1. `memory` as in `hidden_states`.
-        Raises ValueError for more tokens than a window holds.
+        Returns:
+            Weights (layers, B, heads, S, S) with S = n_front + T; slot 0 is the start slot. Entry
+            (…, t, s) is the weight that slot t gives to slot s <= t. Rows sum to 1.
+
+        Raises:
+            ValueError: where T is more than a window holds.
         """
         return self.body.attention(self._slots(token_ids, vectors, memory))
 
-    def _slots(self, token_ids: Tensor | None, vectors: Tensor | None, memory: Tensor | None) -> Tensor:
-        """What the body reads: the start slot, the memory's, and T tokens, (B, n_front+T, d)."""
+    def _slots(
+        self, token_ids: Tensor | None, vectors: Tensor | None, memory: Tensor | None
+    ) -> Tensor:
+        """The body's input: the start slot, the memory slots and T tokens, (B, n_front+T, d)."""
         x = self.input(self._vectors(token_ids, vectors))
         if x.shape[1] > self.config.tokens:
-            raise ValueError(f"{x.shape[1]} tokens are more than the context of {self.config.tokens}")
+            raise ValueError(
+                f"{x.shape[1]} tokens are more than the context of {self.config.tokens}"
+            )
         if self.memory is None:
             return self._with_start(x)
-        return self._with_start(self.recall(self.fold(len(x))) if memory is None else memory, x)
+        return self._with_start(
+            self.read_memory(self.update_memory(len(x))) if memory is None else memory, x
+        )
 
     def behind_start(self, *slots: Float[Tensor, "B _ d"]) -> Float[Tensor, "B slots d"]:
-        """The body's output for the start slot and those given, in their order."""
+        """The body's output for the start slot followed by the given slots, in their order."""
         stream = self._with_start(*slots)
         if torch.is_grad_enabled():
             return self.body(stream)
-        return self._pass(stream, self.body.new_cache(len(stream)).room_for(0, stream.shape[1]))
+        return self._pass(stream, self.body.new_cache(len(stream)).reserve(0, stream.shape[1]))
 
     def _with_start(self, *slots: Float[Tensor, "B _ d"]) -> Float[Tensor, "B slots d"]:
-        kind = min((one.dtype for one in slots), key=lambda dtype: dtype.itemsize)  # bf16 where one is in bf16
+        # the smallest type: bf16 where any of the slots is in bf16
+        kind = min((one.dtype for one in slots), key=lambda dtype: dtype.itemsize)
         start = self.body.start.expand(len(slots[0]), 1, -1)
         return torch.cat([one.to(kind) for one in (start, *slots)], 1)
 
-    def front(self, batch_size: int, carry: Carry) -> Float[Tensor, "B front d"]:
-        """What stands before the first token of a window: the start slot and the memory's."""
+    def front(self, batch_size: int, memory_state: MemoryState) -> Float[Tensor, "B front d"]:
+        """The slots before the first token of a window: the start slot and the memory slots."""
         start = self.body.start.expand(batch_size, 1, -1)
-        return start if self.memory is None else torch.cat([start, self.recall(carry)], 1)
+        return (
+            start if self.memory is None else torch.cat([start, self.read_memory(memory_state)], 1)
+        )
 
-    def fold(
+    def update_memory(
         self,
-        carry: Carry | int,
+        memory_state: MemoryState | int,
         token_ids: Int[Tensor, "B n"] | None = None,
         vectors: Float[Tensor, "B n m"] | None = None,
         there: Bool[Tensor, "B n"] | None = None,
-    ) -> Carry:
-        """What the memory keeps after n more tokens; `carry` is what it kept before, or the number of rows: nothing.
+    ) -> MemoryState:
+        """The memory state after n more tokens.
 
-        Rows that have fewer have theirs last, and `there` tells them. Empty for a model without a memory.
+        Args:
+            memory_state: the state before, or the number of rows B for an empty memory.
+            token_ids: hard tokens (B, n), or None.
+            vectors: soft tokens (B, n, m), or None. Without tokens the state does not change.
+            there: which entries are tokens (B, n); None: all. A row with fewer than n tokens has
+                them at the end.
+
+        Returns:
+            The new memory state; an empty tuple for a model without a memory.
         """
         if self.memory is None:
             return ()
-        if isinstance(carry, int):
-            carry = self.memory.empty(carry)
+        if isinstance(memory_state, int):
+            memory_state = self.memory.empty(memory_state)
         if token_ids is None and vectors is None:
-            return carry
+            return memory_state
         new = self._vectors(token_ids, vectors)
-        return self.memory.fold(carry, new, self, there) if new.shape[1] else carry
+        return self.memory.update(memory_state, new, self, there) if new.shape[1] else memory_state
 
-    def recall(self, carry: Carry) -> Float[Tensor, "B M d"]:
-        """The memory slots of a carry, as the window's control lets them be seen.
+    def read_memory(self, memory_state: MemoryState) -> Float[Tensor, "B M d"]:
+        """The memory slots (B, M, d) of a memory state, changed as the window's control requires.
 
-        Raises ValueError for the control "other" with a single row.
+        "masked": the slots of an empty memory. "other": each row gets the slots of another row.
+
+        Raises:
+            ValueError: where the control is "other" and the batch has a single row.
         """
         control = self.config.layout.control
-        if control == "other" and len(carry[0]) < 2:
-            raise ValueError('window "other" shows a row the memory of another: it needs at least two rows')
+        if control == "other" and len(memory_state[0]) < 2:
+            raise ValueError(
+                'window "other" shows a row the memory of another: it needs at least two rows'
+            )
         if control == "masked":
-            carry = self.memory.empty(len(carry[0]))
-        slots = self.memory.read(carry, self)
+            memory_state = self.memory.empty(len(memory_state[0]))
+        slots = self.memory.read(memory_state, self)
         return slots.roll(1, 0) if control == "other" else slots
 
     def next_log_probs(
         self, token_ids: Int[Tensor, "B T"], memory: Float[Tensor, "B M d"] | None = None
     ) -> Float[Tensor, "B T V"]:
-        """log p(w | the tokens before t in its row) of every symbol at every t, (B, T, V), in nats, in one pass.
+        """log p(w | the tokens before t in its row) of every symbol at every t, in one pass.
 
-        `memory` as in `hidden_states`.
+        The result is (B, T, V), in nats. `memory` is as in `hidden_states`.
         """
         hidden = self.hidden_states(token_ids[:, :-1], memory=memory)
-        return self.objective.predict(hidden.flatten(0, 1), self.table.weight).log_probs.unflatten(0, token_ids.shape)
+        return self.objective.predict(hidden.flatten(0, 1), self.table.weight).log_probs.unflatten(
+            0, token_ids.shape
+        )
 
-    # -- one token after the other: the predictor ----------------------------------------------------------------------
+    # -- one token after the other: the predictor ----------------------------------------------
 
     @without_gradients
     def start(self, batch_size: int = 1) -> SoftState:
-        """Nothing read yet but the start slot."""
-        return self._begin(batch_size, self.fold(batch_size), 0)
+        """The state in which only the start slot (and an empty memory) has been read."""
+        return self._begin(batch_size, self.update_memory(batch_size), 0)
 
-    def _begin(self, batch_size: int, carry: Carry, begin: int, decoder: Any = None) -> SoftState:
-        """A new window, which the first token is yet to enter."""
-        cache = self.body.new_cache(batch_size).room_for(0, self.n_front)
+    def _begin(
+        self, batch_size: int, memory_state: MemoryState, begin: int, decoder: Any = None
+    ) -> SoftState:
+        """The state of a new window, before its first token."""
+        cache = self.body.new_cache(batch_size).reserve(0, self.n_front)
         cache.decoder = decoder
-        return SoftState(cache, 0, self._pass(self.front(batch_size, carry), cache)[:, -1], (), begin, carry)
+        return SoftState(
+            cache,
+            0,
+            self._pass(self.front(batch_size, memory_state), cache)[:, -1],
+            (),
+            begin,
+            memory_state,
+        )
 
     @without_gradients
     def predict(self, state: SoftState) -> Prediction:
-        """p(w | what was read) and the soft token that stands for it."""
+        """p(w | the tokens read so far), and the soft token that represents it."""
         return self.objective.predict(state.hidden, self.table.weight)
 
     def _lookup(self, token_ids: Tensor) -> Tensor:
         return F.embedding(token_ids, self.table.weight)
 
     def _continue(self, state: SoftState, new: Tensor, at: int) -> tuple[Cache, Tensor]:
-        cache = state.cache.room_for(at + self.n_front, new.shape[1])
+        cache = state.cache.reserve(at + self.n_front, new.shape[1])
         decoder = self._decoder(cache)
+        # a RowDecoder takes one slot of one row; all else goes through `_pass`
         if isinstance(decoder, RowDecoder) and new.shape[:2] == (1, 1):
             keys, values = cache.keys.numpy()[:, 0], cache.values.numpy()[:, 0]
             row = decoder(decoder.embed(new.numpy()[0, 0]), keys, values, cache.filled)
@@ -261,35 +386,48 @@ class SoftAR(nn.Module, SlotReader):
         return cache, self._pass(embedded, cache)
 
     def _pass(self, stream: Float[Tensor, "B n d"], cache: Cache) -> Float[Tensor, "B n d"]:
-        """Slots as they enter the body, which follow those in the cache: their hidden states."""
+        """The hidden states of embedded slots (B, n, d), which follow those in the cache."""
         decoder = self._decoder(cache)
-        return decoder(stream, cache) if isinstance(decoder, CompiledDecoder) else self.body(stream, cache)
+        return (
+            decoder(stream, cache)
+            if isinstance(decoder, CompiledDecoder)
+            else self.body(stream, cache)
+        )
 
     def _decoder(self, cache: Cache) -> CompiledDecoder | RowDecoder | None:
-        """The quicker way from slots to hidden states that a cache's states take, if there is one."""
+        """The cache's faster replacement of the body, made when first needed; None: none fits."""
         if cache.decoder is None:
-            kind = next((kind for kind in (CompiledDecoder, RowDecoder) if kind.suits(self.body)), None)
+            kind = next(
+                (kind for kind in (CompiledDecoder, RowDecoder) if kind.suits(self.body)), None
+            )
             cache.decoder = kind and kind(self.input, self.body)
         return cache.decoder
 
-    def _renew(self, state: SoftState, old: Tensor) -> SoftState:
+    def _restart(self, state: SoftState, old: Tensor) -> SoftState:
         return self._begin(
-            len(old), self.fold(state.carry, vectors=old), state.begin + old.shape[1], state.cache.decoder
+            len(old),
+            self.update_memory(state.memory_state, vectors=old),
+            state.begin + old.shape[1],
+            state.cache.decoder,
         )
 
-    def _give_back(self, state: SoftState, cache: Cache) -> None:
-        cache.give_back(state.length + self.n_front)
+    def _release(self, state: SoftState, cache: Cache) -> None:
+        cache.release(state.length + self.n_front)
 
     def _check_renewal(self, total: int) -> None:
         if self.config.layout and self.config.layout.control == "full":
-            raise ValueError(f'window "full" holds {self.config.tokens} tokens, {total} are too many')
+            raise ValueError(
+                f'window "full" holds {self.config.tokens} tokens, {total} are too many'
+            )
 
-    # -- on disk ------------------------------------------------------------------------------------------------------
+    # -- on disk -------------------------------------------------------------------------------
 
     def save(self, folder: str | Path, **files: bytes) -> None:
-        """Write a checkpoint folder, all of it or nothing; `files` are more members of the same commitment."""
+        """Write a checkpoint folder, completely or not at all, with `files` as further members."""
         weights = {name: tensor.detach().cpu() for name, tensor in self.state_dict().items()}
-        save_folder(folder, self._manifest(), {WEIGHTS: vectors_to_bytes(weights), **files}, MANIFEST)
+        save_folder(
+            folder, self._manifest(), {WEIGHTS: vectors_to_bytes(weights), **files}, MANIFEST
+        )
 
     def _manifest(self) -> dict[str, Any]:
         tokenizer = self.tokenizer.to_dict() if self.tokenizer else None
@@ -305,18 +443,27 @@ class SoftAR(nn.Module, SlotReader):
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> "SoftAR":
-        """Read a checkpoint folder; CheckpointError names the file that is missing, damaged or foreign."""
+        """Read a checkpoint folder.
+
+        Raises:
+            CheckpointError: where a file is missing, damaged or foreign. The message names it.
+        """
         return cls.load_with_files(folder, device)[0]
 
     @classmethod
-    def load_with_files(cls, folder: str | Path, device: str = "auto") -> tuple["SoftAR", dict[str, bytes]]:
-        """`load`, and the other files committed with the weights."""
+    def load_with_files(
+        cls, folder: str | Path, device: str = "auto"
+    ) -> tuple["SoftAR", dict[str, bytes]]:
+        """As `load`; returns the model and all files saved with the manifest, by name."""
         folder = Path(folder)
         manifest, files = load_folder(folder, MANIFEST, CHECKPOINT_FORMAT)
         try:
-            tokenizer = tokenizer_from_dict(manifest["tokenizer"]) if manifest["tokenizer"] else None
+            tokenizer = (
+                tokenizer_from_dict(manifest["tokenizer"]) if manifest["tokenizer"] else None
+            )
             config = ModelConfig.from_dict(manifest["config"])
-            no_rows = torch.zeros(config.vocab_size, config.embedding_dim)  # a table is loaded, not made
+            # The table is loaded with the weights below, so zeros will do here.
+            no_rows = torch.zeros(config.vocab_size, config.embedding_dim)
             model = cls(config, tokenizer, rows=no_rows)
             model.card = dict(manifest["card"])
             if "mixing" in manifest:
@@ -328,12 +475,14 @@ class SoftAR(nn.Module, SlotReader):
         try:
             model.load_state_dict(vectors_from_bytes(files[WEIGHTS], folder / WEIGHTS)[0])
         except RuntimeError as error:
-            raise CheckpointError(f"{folder / WEIGHTS}: does not fit its configuration ({error})") from None
+            raise CheckpointError(
+                f"{folder / WEIGHTS}: does not fit its configuration ({error})"
+            ) from None
         return model.to(pick_device(device)).eval(), files
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """`auto`: the GPU where there is one, else the CPU."""
+    """The device of that name; "auto": the GPU where there is one, else the CPU."""
     if device != "auto":
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

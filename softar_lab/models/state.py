@@ -1,4 +1,4 @@
-"""What a SoftAR keeps of what it has read."""
+"""The state of a SoftAR: what it saves of the slots it has read."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +10,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class SoftState:
-    """What has been read: `inputs` are the slots' vectors, oldest first; `hidden` (B, d) is the last slot's output.
+    """The state after some slots have been read.
 
-    Slots count from 0, the first token ever read; the context still holds `length` of them, from `begin` on. `carry` is
-    what the model's memory keeps of those before.
+    Slots count from 0, the first token ever read.
+
+    Args:
+        cache: the keys and values.
+        length: how many slots the context still holds.
+        hidden: the output of the last slot (B, d).
+        inputs: the vectors of the slots in the context, oldest first.
+        begin: the number of the first slot that the context still holds.
+        memory_state: what the model's memory saves of the slots before `begin`.
     """
 
-    cache: Any  # keys and values: a transformer.Cache, or what another body keeps
+    cache: Any  # a transformer.Cache, or what another body saves
     length: int
     hidden: Float[Tensor, "B d"]
     inputs: tuple[Float[Tensor, "B _ m"], ...] = ()
     begin: int = 0
-    carry: tuple[Tensor, ...] = ()
+    memory_state: tuple[Tensor, ...] = ()
 
     @property
     def end(self) -> int:
@@ -31,5 +38,12 @@ class SoftState:
     def select(self, rows: Int[Tensor, " n"]) -> "SoftState":
         """Fork, drop or reorder batch rows."""
         inputs = (torch.cat(self.inputs, 1)[rows],) if self.inputs else ()
-        carry = tuple(one[rows] for one in self.carry)
-        return SoftState(self.cache.select(rows), self.length, self.hidden[rows], inputs, self.begin, carry)
+        memory_state = tuple(one[rows] for one in self.memory_state)
+        return SoftState(
+            self.cache.select(rows),
+            self.length,
+            self.hidden[rows],
+            inputs,
+            self.begin,
+            memory_state,
+        )

@@ -1,6 +1,6 @@
-"""Every picture of the lab: matplotlib where a claim stands beside it, plotly where one hovers or turns.
+"""Every picture of the lab: matplotlib beside a claim, plotly for hovering and turning.
 
-Drawing never computes: pictures get coordinates, trajectories and histories that are ready.
+Drawing never computes: a picture gets finished coordinates, trajectories and histories.
 """
 
 from .attention import (
@@ -16,12 +16,21 @@ from .attention import (
 from .charts import draw_bits, draw_calibration, draw_excess, draw_grid, draw_history
 from .comparisons import draw_among, draw_intervals, draw_lines, draw_ranking
 from .drift import draw_drift, draw_frontier, draw_survival
-from .hull import CURVES, curves_figure, draw_step, hull_figure, mixture_html, move_cursor, update_curves, update_hull
+from .hull import (
+    CURVES,
+    curves_figure,
+    draw_step,
+    hull_figure,
+    mixture_html,
+    move_cursor,
+    update_curves,
+    update_hull,
+)
 from .interactive import TRAIL, history_figure, path_figure, update_now, update_path
 from .languages import draw_simplex, draw_trie
-from .look import ACCENT, COLORMAP, GREY, MANY, axis_label, visible
 from .matrices import draw_matrices
 from .paths import draw_path, draw_paths
+from .style import ACCENT, COLORMAP, GREY, MANY, axis_label, visible
 from .sums import draw_offsets, draw_reading, draw_sum
 from .texts import candidates_html, difference_html, step_hover, text_html
 from .together import (

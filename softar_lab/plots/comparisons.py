@@ -1,4 +1,4 @@
-"""Still pictures of many runs side by side: curves, rankings, and where predictions lie among the symbols."""
+"""Still pictures of many runs side by side: curves, rankings, predictions among the symbols."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,26 +9,38 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ..analysis.geometry import PCABasis
-from .look import ACCENT, GREY, axis_label
+from ..metrics.pca import PCABasis
 from .paths import draw_symbols
+from .style import ACCENT, GREY, axis_label
 
 MARKS = "osD^vPX*"
 
 
 def plain_log(axis: Axis, subs: Sequence[int] = (1, 2, 5)) -> None:
-    """Ticks of a logarithmic axis as plain numbers, 0.5 and not 5 × 10⁻¹."""
+    """Label a logarithmic axis with plain numbers: 0.5, not 5 × 10⁻¹."""
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(plt.FuncFormatter(lambda x, _: f"{x:g}"))
     axis.set_minor_formatter(plt.NullFormatter())
 
 
 def draw_among(basis: PCABasis, embedding, tokens: Sequence[str], **groups) -> Figure:
-    """Vectors (N, m) among the symbols, in the plane of `basis`: each group's name and marks, the first as rings."""
+    """Groups of vectors among the symbols, in the plane of `basis`; the first group as rings.
+
+    `groups`: vectors (N, m) by name; an underscore in a name is written as a space.
+    """
     figure, ax = plt.subplots(figsize=(6, 5), layout="constrained")
     for i, (name, vectors) in enumerate(groups.items()):
-        style = {"s": 150, "facecolors": "none", "edgecolors": "black"} if i == 0 else {"s": 22, "color": f"C{i}"}
-        ax.scatter(*basis.transform(vectors)[:, :2].numpy().T, label=name.replace("_", " "), zorder=3, **style)
+        style = (
+            {"s": 150, "facecolors": "none", "edgecolors": "black"}
+            if i == 0
+            else {"s": 22, "color": f"C{i}"}
+        )
+        ax.scatter(
+            *basis.transform(vectors)[:, :2].numpy().T,
+            label=name.replace("_", " "),
+            zorder=3,
+            **style,
+        )
     draw_symbols(ax, basis.transform(embedding)[:, :2].numpy(), tokens, set(range(len(tokens))))
     ax.set(xlabel=axis_label(basis, 0), ylabel=axis_label(basis, 1))
     ax.legend()
@@ -39,15 +51,28 @@ def draw_among(basis: PCABasis, embedding, tokens: Sequence[str], **groups) -> F
 def draw_lines(
     frame: pd.DataFrame, ylabel: str, *, log: str = "", mark: tuple[float | int, str] | None = None
 ) -> Figure:
-    """A line a column against the index, which names the x axis. `log`: "x", "y" or "xy"; `mark`: an x and its name.
+    """One line per column against the index; the name of the index labels the x axis.
 
-    Columns of one name are drawn in one colour, as runs that differ in their seed alone.
+    Columns of the same name get one colour, for example runs that differ only in their seed.
+
+    Args:
+        frame: one column per line.
+        log: the logarithmic axes, "x", "y" or "xy".
+        mark: an x and its name, a dashed vertical line.
     """
     figure, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(frame.columns))}
     for i, name in enumerate(frame.columns):
         label = name if name not in frame.columns[:i] else None
-        ax.plot(frame.index, frame.iloc[:, i], color=colours[name], marker="o", ms=3, lw=1.4, label=label)
+        ax.plot(
+            frame.index,
+            frame.iloc[:, i],
+            color=colours[name],
+            marker="o",
+            ms=3,
+            lw=1.4,
+            label=label,
+        )
     if mark is not None:
         ax.axvline(mark[0], color=GREY, ls="--", lw=1)
         ax.annotate(mark[1], (mark[0], 1), xycoords=("data", "axes fraction"), xytext=(4, -4), va="top", color=GREY,
@@ -55,7 +80,9 @@ def draw_lines(
     ax.set(xlabel=frame.index.name, ylabel=ylabel)
     if "x" in log:
         ax.set_xscale("log")
-        ax.set_xticks(frame.index, [f"{x:g}" for x in frame.index], rotation=60 * (len(frame) > 6), fontsize=9)
+        ax.set_xticks(
+            frame.index, [f"{x:g}" for x in frame.index], rotation=60 * (len(frame) > 6), fontsize=9
+        )
         ax.set_xticks([], minor=True)
     if "y" in log:
         ax.set_yscale("log")
@@ -66,12 +93,20 @@ def draw_lines(
 
 
 def draw_ranking(
-    frame: pd.DataFrame, xlabel: str, *, reference: float | None = None, limit: float | int | None = None
+    frame: pd.DataFrame,
+    xlabel: str,
+    *,
+    reference: float | None = None,
+    limit: float | int | None = None,
 ) -> Figure:
-    """Means and intervals of `comparison.summary`: a panel a table, a row an objective, a mark a readout.
+    """Means with intervals: one panel per table, one row per objective, one mark per readout.
 
-    `reference`: a dashed line; `limit`: means beyond it are written at the right edge. The best objective, over all
-    tables and readouts, stands on top.
+    The best objective (smallest mean over all tables and readouts) is in the top row.
+
+    Args:
+        frame: as `softar_studies.objectives_table.summary` gives it.
+        reference: the x of a dashed line.
+        limit: the right edge; a mean beyond it is written at the edge as a number.
     """
     order = frame.groupby("objective")["mean"].min().sort_values(ascending=False).index
     tables, readouts = list(dict.fromkeys(frame["table"])), sorted(set(frame["readout"]))
@@ -80,13 +115,22 @@ def draw_ranking(
     for ax, table in zip(axes[0], tables, strict=True):
         for i, readout in enumerate(readouts):
             part = frame[(frame["table"] == table) & (frame["readout"] == readout)]
+            # each readout is moved a little up or down, so that intervals do not overlap
             at = order.get_indexer(part["objective"]) + 0.12 * (i - len(readouts) / 2 + 0.5)
             ends = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
             ax.errorbar(part["mean"], at, xerr=ends, fmt=MARKS[i % len(MARKS)], color=f"C{i}", ms=5, lw=1.2,
                         label=readout)  # fmt: skip
+            # a mean beyond the right edge becomes a number with an arrow
             for y, mean in zip(at, part["mean"], strict=True):
                 if limit is not None and mean > limit:
-                    ax.annotate(f"{mean:.0f} →", (limit, y), ha="right", va="center", color=f"C{i}", fontsize=9)
+                    ax.annotate(
+                        f"{mean:.0f} →",
+                        (limit, y),
+                        ha="right",
+                        va="center",
+                        color=f"C{i}",
+                        fontsize=9,
+                    )
         if limit is not None:
             ax.set_xlim(0.9 * frame["mean"].min(), limit)
         if reference is not None:
@@ -94,18 +138,27 @@ def draw_ranking(
         ax.set(title=table, xscale="log", yticks=range(len(order)), yticklabels=order)
         plain_log(ax.xaxis, (1, 2, 3, 5))
     figure.supxlabel(xlabel, fontsize=11)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False
+    )
     plt.close(figure)
     return figure
 
 
 def draw_intervals(
-    frame: pd.DataFrame, xlabel: str, *, reference: Mapping[str, float] | None = None, log: bool = False
+    frame: pd.DataFrame,
+    xlabel: str,
+    *,
+    reference: Mapping[str, float] | None = None,
+    log: bool = False,
 ) -> Figure:
-    """Values with their intervals: columns panel, row, mark, value, low, high, each in the order of the frame.
+    """Values with intervals, in panels and rows; each mark has its own colour and shape.
 
-    A panel a panel, a row a row, a colour and shape a mark; `reference`: a dashed line by panel. Panels that have no
-    such row leave it empty.
+    Args:
+        frame: columns panel, row, mark, value, low, high. Panels, rows and marks are drawn in the
+            frame's order. A row stays empty in a panel that has no value for it.
+        reference: the x of a dashed line, by panel.
+        log: whether the x axis is logarithmic.
     """
     panels, rows, marks = (list(dict.fromkeys(frame[name])) for name in ("panel", "row", "mark"))
     figure, axes = plt.subplots(1, len(panels), figsize=(9.6, 1.2 + 0.42 * len(rows)), sharex=True, sharey=True,
@@ -113,17 +166,27 @@ def draw_intervals(
     for ax, panel in zip(axes[0], panels, strict=True):
         for i, mark in enumerate(marks):
             part = frame[(frame["panel"] == panel) & (frame["mark"] == mark)]
-            at = np.array([rows.index(row) for row in part["row"]]) + 0.15 * (i - (len(marks) - 1) / 2)
+            # each mark is moved a little up or down, so that intervals do not overlap
+            at = np.array([rows.index(row) for row in part["row"]]) + 0.15 * (
+                i - (len(marks) - 1) / 2
+            )
             ends = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
             style = {"fmt": MARKS[i % len(MARKS)], "color": f"C{i}", "ms": 6, "lw": 1.4}
             ax.errorbar(part["value"], at, xerr=ends, label=mark, **style)
         if reference is not None:
             ax.axvline(reference[panel], color=ACCENT, ls="--", lw=1)
-        ax.set(title=panel, xscale="log" if log else "linear", yticks=range(len(rows)), yticklabels=rows)
+        ax.set(
+            title=panel,
+            xscale="log" if log else "linear",
+            yticks=range(len(rows)),
+            yticklabels=rows,
+        )
         if log:
             plain_log(ax.xaxis)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].invert_yaxis()  # first row on top
     figure.supxlabel(xlabel, fontsize=11)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False
+    )
     plt.close(figure)
     return figure

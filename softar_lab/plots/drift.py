@@ -1,4 +1,4 @@
-"""Still pictures of how far soft paths stray: drift step by step, who is left, and what it costs to stay soft."""
+"""Still pictures of how far soft paths stray: drift, survival, the cost of staying soft."""
 
 from collections.abc import Mapping
 
@@ -6,22 +6,31 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..evidence import COLOURS
+from ..core.palette import COLOURS
 from .comparisons import MARKS, plain_log
-from .look import ACCENT, GREY
+from .style import ACCENT, GREY
 
-DASHES = ("-", "--", ":")  # the first, second and third time round the colours
+DASHES = ("-", "--", ":")  # for the first, second and third round of colours
 
 
 def draw_drift(curves: Mapping[str, pd.DataFrame], limit: float | int | None = None) -> Figure:
-    """Drift in nats, a line a setting with its band: frames of `coherence.drift_curve`. `limit`: a dashed line.
+    """Drift in nats against steps, one line per setting with its band.
 
-    The axis is linear up to 0.01 nats and logarithmic beyond; a line ends where the truth is lost.
+    The axis is linear up to 0.01 nats and logarithmic beyond. A line ends where the truth is lost.
+
+    `curves`: frames of `metrics.drift.drift_curve` by setting. `limit`: a dashed line, in nats.
     """
     figure, ax = plt.subplots(figsize=(7.4, 3.8), layout="constrained")
     for i, (name, curve) in enumerate(curves.items()):
         colour, curve = COLOURS[i % len(COLOURS)], curve.where(curve < float("inf"))
-        ax.plot(curve.index, curve["median"], color=colour, ls=DASHES[i // len(COLOURS) % 3], lw=1.6, label=name)
+        ax.plot(
+            curve.index,
+            curve["median"],
+            color=colour,
+            ls=DASHES[i // len(COLOURS) % 3],
+            lw=1.6,
+            label=name,
+        )
         ax.fill_between(curve.index, curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
     _limit(ax, limit)
     ax.set_yscale("symlog", linthresh=0.01)
@@ -33,13 +42,18 @@ def draw_drift(curves: Mapping[str, pd.DataFrame], limit: float | int | None = N
 
 
 def draw_survival(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Share of trajectories still coherent after so many steps, with its band: frames of `coherence.survival`."""
+    """Share of trajectories that are still coherent after so many steps, with its band.
+
+    `curves`: frames of `metrics.drift.survival` by name.
+    """
     figure, ax = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
     for i, (name, curve) in enumerate(curves.items()):
         colour = COLOURS[i % len(COLOURS)]
         style = {"color": colour, "ls": DASHES[i // len(COLOURS) % 3], "lw": 1.8}
         ax.step(curve.index, curve["share"], where="post", label=name, **style)
-        ax.fill_between(curve.index, curve["low"], curve["high"], step="post", color=colour, alpha=0.12, lw=0)
+        ax.fill_between(
+            curve.index, curve["low"], curve["high"], step="post", color=colour, alpha=0.12, lw=0
+        )
     ax.set(xlabel="steps", ylabel="share still coherent", ylim=(0, 1.02))
     ax.set_xlim(left=0)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -47,19 +61,34 @@ def draw_survival(curves: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def draw_frontier(frame: pd.DataFrame, floor: float | int | None = None, oracle: str = "oracle") -> Figure:
-    """Excess bits against the share of tokens collapsed, a line a family: the frame of `frontier.against_oracle`.
+def draw_frontier(
+    frame: pd.DataFrame, floor: float | int | None = None, oracle: str = "oracle"
+) -> Figure:
+    """Excess bits against the share of collapsed tokens, one line per family of schedules.
 
-    The family `oracle` is black; `floor`, what collapsing everything costs, a dashed line.
+    Args:
+        frame: as `softar_studies.frontier.against_oracle` gives it.
+        floor: the cost of collapsing everything, a dashed line.
+        oracle: the family that is drawn in black.
     """
     figure, ax = plt.subplots(figsize=(7.4, 4), layout="constrained")
     families = [name for name in frame["family"].unique() if name != oracle]
     for i, name in enumerate([*families, oracle]):
         part = frame[frame["family"] == name].sort_values("share")
-        style = {"color": COLOURS[i % 7], "lw": 1.4} if name != oracle else {"color": "black", "lw": 2.2}
-        ax.plot(part["share"], part["excess"], marker=MARKS[i % len(MARKS)], ms=5, label=name, **style)
+        style = (
+            {"color": COLOURS[i % 7], "lw": 1.4}
+            if name != oracle
+            else {"color": "black", "lw": 2.2}
+        )
+        ax.plot(
+            part["share"], part["excess"], marker=MARKS[i % len(MARKS)], ms=5, label=name, **style
+        )
     _limit(ax, floor)
-    ax.set(xlabel="share of tokens collapsed", ylabel="excess over the truth (bits per symbol)", yscale="log")
+    ax.set(
+        xlabel="share of tokens collapsed",
+        ylabel="excess over the truth (bits per symbol)",
+        yscale="log",
+    )
     plain_log(ax.yaxis)
     ax.set_xlim(-0.02, 1.02)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -68,6 +97,7 @@ def draw_frontier(frame: pd.DataFrame, floor: float | int | None = None, oracle:
 
 
 def _limit(ax: plt.Axes, value: float | int | None) -> None:
+    """A dashed line at `value` with its number; None draws nothing."""
     if value is not None:
         ax.axhline(value, color=ACCENT, ls="--", lw=1)
         ax.annotate(f"{value:.2g}", (1, value), xycoords=("axes fraction", "data"), xytext=(-4, 3), ha="right",

@@ -1,32 +1,46 @@
-"""Pictures to hover over and to turn, by plotly."""
+"""Interactive pictures, to hover over and to turn, made with plotly."""
 
 import plotly.graph_objects as go
 
-from ..analysis.geometry import PCABasis
-from ..generation.trajectory import Trajectory
-from .look import ACCENT, COLORMAP, GREY, axis_label, plain, visible, written_ids
+from ..core.trajectory import Trajectory
+from ..metrics.pca import PCABasis
+from .style import ACCENT, COLORMAP, GREY, axis_label, plain, visible, written_ids
 from .texts import step_hover
 
-TRAIL = 6  # steps before the present one that are drawn in the accent colour
+TRAIL = 6  # steps before the present one in the accent colour
 
 
 def path_figure(height: int = 440) -> go.FigureWidget:
-    """An empty interactive picture; `update_path` fills its traces: path, trail, symbols, each in 2-D and in 3-D."""
+    """An empty interactive picture of a path; `update_path` fills its traces.
+
+    The traces are path, trail and symbols, first in 2-D, then in 3-D.
+    """
     figure = go.FigureWidget()
     for kind, size in ((go.Scatter, 9), (go.Scatter3d, 4)):
         marker = {"size": size, "colorscale": COLORMAP, "line": {"width": 0.6, "color": "white"}}
         faint = {"color": "rgba(110,118,135,0.35)", "width": 1.3}
-        figure.add_trace(kind(name="path", mode="lines+markers", line=faint, marker=marker, hoverinfo="text"))
+        figure.add_trace(
+            kind(name="path", mode="lines+markers", line=faint, marker=marker, hoverinfo="text")
+        )
         trail = {"symbol": "circle-open", "color": ACCENT, "line": {"width": 3, "color": ACCENT}}
         strong = {"color": ACCENT, "width": 2.4 if kind is go.Scatter else 5}
-        figure.add_trace(kind(name="trail", mode="lines+markers", line=strong, marker=trail, hoverinfo="skip"))
-        figure.add_trace(kind(name="symbols", mode="text", textfont={"size": 15, "color": "#111"}, hoverinfo="skip"))
+        figure.add_trace(
+            kind(name="trail", mode="lines+markers", line=strong, marker=trail, hoverinfo="skip")
+        )
+        figure.add_trace(
+            kind(
+                name="symbols",
+                mode="text",
+                textfont={"size": 15, "color": "#111"},
+                hoverinfo="skip",
+            )
+        )
     figure.update_layout(plane_layout(height), showlegend=False)
     return figure
 
 
 def plane_layout(height: int) -> dict:
-    """The look of a plane among the symbols: quiet axes; zoom stays while the traces change."""
+    """The look of a plane among the symbols: quiet axes; the zoom stays while traces change."""
     axis = {"gridcolor": "#eef0f3", "zeroline": False}
     return {
         "height": height, "margin": {"l": 10, "r": 10, "t": 10, "b": 10}, "template": "plotly_white",
@@ -34,35 +48,53 @@ def plane_layout(height: int) -> dict:
     }  # fmt: skip
 
 
-def update_path(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, embedding, three: bool) -> None:
-    """Put a trajectory into a `path_figure`, in place (a new figure a click would send 5 MB).
+def update_path(
+    figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, embedding, three: bool
+) -> None:
+    """Put a trajectory into a `path_figure`, in place (a new figure would send 5 MB per click).
 
-    Plotly's widgets stumble over arrays that come back from the browser, so they are given lists.
+    Plotly's widgets fail on arrays that come back from the browser, so they get lists.
+
+    `three`: whether to draw in 3-D.
     """
     ids = written_ids(len(embedding), trajectory.token_ids, trajectory.top_ids[:, :3])
-    rows, points = basis.transform(embedding[ids]).tolist(), basis.transform(trajectory.vectors).tolist()
+    rows, points = (
+        basis.transform(embedding[ids]).tolist(),
+        basis.transform(trajectory.vectors).tolist(),
+    )
     hovers = [step_hover(trajectory, step) for step in range(len(trajectory))]
+    # the first three traces are 2-D, the other three 3-D; one group is visible
     with figure.batch_update():
         for offset, axes, shown in ((0, "xy", not three), (3, "xyz", three)):
             path, trail, symbols = figure.data[offset : offset + 3]
             path.visible = trail.visible = symbols.visible = shown
             if shown:
                 for k, axis in enumerate(axes):
-                    path[axis], symbols[axis] = [point[k] for point in points], [row[k] for row in rows]
+                    path[axis], symbols[axis] = (
+                        [point[k] for point in points],
+                        [row[k] for row in rows],
+                    )
                 path.hovertext = hovers
-                written = visible if three else plain  # WebGL writes text as it is
+                written = visible if three else plain  # WebGL draws text as it is
                 symbols.text = [written(trajectory.tokens[i]) for i in ids]
         figure.layout.xaxis.visible = figure.layout.yaxis.visible = not three
         if three:
-            figure.layout.scene = {f"{axis}axis": {"title": f"PC {k + 1}"} for k, axis in enumerate("xyz")}
+            figure.layout.scene = {
+                f"{axis}axis": {"title": f"PC {k + 1}"} for k, axis in enumerate("xyz")
+            }
         else:
-            figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = axis_label(basis, 0), axis_label(basis, 1)
-    # Apart: in the browser, what one trace of a batch is given the others of the batch lose.
+            figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = (
+                axis_label(basis, 0),
+                axis_label(basis, 1),
+            )
+    # Outside the batch: in the browser, a property set on one trace of it is lost on the others.
     figure.data[3 if three else 0].marker.color = list(range(len(points)))
 
 
-def update_now(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, step: int, three: bool) -> None:
-    """Move the ring of the present step, and the trail that leads to it."""
+def update_now(
+    figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, step: int, three: bool
+) -> None:
+    """Move the ring to the present step, together with the trail that leads to it."""
     points = basis.transform(trajectory.vectors[max(0, step - TRAIL) : step + 1]).tolist()
     trail = figure.data[4 if three else 1]
     with figure.batch_update():
@@ -72,11 +104,15 @@ def update_now(figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis,
 
 
 def history_figure(height: int = 300) -> go.FigureWidget:
-    """An empty live picture of a training run: loss of each step, validation bits."""
+    """An empty live picture of a training run: the loss of each step, and validation bits."""
     figure = go.FigureWidget()
-    figure.add_trace(go.Scatter(mode="lines", name="training loss (nats)", line={"color": GREY, "width": 1.2}))
     figure.add_trace(
-        go.Scatter(mode="lines+markers", name="validation (bits per character)", line={"color": "#0072B2"})
+        go.Scatter(mode="lines", name="training loss (nats)", line={"color": GREY, "width": 1.2})
+    )
+    figure.add_trace(
+        go.Scatter(
+            mode="lines+markers", name="validation (bits per character)", line={"color": "#0072B2"}
+        )
     )
     figure.update_layout(
         height=height, margin={"l": 10, "r": 10, "t": 10, "b": 10}, template="plotly_white",

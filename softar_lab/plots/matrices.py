@@ -1,4 +1,4 @@
-"""Still pictures of matrices: vectors as rows of colour, who looks at whom, what is expected next."""
+"""Still pictures of matrices: coloured vectors, attention weights, next-token probabilities."""
 
 from collections.abc import Mapping
 
@@ -7,20 +7,31 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .look import visible
+from .style import visible
 
 
 def draw_matrices(
-    matrices: Mapping[str, pd.DataFrame], *, digits: int | None = None, columns: int = 6, size: float = 0.34
+    matrices: Mapping[str, pd.DataFrame],
+    *,
+    digits: int | None = None,
+    columns: int = 6,
+    size: float = 0.34,
 ) -> Figure:
-    """Matrices side by side, each with its title, the labels of its rows and columns, and colours of its own.
+    """Matrices side by side, each with its title, its row and column labels, and its own colours.
 
-    Blue is 1 and white 0 where no number leaves [0, 1], as of probabilities; else orange is positive, purple negative,
-    and the largest number's size is full colour. What is not finite is grey. `digits`: decimals to write into the
-    cells; None writes none. `columns`: panels in a row; `size`: inches a cell, also the smallest side of a panel / 2.
+    Where every number lies in [0, 1], as for probabilities, 0 is white and 1 is blue. Otherwise
+    positive numbers are orange, negative ones purple, and the largest size has full colour. Numbers
+    that are not finite are grey.
+
+    Args:
+        matrices: frames by title.
+        digits: decimals to write into the cells; None writes no numbers.
+        columns: panels per row.
+        size: inches per cell; a panel is at least two cells wide and high.
     """
     rows = [list(matrices.items())[i : i + columns] for i in range(0, len(matrices), columns)]
     shapes = [[frame.shape for _, frame in row] for row in rows]
+    # cells per column and per row of panels: that of the largest matrix in it, at least 2
     widths = [max(max(2, row[i][1]) for row in shapes if i < len(row)) for i in range(len(rows[0]))]
     heights = [max(2, *(shape[0] for shape in row)) for row in shapes]
     figure, axes = plt.subplots(
@@ -30,7 +41,9 @@ def draw_matrices(
     )  # fmt: skip
     for ax in axes.flat:
         ax.set_axis_off()
-    for ax, (title, frame) in zip(axes.flat, [panel for row in rows for panel in row], strict=False):
+    for ax, (title, frame) in zip(
+        axes.flat, [panel for row in rows for panel in row], strict=False
+    ):
         _draw_matrix(ax, title, frame, digits)
     plt.close(figure)
     return figure
@@ -45,15 +58,24 @@ def _draw_matrix(ax: plt.Axes, title: str, frame: pd.DataFrame, digits: int | No
     if digits is not None:
         for (row, column), value in np.ndenumerate(frame.to_numpy(dtype=float)):
             bright = np.isfinite(value) and abs(value) > 0.6 * limit
+            # infinity and minus as signs; no minus before a number that rounds to 0
             text = f"{value:.{digits}f}".replace("inf", "∞").replace("-", "−")
             text = text.removeprefix("−") if set(text) <= set("−0.") else text
-            ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if bright else "#222222")
+            ax.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if bright else "#222222",
+            )
     ax.set_axis_on()
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0, labelsize=9)
     for names, axis in ((frame.columns, ax.xaxis), (frame.index, ax.yaxis)):
-        if isinstance(names, pd.RangeIndex):  # nobody named them: a few numbers do
+        if isinstance(names, pd.RangeIndex):  # no names: a few numbers are enough
             axis.set_ticks(range(0, len(names), max(1, len(names) // 4)))
         else:
             labels = [visible(str(name)) for name in names]

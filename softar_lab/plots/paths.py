@@ -9,23 +9,31 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patheffects import withStroke
 
-from ..analysis.geometry import PCABasis
-from ..generation.trajectory import Trajectory
-from .look import COLORMAP, MANY, axis_label, visible
+from ..core.trajectory import Trajectory
+from ..metrics.pca import PCABasis
+from .style import COLORMAP, MANY, axis_label, visible
 
-CLOUD = 3000  # points that stand for a large table
+CLOUD = 3000  # about so many points stand for a large table
 
 
 @cache
 def _drawn() -> set[int]:
-    """The characters that matplotlib's own fonts hold, code by code."""
-    held = (get_font(findfont(FontProperties(family=[name]))).get_charmap() for name in ("sans-serif", "monospace"))
+    """The code points that matplotlib's own sans-serif and monospace fonts both contain."""
+    held = (
+        get_font(findfont(FontProperties(family=[name]))).get_charmap()
+        for name in ("sans-serif", "monospace")
+    )
     return set.intersection(*map(set, held))
 
 
 def drawable(symbol: str) -> str:
-    """A visible symbol, □ in place of characters that no font here can draw: large tables hold every script."""
-    return "".join(char if ord(char) in _drawn() and char.isprintable() else "□" for char in visible(symbol))
+    """A visible symbol, with □ for each character that no font here can draw.
+
+    Large tables contain characters of every script.
+    """
+    return "".join(
+        char if ord(char) in _drawn() and char.isprintable() else "□" for char in visible(symbol)
+    )
 
 
 def draw_path(
@@ -38,10 +46,18 @@ def draw_path(
     title: str | None = None,
     ax: plt.Axes | None = None,
 ) -> Figure:
-    """The path of soft tokens among the symbols, in the plane of the first two directions of `basis`.
+    """A path of soft tokens among the symbols, in the plane of the first two directions of `basis`.
 
-    Grey letters are the rows of the table; dots are soft tokens, dark first, and arrows lead from each to the next;
-    rings mark the ones that were collapsed before being fed back. Draws `steps` of them from step `first` on.
+    Grey letters are the rows of the table; symbols that the path emits are black. Dots are soft
+    tokens, the first ones dark; arrows lead from each to the next. A black ring marks a soft token
+    that was collapsed before it was fed back.
+
+    Args:
+        embedding: the table (V, m).
+        first: the first step to draw.
+        steps: how many steps to draw.
+        title: None writes the settings and the beginning of the text.
+        ax: the axes to draw into; None makes a new figure.
     """
     own = ax is None
     figure, ax = plt.subplots(figsize=(6.4, 5.4), layout="constrained") if own else (ax.figure, ax)
@@ -49,37 +65,61 @@ def draw_path(
     rows = basis.transform(embedding)[:, :2].numpy()
     points = basis.transform(trajectory.vectors[part])[:, :2].numpy()
     colours = plt.get_cmap(COLORMAP)(np.linspace(0, 0.95, len(points)))
+    # arrows first, then the soft tokens, then the symbols
     for begin, end, colour in zip(points[:-1], points[1:], colours, strict=False):
-        arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1.0, "alpha": 0.55, "connectionstyle": "arc3,rad=0.12"}
+        arrow = {
+            "arrowstyle": "-|>",
+            "color": colour,
+            "lw": 1.0,
+            "alpha": 0.55,
+            "connectionstyle": "arc3,rad=0.12",
+        }
         ax.annotate("", end, begin, arrowprops=arrow)
     edges = np.where(trajectory.collapsed[part].numpy(), "black", "white")
     ax.scatter(*points.T, c=colours, s=46, edgecolors=edges, linewidths=1.0, zorder=3)
     draw_symbols(ax, rows, trajectory.tokens, set(trajectory.token_ids[part].tolist()))
     ax.set(xlabel=axis_label(basis, 0), ylabel=axis_label(basis, 1))
-    ax.set_title(title or _title(trajectory, part), fontsize=9, family="monospace", parse_math=False)  # $ is a symbol
+    # parse_math is off because $ is a symbol
+    ax.set_title(
+        title or _title(trajectory, part), fontsize=9, family="monospace", parse_math=False
+    )
     if own:
         plt.close(figure)
     return figure
 
 
 def draw_symbols(ax: plt.Axes, rows: np.ndarray, tokens: Sequence[str], shown: set[int]) -> None:
-    """Every symbol at its row; the ones the path shows in black. Of a large table the others are a cloud of points."""
+    """Write every symbol at its row (V, 2); the ids `shown`, which a path emits, in black.
+
+    In a large table (`MANY` rows or more), the other symbols are a cloud of points.
+    """
     halo = [withStroke(linewidth=3, foreground="white")]
     if many := len(rows) >= MANY:
         ax.scatter(*rows[:: max(1, len(rows) // CLOUD)].T, s=2, color="#d5d9e0", lw=0, zorder=1)
     for i in sorted(shown) if many else range(len(rows)):
         x, y = rows[i]
-        style = {"color": "#111111", "weight": "bold", "zorder": 5} if i in shown else {"color": "#b3b8c2", "zorder": 2}
+        style = (
+            {"color": "#111111", "weight": "bold", "zorder": 5}
+            if i in shown
+            else {"color": "#b3b8c2", "zorder": 2}
+        )
         ax.text(
-            x, y, drawable(tokens[i]), ha="center", va="center", fontsize=9 if many else 12, path_effects=halo, **style
+            x,
+            y,
+            drawable(tokens[i]),
+            ha="center",
+            va="center",
+            fontsize=9 if many else 12,
+            path_effects=halo,
+            **style,
         )
     if not many:
-        ax.scatter(*rows.T, s=0)
+        ax.scatter(*rows.T, s=0)  # invisible: text alone does not set the limits of the axes
     ax.margins(0.08)
 
 
 def _title(trajectory: Trajectory, part: slice, width: int = 44) -> str:
-    """The settings, and below them the beginning of what the drawn part says."""
+    """The settings, and below them the beginning of the text of the drawn part."""
     names = ("collapse", "schedule", "feedback")
     words = "".join(drawable(trajectory.tokens[i]) for i in trajectory.token_ids[part].tolist())
     shown = words if len(words) <= width else words[: width - 1] + "…"
@@ -87,9 +127,14 @@ def _title(trajectory: Trajectory, part: slice, width: int = 44) -> str:
 
 
 def draw_paths(trajectories: Sequence[Trajectory], basis: PCABasis, embedding, **options) -> Figure:
-    """Several paths in the same plane, side by side."""
+    """Several paths side by side in the same plane; `options` go to `draw_path`."""
     figure, axes = plt.subplots(
-        1, len(trajectories), figsize=(5.4 * len(trajectories), 5), sharex=True, sharey=True, layout="constrained"
+        1,
+        len(trajectories),
+        figsize=(5.4 * len(trajectories), 5),
+        sharex=True,
+        sharey=True,
+        layout="constrained",
     )
     for ax, trajectory in zip(np.atleast_1d(axes), trajectories, strict=True):
         draw_path(trajectory, basis, embedding, ax=ax, **options)

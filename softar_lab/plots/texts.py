@@ -1,15 +1,15 @@
-"""Text as a picture: HTML in which each symbol tells its details."""
+"""Text as HTML, in which each symbol gives its details on hover."""
 
 import html
 import math
 from collections.abc import Sequence
 
-from ..generation.trajectory import Trajectory
-from .look import ACCENT, GREY, plain
+from ..core.trajectory import Trajectory
+from .style import ACCENT, GREY, plain
 
 
 def step_hover(trajectory: Trajectory, step: int) -> str:
-    """What one step's hover says: symbol, surprise, entropy, distance, the best candidates."""
+    """The hover text of one step: symbol, surprise, entropy, distance, the best candidates."""
     bits = -float(trajectory.log_probs[step]) / math.log(2)
     fed = "collapsed" if bool(trajectory.collapsed[step]) else "stays soft"
     best = "  ".join(f"{plain(c)} {p:.0%}" for c, p in trajectory.candidates(step)[:4])
@@ -22,7 +22,7 @@ def step_hover(trajectory: Trajectory, step: int) -> str:
 
 
 def _tip(trajectory: Trajectory, step: int) -> str:
-    """The hover of a step as an attribute of HTML."""
+    """The hover text of a step as the value of an HTML attribute."""
     tip = step_hover(trajectory, step).replace("<br>", "\n").replace("<b>", "").replace("</b>", "")
     return html.escape(html.unescape(tip))
 
@@ -35,7 +35,10 @@ def _page(prompt: str, spans: list[str]) -> str:
 
 
 def text_html(trajectory: Trajectory, now: int | None = None) -> str:
-    """The text, each symbol's background the redder the more it surprised the model; details on hover."""
+    """The text; the more a symbol surprised the model, the redder its background; details on hover.
+
+    A dotted line marks symbols whose token stays soft; a ring marks the step `now`.
+    """
     spans = []
     bits = (-trajectory.log_probs / math.log(2)).tolist()
     for t, symbol in enumerate(trajectory.tokens[i] for i in trajectory.token_ids.tolist()):
@@ -43,7 +46,9 @@ def text_html(trajectory: Trajectory, now: int | None = None) -> str:
         ring = f"outline:2px solid {ACCENT};" if t == now else ""
         line = "" if bool(trajectory.collapsed[t]) else "border-bottom:2px dotted #0072B2;"
         style = f"background:rgba(213,94,0,{0.75 * shade:.2f});{line}{ring}"
-        spans.append(f'<span title="{_tip(trajectory, t)}" style="{style}">{_letter(symbol)}</span>')
+        spans.append(
+            f'<span title="{_tip(trajectory, t)}" style="{style}">{_letter(symbol)}</span>'
+        )
     return _page(trajectory.prompt, spans)
 
 
@@ -52,7 +57,10 @@ def _letter(symbol: str) -> str:
 
 
 def difference_html(trajectory: Trajectory, differs: Sequence[bool], colour: str) -> str:
-    """The text, bold and underlined on a tint of `colour` (#rrggbb) where it differs; details on hover."""
+    """The text, with the symbols that differ in bold, underlined, on a tint; details on hover.
+
+    `differs`: one bool per step. `colour`: the tint, #rrggbb.
+    """
     marked = f"background:{colour}2e;border-bottom:2px solid {colour};font-weight:bold"
     spans = []
     for t, symbol in enumerate(trajectory.tokens[i] for i in trajectory.token_ids.tolist()):

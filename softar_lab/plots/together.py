@@ -1,4 +1,7 @@
-"""Several settings in one picture, a colour and a mark each: their paths among the symbols, their drift below."""
+"""Several settings in one picture: their paths among the symbols, and their drift below.
+
+Each setting has its own colour and mark.
+"""
 
 from collections.abc import Sequence
 
@@ -7,29 +10,43 @@ import numpy as np
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
-from ..analysis.geometry import PCABasis
-from ..evidence import COLOURS
-from ..generation.trajectory import Trajectory
+from ..core.palette import COLOURS
+from ..core.trajectory import Trajectory
+from ..metrics.pca import PCABasis
 from .interactive import plane_layout
-from .look import ACCENT, axis_label, plain, written_ids
 from .paths import draw_symbols
+from .style import ACCENT, axis_label, plain, written_ids
 from .texts import step_hover
 
 SETTINGS = COLOURS[:4]  # of settings A, B, C, D
-_MARKS = (("circle", "o"), ("diamond", "D"), ("square", "s"), ("triangle-up", "^"))  # in plotly and in matplotlib
-FLOOR = 1e-3  # nats: less drift than this is drawn at the lower edge
+_MARKS = (  # of the same settings, in plotly and in matplotlib
+    ("circle", "o"),
+    ("diamond", "D"),
+    ("square", "s"),
+    ("triangle-up", "^"),
+)
+FLOOR = 1e-3  # nats: a smaller drift is drawn at this value, near the lower edge
 DRIFT = "KL(judge ‖ model), nats"
 
 
 def together_figure(width: int = 980, height: int = 520) -> go.FigureWidget:
-    """An empty plane for four paths, to be filled by `update_together`: all readings, all paths, the symbols."""
+    """An empty plane for four paths; `update_together` and `update_symbols` fill it.
+
+    Its traces are the four lines to the output symbols, the four paths, and the symbols.
+    """
     figure = go.FigureWidget()
     for name, colour in zip("ABCD", SETTINGS, strict=True):
         line = {"color": colour, "width": 1, "dash": "dot"}
         figure.add_trace(go.Scatter(name=f"reading {name}", mode="lines", line=line, opacity=0.55, hoverinfo="skip",
                                     showlegend=False, legendgroup=name, visible=False))  # fmt: skip
     for name, colour, (mark, _) in zip("ABCD", SETTINGS, _MARKS, strict=True):
-        marker = {"size": 8, "color": colour, "symbol": mark, "opacity": 0.75, "line": {"width": 0.8, "color": "white"}}
+        marker = {
+            "size": 8,
+            "color": colour,
+            "symbol": mark,
+            "opacity": 0.75,
+            "line": {"width": 0.8, "color": "white"},
+        }
         line = {"color": _faint(colour), "width": 1}
         figure.add_trace(go.Scatter(name=name, mode="lines+markers", line=line, marker=marker, hoverinfo="text",
                                     showlegend=True, legendgroup=name, visible=False))  # fmt: skip
@@ -43,18 +60,25 @@ _LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "itemclick
 
 
 def update_symbols(
-    figure: go.FigureWidget, basis: PCABasis, embedding, tokens: Sequence[str], paths: Sequence[Trajectory] = ()
+    figure: go.FigureWidget,
+    basis: PCABasis,
+    embedding,
+    tokens: Sequence[str],
+    paths: Sequence[Trajectory] = (),
 ) -> None:
-    """Put the rows of a table (V, m) into a `together_figure` as letters, and name its axes.
+    """Write the symbols of a table (V, m) into a `together_figure`, and name its axes.
 
-    Of a large table only those symbols that `paths` show.
+    Of a large table, only the symbols that `paths` emit are written.
     """
     ids = written_ids(len(embedding), *(path.token_ids for path in paths))
     symbols, rows = figure.data[8], basis.transform(embedding[ids]).tolist()
     with figure.batch_update():
         symbols.x, symbols.y = [row[0] for row in rows], [row[1] for row in rows]
         symbols.text = [plain(tokens[i]) for i in ids]
-        figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = axis_label(basis, 0), axis_label(basis, 1)
+        figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = (
+            axis_label(basis, 0),
+            axis_label(basis, 1),
+        )
 
 
 def update_together(
@@ -65,9 +89,9 @@ def update_together(
     embedding,
     part: slice = slice(None),
 ) -> None:
-    """Draw the path of setting `which` (0 … 3) in place, or take it away (None). `part`: the steps that are drawn.
+    """Draw the path of setting `which` (0 … 3) in place, or hide it where `trajectory` is None.
 
-    Dotted lines lead from soft tokens to the symbols that were read off them.
+    Dotted lines lead from soft tokens to their output symbols. `part`: the steps to draw.
     """
     reading, path = figure.data[which], figure.data[4 + which]
     with figure.batch_update():
@@ -78,8 +102,13 @@ def update_together(
         read = basis.transform(embedding[trajectory.token_ids[part].to(embedding.device)]).tolist()
         for k, axis in enumerate("xy"):
             path[axis] = [point[k] for point in points]
-            reading[axis] = [end for a, b in zip(points, read, strict=True) for end in (a[k], b[k], None)]
-        path.hovertext = [f"{path.name}, {step_hover(trajectory, t)}" for t in range(len(trajectory))[part]]
+            # None ends each line
+            reading[axis] = [
+                end for a, b in zip(points, read, strict=True) for end in (a[k], b[k], None)
+            ]
+        path.hovertext = [
+            f"{path.name}, {step_hover(trajectory, t)}" for t in range(len(trajectory))[part]
+        ]
 
 
 def drift_figure(width: int = 980, height: int = 230) -> go.FigureWidget:
@@ -91,7 +120,10 @@ def drift_figure(width: int = 980, height: int = 230) -> go.FigureWidget:
                                     marker=marker, connectgaps=False, customdata=[], visible=False,
                                     hovertemplate="step %{x}: %{customdata:.3g} nats"))  # fmt: skip
     figure.add_hline(0.1, line={"color": ACCENT, "width": 1, "dash": "dash"})
-    ticks = {"tickvals": [0.001, 0.01, 0.1, 1, 10], "ticktext": ["≤ 0.001", "0.01", "0.1", "1", "10"]}
+    ticks = {
+        "tickvals": [0.001, 0.01, 0.1, 1, 10],
+        "ticktext": ["≤ 0.001", "0.01", "0.1", "1", "10"],
+    }
     figure.update_layout(
         width=width, height=height, margin={"l": 10, "r": 10, "t": 6, "b": 10}, template="plotly_white",
         showlegend=False,
@@ -101,7 +133,10 @@ def drift_figure(width: int = 980, height: int = 230) -> go.FigureWidget:
 
 
 def update_drift(figure: go.FigureWidget, which: int, kl: Sequence[float] | None) -> None:
-    """Draw the drift of setting `which` in nats; a step where it is infinite or unknown is a gap. None: no line."""
+    """Draw the drift `kl` of setting `which` in nats, or hide its line where `kl` is None.
+
+    A step whose drift is infinite or unknown is a gap.
+    """
     line = figure.data[which]
     with figure.batch_update():
         line.visible = kl is not None
@@ -110,7 +145,7 @@ def update_drift(figure: go.FigureWidget, which: int, kl: Sequence[float] | None
 
 
 def drawn_drift(kl: Sequence[float]) -> list[float | None]:
-    """What is drawn: no less than FLOOR, and None for a gap."""
+    """The drift as it is drawn: at least FLOOR, and None for a gap."""
     return [max(value, FLOOR) if np.isfinite(value) else None for value in kl]
 
 
@@ -121,18 +156,32 @@ def draw_together(
     drift: dict[str, Sequence[float]],
     part: slice = slice(None),
 ) -> Figure:
-    """The still picture of both: paths by setting name ("A" … "D") in one plane, and below it the drift in nats.
+    """The still picture: paths by setting name ("A" … "D") in one plane, and their drift below.
 
-    `part`: the steps whose soft tokens are drawn.
+    Args:
+        trajectories: one path per setting; none leaves the plane empty.
+        basis: the plane; None only where `trajectories` is empty.
+        embedding: the table (V, m).
+        drift: nats per step, by setting name.
+        part: the steps whose soft tokens are drawn; the drift is drawn at all steps.
     """
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(7.4, 7.6), height_ratios=(3, 1), layout="constrained"
     )  # fmt: skip
+    # 1) above: the paths, and the symbols around them
     for name, path in trajectories.items():
         which = "ABCD".index(name)
         points = basis.transform(path.vectors[part])[:, :2].numpy()
         above.plot(*points.T, color=SETTINGS[which], lw=0.8, alpha=0.3)
-        above.scatter(*points.T, s=22, marker=_MARKS[which][1], color=SETTINGS[which], alpha=0.7, lw=0, label=name)
+        above.scatter(
+            *points.T,
+            s=22,
+            marker=_MARKS[which][1],
+            color=SETTINGS[which],
+            alpha=0.7,
+            lw=0,
+            label=name,
+        )
     if trajectories:
         shown = {i for path in trajectories.values() for i in path.token_ids[part].tolist()}
         rows = basis.transform(embedding)[:, :2].numpy()
@@ -141,18 +190,20 @@ def draw_together(
         above.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     else:
         above.set_axis_off()
+    # 2) below: the drift, and a dashed line at 0.1 nats
     for name, kl in drift.items():
         which = "ABCD".index(name)
         line = [np.nan if value is None else value for value in drawn_drift(kl)]
         below.plot(line, color=SETTINGS[which], marker=_MARKS[which][1], ms=2.5, lw=1.2, label=name)
     below.axhline(0.1, color=ACCENT, ls="--", lw=1)
-    below.set_ylim(FLOOR * 0.8, 30)  # first: a logarithmic axis has no limits of its own where all is alike
+    # before the scale: a logarithmic axis finds no limits of its own where all values are equal
+    below.set_ylim(FLOOR * 0.8, 30)
     below.set(yscale="log", xlabel="step", ylabel=DRIFT)
     plt.close(figure)
     return figure
 
 
 def _faint(colour: str) -> str:
-    """A colour of #rrggbb, nearly transparent."""
+    """A colour #rrggbb, made nearly transparent."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.22)"

@@ -1,7 +1,8 @@
-"""Panels to play with. Each is a VBox whose controls can be set from Python too: ``panel.collapse.value = "nearest"``.
+"""Interactive panels; each one is a VBox whose controls can also be set from Python.
 
-Long work runs in a worker thread with a Stop button; what goes wrong is said in the panel's status line. Every panel
-carries a still picture and a `__repr__` that tells its state, for readers without a kernel.
+For example ``panel.collapse.value = "nearest"``. Long work runs in a worker thread with a Stop
+button. The panel's status line shows errors. For readers without a kernel, every panel has a still
+picture and a `__repr__` that describes its state.
 """
 
 from .attention import AttentionExplorer

@@ -1,4 +1,4 @@
-"""One setting of a CollapseExplorer: it writes, or reads its stored path again, and says how it differs from A."""
+"""One setting of a CollapseExplorer: it generates a text and marks how it differs from A."""
 
 import html
 import time
@@ -8,25 +8,33 @@ from typing import Any
 import ipywidgets as w
 
 from .. import plots
-from ..analysis.coherence import drift
-from ..analysis.texts import differing
+from ..core.predictor import Predictor
 from ..generation import Trajectory, generate
-from ..generation.recollapse import can_recollapse, path_is_free, recollapse
-from ..predictor import Predictor
+from ..generation.redecode import can_redecode, path_is_free, redecode
+from ..metrics.drift import drift
+from ..metrics.texts import differing
 from .setting import Setting, has_rows
 
 NAMES = "ABCD"
-_PATH = ("model", "prompt", "steps", "schedule", "feedback")  # all that a path depends on which is free of its symbols
+# A path that does not depend on its symbols (`path_is_free`) depends on these values only.
+_PATH = (
+    "model",
+    "prompt",
+    "steps",
+    "schedule",
+    "feedback",
+)
 
 
 class Compared(Setting):
-    """A setting with a name and a colour, its text with the differences marked, and a line about it.
+    """A setting with a name, a colour, a text with marked differences, and a note below the text.
 
-    `asked`: all that decided what was written last; `problem`: what went wrong; `how`: how it was answered, how soon.
+    `asked` holds all values that determined the latest text. `problem` is the latest error, or "".
+    `how` states whether the text was generated or read again, and how long it took.
     """
 
-    def __init__(self, name: str, models: Mapping[str, Predictor], schedules: tuple[str, ...], **chosen: Any):
-        super().__init__(models, schedules, **chosen)
+    def __init__(self, name: str, models: Mapping[str, Predictor], **chosen: Any):
+        super().__init__(models, **chosen)
         self.name, self.colour, self.note = name, plots.SETTINGS[NAMES.index(name)], w.HTML()
         self.title.value = f'<b style="color:{self.colour};font-size:16px">{name}</b>'
         self.children = (*self.children, self.note)
@@ -36,46 +44,67 @@ class Compared(Setting):
         self.problem = self.how = ""
 
     def wanted(self, **shared: Any) -> dict[str, Any]:
-        """Everything that decides what is written: the choices, and what is `shared` (prompt, steps and seed)."""
+        """Return all values that determine the text: the choices and the `shared` values.
+
+        The shared values are prompt, steps and seed.
+        """
         return {"model": self.model.value, **shared, **self.values()}
 
     def has(self, wanted: Mapping[str, Any]) -> bool:
-        """Whether this is what was written last, to the end."""
+        """Whether the latest text was generated from `wanted`, and is complete."""
         return self.asked == wanted and self._complete()
 
     def _complete(self) -> bool:
         return self.trajectory is not None and len(self.trajectory) == self.asked["steps"]
 
     def write(self, model: Predictor, wanted: dict[str, Any], stopped: Callable[[], bool]) -> None:
-        """Read the stored path again where that says what generate() would; else write anew."""
+        """Generate a text, or read the stored path again where that gives the same result.
+
+        Args:
+            model: the model that generates.
+            wanted: all values that determine the text, from `wanted()`.
+            stopped: returns True once the work should stop.
+        """
         begin, stored = time.perf_counter(), self.trajectory
         choices, seed = {name: wanted[name] for name in self.values()}, wanted["seed"]
-        same = self._complete() and has_rows(model) and all(self.asked[name] == wanted[name] for name in _PATH)
+
+        # 1) can the stored path be read again?
+        same = (
+            self._complete()
+            and has_rows(model)
+            and all(self.asked[name] == wanted[name] for name in _PATH)
+        )
         again = same and path_is_free(wanted["schedule"], wanted["feedback"], wanted["collapse"])
-        again = again and can_recollapse(model, wanted["collapse"])
+        again = again and can_redecode(model, wanted["collapse"])
+
+        # 2) read it again, or generate; an error is recorded, not raised
         try:
             if again:
-                found = recollapse(model, stored, wanted["collapse"], wanted["temperature"], seed)
+                found = redecode(model, stored, wanted["collapse"], wanted["temperature"], seed)
             else:
-                found = generate(model, wanted["prompt"], wanted["steps"], **choices, seed=seed, stop=stopped)
+                found = generate(
+                    model, wanted["prompt"], wanted["steps"], **choices, seed=seed, stop=stopped
+                )
             self.written, self.problem = (wanted["model"], found), ""
         except Exception as error:
-            if stopped():  # before the first step
+            if stopped():  # stopped before the first step: retain the previous text
                 return
             self.written, self.problem = None, str(error) or type(error).__name__
         self.asked = wanted
-        self.how = (
-            f"{self.name} {'read again' if again else 'written'} in {1000 * (time.perf_counter() - begin):.0f} ms"
-        )
+        took = 1000 * (time.perf_counter() - begin)
+        self.how = f"{self.name} {'read again' if again else 'written'} in {took:.0f} ms"
 
     @property
     def drift(self) -> list[float] | None:
-        """The KL of what was written last, in nats a step; None while it is not measured."""
+        """The KL of the latest text at each step, in nats; None while it is not measured."""
         trajectory, kl = self._measured
         return kl if trajectory is not None and trajectory is self.trajectory else None
 
     def measure(self, models: Mapping[str, Predictor], judge: Predictor | None) -> None:
-        """Measure the drift of what was written last; something newer may be written meanwhile, which then has none."""
+        """Measure the drift of the latest text.
+
+        If a newer text is generated in the meantime, `drift` stays None for that text.
+        """
         name, trajectory = self.written
         try:
             self._measured = trajectory, drift(trajectory, models[name], judge)["kl"].tolist()
@@ -83,10 +112,15 @@ class Compared(Setting):
             self.problem = f"no drift: {error}"
 
     def show(self, first: "Compared", asked: bool) -> None:
-        """The text, what differs from the `first` setting's marked; `asked`: whether it is the one asked for."""
+        """Display the text and mark where it differs from the text of the `first` setting.
+
+        `asked` is False where the text is an older one, because the work was stopped.
+        """
         if self.trajectory is None:
             self.text.value = ""
-            self.note.value = f'<span style="color:#b00020">⚠ {html.escape(self.problem or "not written")}</span>'
+            self.note.value = (
+                f'<span style="color:#b00020">⚠ {html.escape(self.problem or "not written")}</span>'
+            )
             return
         said, differs = [self.summary()], [False] * len(self.trajectory)
         if self is not first and first.trajectory is not None:
@@ -100,4 +134,8 @@ class Compared(Setting):
 
 def _difference(differs: Sequence[bool]) -> str:
     count = sum(differs)
-    return f"differs from A at {count}, first at step {list(differs).index(True)}" if count else "the same text as A"
+    return (
+        f"differs from A at {count}, first at step {list(differs).index(True)}"
+        if count
+        else "the same text as A"
+    )

@@ -1,24 +1,24 @@
-"""GenerationPanel: write with a model and watch it think."""
+"""GenerationPanel: generate with a model and watch the path of its soft tokens."""
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as w
 
 from .. import plots
-from ..analysis.geometry import PCABasis
+from ..core.predictor import Predictor
 from ..generation import Trajectory, generate
-from ..predictor import Predictor
+from ..metrics.pca import PCABasis
 from .panel import Panel
 from .setting import CHOICES, NARROW, Beginning, Setting, by_name, has_rows
 
 
 class _Column(Setting):
-    """A setting with its text, the picture of its path and the candidates of a step."""
+    """A setting with its text, the picture of its path, and the candidates of one step."""
 
-    def __init__(self, title: str, models: Mapping[str, Predictor], schedules: tuple[str, ...]):
+    def __init__(self, title: str, models: Mapping[str, Predictor], schedules: Sequence[str]):
         super().__init__(models, schedules)
         self.candidates = w.HTML()
         self.figure = plots.path_figure()
@@ -27,23 +27,39 @@ class _Column(Setting):
         self.show(title, alone=True)
 
     def show(self, title: str, alone: bool) -> None:
-        """Alone: the candidates stand beside the picture, and no title is needed; in company: below it."""
+        """Set the layout of the column.
+
+        If it is `alone`, the candidates are beside the picture and the title is empty. Otherwise
+        they are below the picture.
+        """
         self.title.value = "" if alone else f"<b>{title}</b>"
         self.layout = w.Layout(flex="1 1 0%", min_width="0", overflow="hidden")
-        self._picture.layout = w.Layout(display="flex", flex_flow="row" if alone else "column", align_items="stretch")
-        self.candidates.layout = w.Layout(width="290px" if alone else "auto", flex="0 0 auto", padding="8px")
+        self._picture.layout = w.Layout(
+            display="flex", flex_flow="row" if alone else "column", align_items="stretch"
+        )
+        self.candidates.layout = w.Layout(
+            width="290px" if alone else "auto", flex="0 0 auto", padding="8px"
+        )
 
     def show_picture(self, shown: bool) -> None:
-        """Show the path, or the candidates alone."""
+        """Display the path and the candidates, or only the candidates."""
         self._picture.children = (self.figure, self.candidates) if shown else (self.candidates,)
 
 
 class GenerationPanel(Panel):
-    """Write with a model and watch it think: the text, how surprised it was, and the path of its soft tokens.
+    """Generate with a model and see the text, its surprise, and the path of its soft tokens.
 
-    `models`: one predictor or several by name; counts and true languages have no vectors, so no path. Every change of
-    a control writes anew; `generate()` does so from Python. `panel.first` and `panel.second` are the two settings side
-    by side (the second shows once `compare` is ticked); `panel.collapse` and the like are the first one's.
+    Every change of a control generates again; `generate()` does the same from Python. `panel.first`
+    and `panel.second` are two settings side by side; the second one appears when `compare` is on.
+    `panel.collapse` and so on are the controls of the first setting.
+
+    Args:
+        models: one predictor, or several by name. Count models and true languages have no vectors,
+            so the panel draws no path for them.
+        prompt: the prompt of both settings.
+        steps: how many symbols each setting generates.
+        seed: the seed of both settings.
+        schedules: more schedules for the menus, such as "entropy(0.3)".
     """
 
     def __init__(
@@ -52,16 +68,22 @@ class GenerationPanel(Panel):
         prompt: str = "",
         steps: int = 80,
         seed: int = 0,
-        schedules: tuple[str, ...] = ("always", "never", "every(2)", "every(4)", "every(8)"),
+        schedules: Sequence[str] = (),
     ):
         super().__init__()
         self.models = by_name(models)
-        self._bases = {name: PCABasis.fit(model.embedding) for name, model in self.models.items() if has_rows(model)}
+        self._bases = {
+            name: PCABasis.fit(model.embedding)
+            for name, model in self.models.items()
+            if has_rows(model)
+        }
         beginning = Beginning(prompt, steps, seed)
         self.prompt, self.steps, self.seed = beginning.children
         self.button = w.Button(description="Generate", button_style="primary", icon="play")
         self.stop_button = w.Button(description="Stop", icon="stop")
-        self.compare = w.ToggleButton(False, description="Compare", tooltip="two settings side by side")
+        self.compare = w.ToggleButton(
+            False, description="Compare", tooltip="two settings side by side"
+        )
         self.view = w.ToggleButtons(options=["2-D", "3-D"], style={"button_width": "50px"})
         self.step = w.IntSlider(0, min=0, max=self.steps.value - 1, description="Step", style=NARROW,
                                 layout=w.Layout(width="60%"))  # fmt: skip
@@ -85,7 +107,13 @@ class GenerationPanel(Panel):
     def _connect(self) -> None:
         self.button.on_click(lambda _: self._run_in_background(self._write))
         self.stop_button.on_click(self.stop)
-        for control in (self.prompt, self.steps, self.seed, *self.first.controls, *self.second.controls):
+        for control in (
+            self.prompt,
+            self.steps,
+            self.seed,
+            *self.first.controls,
+            *self.second.controls,
+        ):
             control.observe(lambda _: self._run_in_background(self._write), "value")
         self.compare.observe(self._show_columns, "value")
         self.view.observe(lambda _: self._attempt(self._show_paths), "value")
@@ -93,20 +121,20 @@ class GenerationPanel(Panel):
 
     @property
     def trajectory(self) -> Trajectory | None:
-        """What setting A wrote last."""
+        """The trajectory that setting A generated last."""
         return self.first.trajectory
 
     def generate(self) -> Trajectory | None:
-        """Write with the present settings and show it; errors go to the status line."""
+        """Generate with the present settings and display it; errors go to the status line."""
         self._run(self._write, self._begin())
         return self.trajectory
 
     def _active(self) -> list[_Column]:
-        """The settings that are shown."""
+        """Return the settings that are displayed."""
         return [self.first, self.second] if self.compare.value else [self.first]
 
     def _written(self) -> list[_Column]:
-        """The settings that are shown and have written something."""
+        """Return the displayed settings that have a trajectory."""
         return [setting for setting in self._active() if setting.trajectory is not None]
 
     def _write(self, stop: threading.Event) -> None:
@@ -117,7 +145,9 @@ class GenerationPanel(Panel):
                 break
             name, options = setting.model.value, setting.values()
             prompt, steps, seed = self.prompt.value, self.steps.value, self.seed.value
-            trajectory = generate(self.models[name], prompt, steps, **options, seed=seed, stop=stop.is_set)
+            trajectory = generate(
+                self.models[name], prompt, steps, **options, seed=seed, stop=stop.is_set
+            )
             setting.written = name, trajectory
             done.append(setting)
             self._show_path(setting)
@@ -140,7 +170,9 @@ class GenerationPanel(Panel):
             three, basis = self.view.value == "3-D", self._bases.get(name)
             setting.show_picture(basis is not None)
             if basis:
-                plots.update_path(setting.figure, trajectory, basis, self.models[name].embedding, three)
+                plots.update_path(
+                    setting.figure, trajectory, basis, self.models[name].embedding, three
+                )
             self._show_step_of(setting)
 
     def _show_step(self) -> None:
@@ -161,10 +193,22 @@ class GenerationPanel(Panel):
             return None
         name, trajectory = self.first.written
         if name not in self._bases:
-            symbols = [trajectory.tokens[i] for i in trajectory.token_ids.tolist()]  # which may be longer than a letter
-            return plots.draw_bits(symbols, {"surprise": (-trajectory.log_probs / math.log(2)).numpy()})
+            symbols = [  # a symbol may be longer than one character
+                trajectory.tokens[i] for i in trajectory.token_ids.tolist()
+            ]
+            return plots.draw_bits(
+                symbols, {"surprise": (-trajectory.log_probs / math.log(2)).numpy()}
+            )
         return plots.draw_path(trajectory, self._bases[name], self.models[name].embedding)
 
     def __repr__(self) -> str:
-        told = [setting.tell(self.problem) for setting in self._active()] if hasattr(self, "first") else []
-        return f"GenerationPanel(prompt={self.prompt.value!r}: {'; '.join(told)})" if told else "GenerationPanel()"
+        told = (
+            [setting.tell(self.problem) for setting in self._active()]
+            if hasattr(self, "first")
+            else []
+        )
+        return (
+            f"GenerationPanel(prompt={self.prompt.value!r}: {'; '.join(told)})"
+            if told
+            else "GenerationPanel()"
+        )

@@ -1,4 +1,4 @@
-"""What every panel has: a status line, one worker at a time, a still picture for readers without a kernel."""
+"""The base class of all panels."""
 
 import base64
 import html
@@ -11,31 +11,37 @@ import ipywidgets as w
 
 
 class Panel(w.VBox):
-    """A VBox with a status line, one worker at a time, and a still picture for readers without a kernel."""
+    """A VBox with a status line, one worker at a time, and a still picture.
+
+    The still picture is for readers without a kernel.
+    """
 
     def __init__(self):
         self.status = w.HTML()
-        self.problem = ""  # what the status line says went wrong
-        self._order, self._turn = threading.Lock(), threading.Lock()  # to begin work; held by whoever works
-        self._drawing = threading.RLock()  # a slider moves while a worker draws
-        self._stop = threading.Event()  # of the newest work; older work is told to stop
+        self.problem = ""  # the error in the status line; "" without one
+        self._order, self._turn = (
+            threading.Lock(),  # held while new work replaces the stop event
+            threading.Lock(),  # held by the work that is running
+        )
+        self._drawing = threading.RLock()  # a slider may move while a worker draws
+        self._stop = threading.Event()  # belongs to the newest work; older events are set
         super().__init__()
 
     def _begin(self) -> threading.Event:
-        """The stop sign of new work; what was begun before is told to stop, even where it still waits for its turn."""
+        """Return the stop event of new work, and stop all older work, even if it still waits."""
         with self._order:
             self._stop.set()
             self._stop = threading.Event()
             return self._stop
 
     def _run(self, work: Callable[[threading.Event], None], stop: threading.Event) -> None:
-        """Do `work` once older work has stopped; an error becomes the status line."""
+        """Do `work` once older work has stopped; the status line shows an error."""
         with self._turn:
             if not stop.is_set():
                 self._attempt(work, stop)
 
     def _attempt(self, action: Callable, *arguments: Any) -> None:
-        """Call `action`; Lab hides what a callback raises, so an error becomes the status line."""
+        """Call `action` and show its error in the status line: JupyterLab hides such errors."""
         try:
             action(*arguments)
         except Exception as error:
@@ -47,17 +53,17 @@ class Panel(w.VBox):
         return thread
 
     def stop(self, *_: Any) -> None:
-        """Tell the running work to stop; what it has done so far is shown."""
+        """Ask the running work to stop; the panel displays what it has done so far."""
         self._stop.set()
 
     def say(self, text: str, kind: str = "info") -> None:
-        """Show a line of status; `kind` "error" in red."""
+        """Put `text` into the status line, in red where `kind` is "error"."""
         self.problem = text if kind == "error" else ""
         colour, mark = ("#b00020", "⚠ ") if kind == "error" else ("#5a606e", "")
         self.status.value = f'<span style="color:{colour}">{mark}{html.escape(text)}</span>'
 
     def still(self):
-        """A matplotlib figure of what the panel shows, or None."""
+        """Return a matplotlib figure of what the panel displays, or None."""
         return None
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:

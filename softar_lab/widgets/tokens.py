@@ -1,31 +1,42 @@
-"""TokenExplorer: type a text and see it cut into tokens, with their ids and their rows of the table."""
+"""TokenExplorer: type a text and see its tokens, their ids and their embedding rows."""
 
 from collections.abc import Mapping
 
 import ipywidgets as w
 
 from .. import plots
+from ..core.predictor import Predictor
 from ..evidence import masked
-from ..predictor import Predictor
 from .panel import Panel
 from .setting import NARROW, by_name, has_rows
 
-MOST = 200  # tokens of a text that are shown
+MOST = 200  # at most so many tokens of a text are displayed
 
 
 class TokenExplorer(Panel):
-    """A text as several models read it: each token in a tint, its id, and the first numbers of its row of the table.
+    """A text as several models read it: coloured tokens, their ids and part of their rows.
 
-    `models`: one predictor with a tokenizer, or several by name; without vectors there are no rows to be shown.
-    `explorer.text` and `explorer.width` (numbers of a row that are shown) are the controls; `cut(name)` gives the
-    tokens and their ids. What goes wrong, such as an unknown character, stands in the status line.
+    The controls are `explorer.text` and `explorer.width`. `cut(name)` returns the tokens and their
+    ids. The status line shows errors, such as an unknown character.
+
+    Args:
+        models: one predictor with a tokenizer, or several by name. A model without vectors has no
+            embedding rows to display.
+        text: the text at the start.
+        width: how many of the first numbers of each row are displayed.
     """
 
-    def __init__(self, models: Predictor | Mapping[str, Predictor], text: str = "", width: int = 12):
+    def __init__(
+        self, models: Predictor | Mapping[str, Predictor], text: str = "", width: int = 12
+    ):
         super().__init__()
         self.models = by_name(models)
-        self.text = w.Textarea(text, description="Text", style=NARROW, layout=w.Layout(width="80%", height="64px"))
-        self.width = w.IntSlider(width, min=0, max=32, description="Row", style=NARROW, layout=w.Layout(width="40%"))
+        self.text = w.Textarea(
+            text, description="Text", style=NARROW, layout=w.Layout(width="80%", height="64px")
+        )
+        self.width = w.IntSlider(
+            width, min=0, max=32, description="Row", style=NARROW, layout=w.Layout(width="40%")
+        )
         self.shown = {name: w.HTML() for name in self.models}
         self.children = (self.text, self.width, self.status, *self.shown.values())
         for control in (self.text, self.width):
@@ -33,7 +44,11 @@ class TokenExplorer(Panel):
         self._attempt(self._show)
 
     def cut(self, name: str) -> tuple[list[str], list[int]]:
-        """Tokens and ids of the present text. Raises ValueError at a character that the tokenizer refuses."""
+        """Return the tokens and ids of the present text, cut by the tokenizer of model `name`.
+
+        Raises:
+            ValueError: where the tokenizer refuses a character.
+        """
         tokenizer = self.models[name].tokenizer
         ids = tokenizer.encode(self.text.value).tolist()
         return [tokenizer.tokens[i] for i in ids], ids
@@ -48,7 +63,11 @@ class TokenExplorer(Panel):
                 self.shown[name].value = ""
                 continue
             counts.append(f"{name} {len(ids)}")
-            rows = model.embedding[ids[:MOST], : self.width.value].cpu().numpy() if has_rows(model) else None
+            rows = (
+                model.embedding[ids[:MOST], : self.width.value].cpu().numpy()
+                if has_rows(model)
+                else None
+            )
             more = max(0, len(ids) - MOST)
             self.shown[name].value = plots.tokens_html(name, pieces[:MOST], ids[:MOST], rows, more)
         if problems:

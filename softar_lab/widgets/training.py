@@ -6,19 +6,36 @@ from typing import Any
 import ipywidgets as w
 
 from .. import plots
-from ..batches import TrainConfig
 from ..evidence import masked
 from ..models.soft_ar import SoftAR
-from ..training import Run, train
+from ..training.config import TrainConfig
+from ..training.loop import Run, train
 from .panel import Panel
 
 
 class TrainingMonitor(Panel):
-    """Train a model and watch its loss fall; Stop saves and returns. `train()` does so from Python and waits."""
+    """Train a model and watch its loss; the Stop button ends the run early.
 
-    def __init__(self, model: SoftAR, corpus: Any, config: TrainConfig | None = None, **options: Any):
+    `train()` does the same from Python and waits for the end.
+
+    Args:
+        model: the model to train.
+        corpus: the training and validation texts.
+        config: the training recipe; None is the default `TrainConfig()`.
+        options: further arguments of `softar_lab.training.loop.train`. With `out`, the run is
+            saved in that folder, also after Stop.
+    """
+
+    def __init__(
+        self, model: SoftAR, corpus: Any, config: TrainConfig | None = None, **options: Any
+    ):
         super().__init__()
-        self.model, self.corpus, self.config, self.options = model, corpus, config or TrainConfig(), options
+        self.model, self.corpus, self.config, self.options = (
+            model,
+            corpus,
+            config or TrainConfig(),
+            options,
+        )
         self.run: Run | None = None
         self.button = w.Button(description="Train", button_style="primary", icon="play")
         self.stop_button = w.Button(description="Stop", icon="stop")
@@ -28,10 +45,18 @@ class TrainingMonitor(Panel):
         self._scores: list[tuple[int, float]] = []
         self.button.on_click(lambda _: self._run_in_background(self._work))
         self.stop_button.on_click(self.stop)
-        self.children = (w.HBox([self.button, self.stop_button, self.bar]), self.status, self.figure)
+        self.children = (
+            w.HBox([self.button, self.stop_button, self.bar]),
+            self.status,
+            self.figure,
+        )
 
     def train(self) -> Run | None:
-        """Train with the panel's recipe and wait for the end; None where it failed (the status line says why)."""
+        """Train with the panel's recipe and wait for the end.
+
+        Returns:
+            The run, or None where it failed; the status line then shows the error.
+        """
         self._run(self._work, self._begin())
         return self.run
 
@@ -40,15 +65,19 @@ class TrainingMonitor(Panel):
 
         def on_step(event: dict[str, Any]) -> bool:
             self._show(event)
-            return stop.is_set()
+            return stop.is_set()  # True ends the training
 
-        self.run = train(self.model, self.corpus, self.config, progress=False, on_step=on_step, **self.options)
+        self.run = train(
+            self.model, self.corpus, self.config, progress=False, on_step=on_step, **self.options
+        )
         history = self.run.history
         self._scores = list(zip(history["step"], history["val_bits_per_char"]))
         self.bar.value = self._scores[-1][0]
         self._draw()
         ended = "stopped" if self.run.interrupted else "done"
-        self.say(f"{ended}: {self.run.val_bits_per_char:.3f} bits per character on the validation text")
+        self.say(
+            f"{ended}: {self.run.val_bits_per_char:.3f} bits per character on the validation text"
+        )
 
     def _show(self, event: dict[str, Any]) -> None:
         step, steps = event["step"], event["steps"]
@@ -56,7 +85,7 @@ class TrainingMonitor(Panel):
         if "val_bits_per_char" in event:
             self._scores.append((step, event["val_bits_per_char"]))
         if step % max(1, steps // 50) and step != steps:
-            return
+            return  # draw about 50 times per run
         left = event["seconds"] / step * (steps - step)
         self.bar.value = step
         self.say(f"step {step} of {steps}, loss {event['train_loss']:.3f}, about {left:.0f} s left")

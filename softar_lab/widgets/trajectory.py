@@ -1,41 +1,60 @@
-"""TrajectoryExplorer: walk along a path of soft tokens, step by step."""
+"""TrajectoryExplorer: follow a path of soft tokens, step by step."""
 
 from typing import Any
 
 import ipywidgets as w
 
 from .. import plots
-from ..analysis.coherence import detectors
-from ..analysis.geometry import PCABasis
+from ..core.predictor import Predictor
 from ..evidence import masked
 from ..generation import Trajectory, generate
-from ..models.barycentric import barycentric
-from ..predictor import Predictor
+from ..metrics.drift import detectors
+from ..metrics.pca import PCABasis
+from ..models.simplex import barycentric
 from .panel import Panel
 from .setting import NARROW, has_rows
 
 
 class TrajectoryExplorer(Panel):
-    """Step through a path: the text, the candidates, what the detectors say, and where the soft token lies by the hull.
+    """Step through a path and see the text, the candidates, the detectors and the hull.
 
-    `trajectory`: one that `model` wrote, or a prompt, from which it writes `steps` symbols; `options` are those of
-    `generate()`. `explorer.step` is the slider; `explorer.show(trajectory)` puts another path of the same model in. A
-    model without vectors has a text and candidates, and the status line says what is missing.
+    The picture places each soft token relative to the hull of the embedding rows. `explorer.step`
+    is the slider. `explorer.show(trajectory)` displays another path of the same model. For a model
+    without vectors, the panel displays only the text and the candidates, and the status line states
+    what is missing.
+
+    Args:
+        model: the model that generated the trajectory, or that will generate it.
+        trajectory: a trajectory of `model`, or a prompt to generate from.
+        steps: how many symbols are generated from a prompt.
+        options: further arguments of `generate()`.
     """
 
-    def __init__(self, model: Predictor, trajectory: Trajectory | str = "", steps: int = 120, **options: Any):
+    def __init__(
+        self, model: Predictor, trajectory: Trajectory | str = "", steps: int = 120, **options: Any
+    ):
         super().__init__()
         self.model, self.trajectory, self.detectors, self._weights = model, None, None, None
         self._basis = PCABasis.fit(model.embedding, 2) if has_rows(model) else None
-        self.step = w.IntSlider(0, min=0, max=0, description="Step", style=NARROW, layout=w.Layout(width="60%"))
+        self.step = w.IntSlider(
+            0, min=0, max=0, description="Step", style=NARROW, layout=w.Layout(width="60%")
+        )
         self.play = w.Play(min=0, max=0, interval=350)
         w.jslink((self.play, "value"), (self.step, "value"))
         self.text, self.candidates, self.mixture = w.HTML(), w.HTML(), w.HTML()
         self.figure, self.curves = plots.hull_figure(), plots.curves_figure()
-        left, right = w.Layout(flex="1 1 0%", min_width="0"), w.Layout(flex="0 0 330px", padding="0 8px")
+        left, right = (
+            w.Layout(flex="1 1 0%", min_width="0"),
+            w.Layout(flex="0 0 330px", padding="0 8px"),
+        )
         plane = w.VBox([self.figure, self.mixture] if self._basis else [], layout=left)
         side = w.VBox([self.candidates, *([self.curves] if self._basis else [])], layout=right)
-        self.children = (w.HBox([self.play, self.step]), self.status, self.text, w.HBox([plane, side]))
+        self.children = (
+            w.HBox([self.play, self.step]),
+            self.status,
+            self.text,
+            w.HBox([plane, side]),
+        )
         self.step.observe(lambda _: self._attempt(self._show_step), "value")
         if isinstance(trajectory, Trajectory):
             self.show(trajectory)
@@ -43,7 +62,7 @@ class TrajectoryExplorer(Panel):
             self._attempt(lambda: self.show(generate(model, trajectory, steps, **options)))
 
     def show(self, trajectory: Trajectory) -> None:
-        """Walk along this path from now on; what goes wrong is said in the status line."""
+        """Display this trajectory from now on; errors go to the status line."""
         self._attempt(self._show, trajectory)
 
     def _show(self, trajectory: Trajectory) -> None:
@@ -60,7 +79,11 @@ class TrajectoryExplorer(Panel):
                 plots.update_curves(self.curves, measures)
             self._show_step()
         soft = int((~trajectory.collapsed).sum())
-        missing = "" if self._basis else " · this model predicts no vectors, so there is no path to be drawn"
+        missing = (
+            ""
+            if self._basis
+            else " · this model predicts no vectors, so there is no path to be drawn"
+        )
         self.say(f"{len(trajectory)} steps, {soft} of them left soft{missing}")
 
     def _show_step(self) -> None:
@@ -72,7 +95,9 @@ class TrajectoryExplorer(Panel):
             self.candidates.value = plots.candidates_html(trajectory, step)
             if self._basis:
                 weights, off = self._weights[step], float(self.detectors["off_hull"].iloc[step])
-                plots.update_hull(self.figure, trajectory, self._basis, self.model.embedding, weights, step)
+                plots.update_hull(
+                    self.figure, trajectory, self._basis, self.model.embedding, weights, step
+                )
                 plots.move_cursor(self.curves, step)
                 self.mixture.value = plots.mixture_html(trajectory, weights, off, step)
 
@@ -81,18 +106,31 @@ class TrajectoryExplorer(Panel):
             return None
         step = self.step.value
         return plots.draw_step(
-            self.trajectory, self._basis, self.model.embedding, self._weights[step], self.detectors, step
+            self.trajectory,
+            self._basis,
+            self.model.embedding,
+            self._weights[step],
+            self.detectors,
+            step,
         )
 
     def __repr__(self) -> str:
         if getattr(self, "trajectory", None) is None:
-            return f"TrajectoryExplorer(nothing: {self.problem})" if self.problem else "TrajectoryExplorer()"
+            return (
+                f"TrajectoryExplorer(nothing: {self.problem})"
+                if self.problem
+                else "TrajectoryExplorer()"
+            )
         one, step = self.trajectory, self.step.value
-        options = ", ".join(f"{name}={value}" for name, value in one.settings.items() if name != "steps")
+        options = ", ".join(
+            f"{name}={value}" for name, value in one.settings.items() if name != "steps"
+        )
         symbol = one.tokens[int(one.token_ids[step])]
         measures = {} if self.detectors is None else self.detectors.iloc[step]
         found = ", ".join(
-            f"{name} {masked(f'{float(measures[name]):.3g}')}" for name in plots.CURVES if name in measures
+            f"{name} {masked(f'{float(measures[name]):.3g}')}"
+            for name in plots.CURVES
+            if name in measures
         )
         where = f"step {step} of {len(one)} shows {masked(repr(symbol))}{found and ': ' + found}"
         return f"TrajectoryExplorer(prompt={one.prompt!r}, {options} wrote {masked(repr(one.text))}; {where})"

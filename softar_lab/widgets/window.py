@@ -1,4 +1,4 @@
-"""WindowExplorer: drag the sizes of a structured window, see where a story's characters sit and what is still known."""
+"""WindowExplorer: resize a structured window; see each character's slot and the answers."""
 
 import threading
 from collections.abc import Mapping
@@ -7,11 +7,11 @@ from dataclasses import replace
 import ipywidgets as w
 
 from .. import plots
-from ..analysis.slots import Answer, still_answers, token_slots
+from ..data.languages.tales import question_parts
 from ..evidence import masked
+from ..metrics.window_answers import Answer, still_answers, token_slots
 from ..models.soft_ar import SoftAR
-from ..models.window import Window
-from ..sources.tales import question_parts
+from ..models.window_memory.layout import Window
 from .panel import Panel
 from .setting import NARROW, by_name
 
@@ -19,13 +19,22 @@ WIDTH = w.Layout(width="400px")
 
 
 class WindowExplorer(Panel):
-    """A story of `tales` as a strip, each character in the colour of its slot, and the answers to its question.
+    """A story of `tales` as a strip, coloured by slot, and a model's answers to its question.
 
-    `models`: one windowed SoftAR or several by name, of which `explorer.model` picks one. `aggregate`, `segments`,
-    `stretch`, `hard` and `soft` are sliders, `read` says how much of the story was read when the picture is taken. The
-    memory slots are what a model was trained with: it answers where they are as it knows them, with its own memory and
-    with that memory masked; elsewhere the strip is shown alone, and the status line says so.
-    Raises ValueError where a model has no window, or the story asks nothing.
+    The sliders `aggregate`, `segments`, `stretch`, `hard` and `soft` set the window. The slider
+    `read` sets how many characters of the story have been read in the picture.
+
+    A model answers only where the memory slots are those it was trained with and the window fits
+    its context. It answers twice: with its memory, and with that memory masked. Otherwise the panel
+    displays only the strip, and the status line gives the reason. The status line also shows other
+    errors, such as a story without a question.
+
+    Args:
+        models: one SoftAR with a window, or several by name; `explorer.model` chooses one.
+        story: the story at the start, with its question and answer.
+
+    Raises:
+        ValueError: where a model has no window.
     """
 
     def __init__(self, models: SoftAR | Mapping[str, SoftAR], story: str):
@@ -54,9 +63,20 @@ class WindowExplorer(Panel):
         self.soft = slider("Soft", 8, 0, most)
         self.boxes, self.strip, self.said = w.HTML(), w.HTML(), w.HTML()
         sizes = w.HBox(
-            [w.VBox([self.aggregate, self.segments, self.stretch]), w.VBox([self.hard, self.soft, self.read])]
+            [
+                w.VBox([self.aggregate, self.segments, self.stretch]),
+                w.VBox([self.hard, self.soft, self.read]),
+            ]
         )
-        self.children = (self.model, self.story, sizes, self.status, self.boxes, self.strip, self.said)
+        self.children = (
+            self.model,
+            self.story,
+            sizes,
+            self.status,
+            self.boxes,
+            self.strip,
+            self.said,
+        )
         for control in (self.model, self.story, self.read, self.aggregate, self.segments, self.stretch, self.hard,
                         self.soft):  # fmt: skip
             control.observe(lambda _: self._changed(), "value")
@@ -64,24 +84,35 @@ class WindowExplorer(Panel):
 
     @property
     def window(self) -> Window:
-        """The window as the sliders have it. Raises ValueError where it holds no token."""
+        """The window that the sliders describe.
+
+        Raises:
+            ValueError: where the window holds no token.
+        """
         own = self.models[self.model.value].config.layout
         if self.hard.value + self.soft.value < 1:
             raise ValueError("a window holds at least one token: raise Hard or Soft")
-        sizes = {name: getattr(self, name).value for name in ("aggregate", "segments", "stretch", "hard", "soft")}
+        sizes = {
+            name: getattr(self, name).value
+            for name in ("aggregate", "segments", "stretch", "hard", "soft")
+        }
         return replace(own, **sizes, keep=None)
 
     def update(self) -> dict[str, Answer]:
-        """Show what the sliders say, now, and return the answers by way of reading; {} where there are none."""
+        """Apply the sliders now and wait.
+
+        Returns:
+            The answers by condition ("with its memory", "memory masked"); {} without answers.
+        """
         self._run(self._show, self._begin())
         return self.answers
 
     def _changed(self) -> None:
-        self._attempt(self._show_strip)  # at once; what is answered follows
+        self._attempt(self._show_strip)  # at once; the answers follow
         self._run_in_background(self._show)
 
     def _show_strip(self) -> tuple[Window, int]:
-        """Boxes and strip; the window and the slots it takes in all."""
+        """Draw the boxes and the strip; return the window and its total number of slots."""
         with self._drawing:
             window, story = self.window, self.story.value
             context = window.memory + window.hard + window.soft
@@ -90,30 +121,50 @@ class WindowExplorer(Panel):
             self.parts = token_slots(window, context, read)
             counts = [("aggregate", window.aggregate)]
             counts += [(f"segment {i + 1}", 1) for i in range(window.segments)]
-            self.boxes.value = plots.slots_html([*counts, ("hard", window.hard), ("soft", window.soft)])
+            self.boxes.value = plots.slots_html(
+                [*counts, ("hard", window.hard), ("soft", window.soft)]
+            )
             self.strip.value = plots.window_html(story, self.parts)
             lost = self.parts.count("lost")
-            self.say(f"{read} characters read, {context} slots{f', {lost} characters lost' if lost else ''}")
+            self.say(
+                f"{read} characters read, {context} slots{f', {lost} characters lost' if lost else ''}"
+            )
         return window, context
 
     def _show(self, stop: threading.Event) -> None:
         try:
+            # 1) the strip, which needs no prediction
             window, context = self._show_strip()
             model, own = self.models[self.model.value], self.models[self.model.value].config
             story, said = self.story.value, {}
             truth = question_parts(story).answer.rstrip("\n")
-            trained, silent = own.layout, f"{len(self.parts)} characters read · no answer: the model"
-            if any(getattr(window, n) != getattr(trained, n) for n in ("aggregate", "segments", "stretch")):
+            trained, silent = (
+                own.layout,
+                f"{len(self.parts)} characters read · no answer: the model",
+            )
+
+            # 2) the answers, if the model can work with this window
+            if any(
+                getattr(window, n) != getattr(trained, n)
+                for n in ("aggregate", "segments", "stretch")
+            ):
                 memory = f"{trained.aggregate} aggregate and {trained.segments} segments of {trained.stretch}"
                 self.say(f"{silent}'s memory is {memory}, and was trained as that")
             elif context > own.context:
                 self.say(f"{silent}'s context has {own.context} slots, these are {context}")
             else:
-                seen = {"with its memory": window, "memory masked": replace(window, control="masked")}
-                said = {name: still_answers(model.with_window(one), story) for name, one in seen.items()}
+                seen = {
+                    "with its memory": window,
+                    "memory masked": replace(window, control="masked"),
+                }
+                said = {
+                    name: still_answers(model.with_window(one), story) for name, one in seen.items()
+                }
         except ValueError:
             self.answers, self.said.value = {}, ""
             raise
+
+        # 3) display them, unless newer work has begun
         if stop.is_set():
             return
         with self._drawing:
@@ -122,19 +173,31 @@ class WindowExplorer(Panel):
             self.said.value = plots.answers_html(rows, truth) if rows else ""
 
     def still(self):
-        return plots.draw_window(self.story.value, self.parts, self._title()) if self.parts else None
+        return (
+            plots.draw_window(self.story.value, self.parts, self._title()) if self.parts else None
+        )
 
     def _title(self) -> str:
-        answers = "; ".join(f"{name}: {one.prob:.0%} for the true answer" for name, one in self.answers.items())
+        answers = "; ".join(
+            f"{name}: {one.prob:.0%} for the true answer" for name, one in self.answers.items()
+        )
         return answers or "where the characters sit"
 
     def __repr__(self) -> str:
         if not getattr(self, "parts", None):
-            return f"WindowExplorer(nothing: {self.problem})" if getattr(self, "problem", "") else "WindowExplorer()"
-        sizes = ", ".join(f"{n}={getattr(self, n).value}" for n in ("aggregate", "segments", "stretch", "hard", "soft"))
+            return (
+                f"WindowExplorer(nothing: {self.problem})"
+                if getattr(self, "problem", "")
+                else "WindowExplorer()"
+            )
+        sizes = ", ".join(
+            f"{n}={getattr(self, n).value}"
+            for n in ("aggregate", "segments", "stretch", "hard", "soft")
+        )
         counts = {part: self.parts.count(part) for part in dict.fromkeys(self.parts)}
         where = ", ".join(f"{count} in {part}" for part, count in counts.items())
         said = "".join(
-            f"; {name} {masked(f'{one.prob:.3f}')} {masked(repr(one.said))}" for name, one in self.answers.items()
+            f"; {name} {masked(f'{one.prob:.3f}')} {masked(repr(one.said))}"
+            for name, one in self.answers.items()
         )
         return f"WindowExplorer({self.model.value}, {sizes}: {where}{said})"

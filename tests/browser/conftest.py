@@ -1,4 +1,6 @@
-"""Browser tests run where playwright and a Chromium are; elsewhere they are skipped, and say why."""
+"""Browser tests run where playwright and a Chromium are; elsewhere they are skipped, and say
+why.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="package")
 def jupyter_lab():
-    """The one server and browser of all browser tests; closed after them, since an open page keeps computing."""
+    """The one server and browser of all browser tests; closed after them, since an open page keeps
+    computing.
+    """
     pytest.importorskip("playwright", reason="playwright is not installed")
     from .lab import Lab, chromium
 
@@ -28,5 +32,7 @@ def jupyter_lab():
 
 @pytest.fixture(scope="module")
 def start_lab(jupyter_lab, request):
-    """start_lab(folder of notebooks) -> the `lab.Lab` of all tests, on a copy of them; its manual is lab.py."""
+    """start_lab(folder of notebooks) -> the `lab.Lab` of all tests, on a copy of them; its manual
+    is lab.py.
+    """
     return partial(jupyter_lab.take, shots=SHOTS / request.module.__name__)

@@ -1,4 +1,6 @@
-"""The explorers, used as a person would: another collapse redraws text and path, a step moves all that hangs on it."""
+"""The explorers, used as a person would: another collapse redraws text and path, a step moves all
+that hangs on it.
+"""
 
 from pathlib import Path
 
@@ -14,7 +16,10 @@ soft = lab.SoftAR.load("../data/checkpoints/tales-soft")
 hard = lab.SoftAR.load("../data/checkpoints/tales-hard")
 """
 NOTEBOOKS = {
-    "attention": [MODELS, "AttentionExplorer(hard, 'Once the king had a lamp. The king gave the lamp to the')"],
+    "attention": [
+        MODELS,
+        "AttentionExplorer(hard, 'Once the king had a lamp. The king gave the lamp to the')",
+    ],
     "collapse": [
         MODELS,
         "settings = [{}, {'schedule': 'never', 'feedback': 'raw', 'collapse': 'nearest'}]",
@@ -31,12 +36,14 @@ NOTEBOOKS = {
         "TrajectoryExplorer(soft, 'Once the king ', schedule='never', feedback='raw', temperature=0.8)",
     ],
 }
-# What a setting shows: its text, and of the first plotly figure its path and the lines to the symbols read off it.
+# What a setting shows: its text, and of the first plotly figure its path and the lines to the
+# symbols read off it.
 SHOWN = """which => JSON.stringify([
     document.querySelectorAll('.jupyter-widgets div[style*="pre-wrap"]')[which]?.innerText,
     ...['reading ', ''].map(kind => document.querySelector('.js-plotly-plot')._fullData.find(
         trace => trace.name === kind + 'ABCD'[which])).map(trace => trace?.visible && [[...trace.x], [...trace.y]])])"""
-# Chooses an option of the which-th dropdown of a name, and says after how many ms what is shown has changed.
+# Chooses an option of the which-th dropdown of a name, and says after how many ms what is shown has
+# changed.
 CHOOSE = """async ([which, description, option]) => {
     const shown = SHOWN, before = JSON.parse(shown(which)), begin = performance.now();
     const labels = [...document.querySelectorAll('.widget-label')].filter(e => e.innerText.trim() === description);
@@ -61,7 +68,9 @@ def lab(start_lab, tmp_path_factory):
     (root / "data").symlink_to(ROOT / "data")
     kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     for name, sources in NOTEBOOKS.items():
-        nb = new_notebook(cells=[new_code_cell(source) for source in sources], metadata={"kernelspec": kernelspec})
+        nb = new_notebook(
+            cells=[new_code_cell(source) for source in sources], metadata={"kernelspec": kernelspec}
+        )
         nbformat.write(nb, root / "notebooks" / f"{name}.ipynb")
     return start_lab(root / "notebooks")
 
@@ -75,7 +84,9 @@ def collapse(lab):
 
 
 def choose(lab, which: int, description: str, option: str) -> bool:
-    """Choose it in a setting; text and readings change (how soon is printed). Whether the soft tokens moved."""
+    """Choose it in a setting; text and readings change (how soon is printed). Whether the soft
+    tokens moved.
+    """
     ms, moved = lab.page.evaluate(CHOOSE, [which, description, option])
     print(f"{'ABCD'[which]}, {description} {option}: text and picture changed after {ms:.0f} ms")
     return moved
@@ -91,7 +102,9 @@ def test_collapse_explorer_shows_two_texts_two_paths_and_two_drifts(collapse):
 
 @pytest.mark.parametrize("option", ["softmax", "barycentric", "nearest"])
 def test_another_collapse_of_a_soft_path_changes_what_is_read_off_it(collapse, option):
-    assert not choose(collapse, 1, "Collapse", option)  # the path is the same: nothing that is read is fed back
+    assert not choose(
+        collapse, 1, "Collapse", option
+    )  # the path is the same: nothing that is read is fed back
     collapse.wait_for(r"B read again in \d+ ms$|B read again in \d+ ms\n")
     collapse.check()
 
@@ -111,7 +124,9 @@ def test_settings_are_added_and_removed(collapse):
     collapse.screenshot("four")
     collapse.press("Remove")
     collapse.press("Remove")
-    collapse.wait_until(lambda: "C " not in collapse.page.locator(".widget-html").all_inner_texts(), "C to be gone")
+    collapse.wait_until(
+        lambda: "C " not in collapse.page.locator(".widget-html").all_inner_texts(), "C to be gone"
+    )
     assert '"C' not in collapse.page.evaluate(SHOWN, 2)
     collapse.check()
 
@@ -170,10 +185,16 @@ def test_attention_explorer_shows_under_the_pointer_where_a_token_looks(lab):
     lab.wait_until(lambda: lab.page.evaluate(frames)[1]["y0"] == 19.5, "row 20 to be framed")
     squares = lab.page.locator(".js-plotly-plot .nsewdrag")
     box = squares.nth(0).bounding_box()
-    squares.nth(0).click(position={"x": 0.6 * box["width"], "y": 0.9 * box["height"]})  # layer 4, head 3
-    lab.wait_until(lambda: lab.page.evaluate(frames)[0]["y0"] > 3 * 56, "the fourth layer to be framed")
+    squares.nth(0).click(
+        position={"x": 0.6 * box["width"], "y": 0.9 * box["height"]}
+    )  # layer 4, head 3
+    lab.wait_until(
+        lambda: lab.page.evaluate(frames)[0]["y0"] > 3 * 56, "the fourth layer to be framed"
+    )
     box = squares.nth(1).bounding_box()
-    squares.nth(1).click(position={"x": 0.1 * box["width"], "y": 0.7 * box["height"]})  # row 39 of 56
+    squares.nth(1).click(
+        position={"x": 0.1 * box["width"], "y": 0.7 * box["height"]}
+    )  # row 39 of 56
     lab.wait_for(r" \(39\) looks at")
     assert "⚠" not in lab.shown()
     lab.screenshot("attention")

@@ -33,8 +33,12 @@ display(w.VBox([button, broken, label, figure, mode, steps, rate, name, flag, sa
 NOTEBOOKS = {
     "widgets": [WIDGETS, "import time; time.sleep(1)", "print('the last', 'cell')"],
     "failing": ["print(1)", "raise RuntimeError('this cell fails')", "print('never', 'reached')"],
-    "foreign": ["from IPython.display import HTML\nHTML('<img src=\"http://softar.invalid/pixel.png\">')"],
-    "writing": ["from pathlib import Path\nPath('left.txt').write_text('x')\nprint(Path('../data/here').read_text())"],
+    "foreign": [
+        "from IPython.display import HTML\nHTML('<img src=\"http://softar.invalid/pixel.png\">')"
+    ],
+    "writing": [
+        "from pathlib import Path\nPath('left.txt').write_text('x')\nprint(Path('../data/here').read_text())"
+    ],
 }
 
 
@@ -47,7 +51,9 @@ def folder(tmp_path_factory):
     (root / "data" / "here").write_text("data reached")
     kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     for name, sources in NOTEBOOKS.items():
-        nb = new_notebook(cells=[new_code_cell(source) for source in sources], metadata={"kernelspec": kernelspec})
+        nb = new_notebook(
+            cells=[new_code_cell(source) for source in sources], metadata={"kernelspec": kernelspec}
+        )
         nbformat.write(nb, root / "notebooks" / f"{name}.ipynb")
     return root / "notebooks"
 

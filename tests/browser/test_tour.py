@@ -1,4 +1,6 @@
-"""The tour, used as a person would: run it, press Generate, choose another collapse, walk the path, turn it."""
+"""The tour, used as a person would: run it, press Generate, choose another collapse, walk the path,
+turn it.
+"""
 
 import re
 from pathlib import Path
@@ -50,7 +52,10 @@ def test_generate_writes_with_what_was_chosen(tour):
 def test_another_collapse_changes_text_and_picture(tour):
     before_text, before_path = written(tour), drawn(tour)
     tour.choose("Collapse", "nearest")
-    tour.wait_until(lambda: written(tour) != before_text and drawn(tour) != before_path, "text and picture to change")
+    tour.wait_until(
+        lambda: written(tour) != before_text and drawn(tour) != before_path,
+        "text and picture to change",
+    )
     tour.screenshot("nearest")
     tour.check()
 

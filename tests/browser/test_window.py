@@ -1,4 +1,6 @@
-"""The window's and the sums' panels, used as a person would: drag a size, and strip and answer follow."""
+"""The window's and the sums' panels, used as a person would: drag a size, and strip and answer
+follow.
+"""
 
 from pathlib import Path
 
@@ -12,7 +14,7 @@ STORY = (
     "The uncle gave the clock to the brother. Who has the clock? The brother."
 )
 SOURCES = [
-    "import softar_lab as lab\nfrom softar_lab.sources.corpora import tales_words\n"
+    "import softar_lab as lab\nfrom softar_lab.data.corpora import tales_words\n"
     "from softar_lab.widgets import SumExplorer, WindowExplorer\n"
     "model = lab.SoftAR.load('../data/checkpoints/tales-window')\n"
     "words = lab.SoftAR.load('../data/checkpoints/tales-words')",
@@ -29,7 +31,9 @@ def lab(start_lab, tmp_path_factory):
     (root / "notebooks").mkdir()
     (root / "data").symlink_to(ROOT / "data")
     kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nb = new_notebook(cells=[new_code_cell(source) for source in SOURCES], metadata={"kernelspec": kernelspec})
+    nb = new_notebook(
+        cells=[new_code_cell(source) for source in SOURCES], metadata={"kernelspec": kernelspec}
+    )
     nbformat.write(nb, root / "notebooks" / "window.ipynb")
     lab = start_lab(root / "notebooks")
     lab.open("window.ipynb")
@@ -48,7 +52,9 @@ def test_every_character_stands_in_its_slot(lab):
     lab.check()
 
 
-@pytest.mark.parametrize(("name", "value"), [("Hard", 20), ("Soft", 2), ("Read", 60), ("Segments", 4)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("Hard", 20), ("Soft", 2), ("Read", 60), ("Segments", 4)]
+)
 def test_dragging_a_size_redraws_the_strip_within_a_second(lab, name, value):
     before = lab.page.evaluate(STRIP)
     watch = """([strip, before]) => new Promise(done => {
@@ -61,7 +67,9 @@ def test_dragging_a_size_redraws_the_strip_within_a_second(lab, name, value):
     lab.slide(name, value)
     ms = lab.page.evaluate("() => window.redrawn")
     assert ms is not None
-    print(f"{name} {value}: the strip changed after {ms:.0f} ms, the search for the slider included")
+    print(
+        f"{name} {value}: the strip changed after {ms:.0f} ms, the search for the slider included"
+    )
     assert "⚠" not in lab.shown()
     lab.check()
 

@@ -1,10 +1,20 @@
-"""What the output is and how it is trained (K1, K7, K22). Each objective is one class and states its p(w | prefix).
+"""Objectives: what the model's output is and how it is trained (K1, K7, K22).
 
-A new one subclasses `Objective` and is decorated with ``@OBJECTIVES.register("name")``; see base.py.
+Each objective is one class and defines its p(w | prefix). To add one, subclass `Objective` and
+decorate the class with ``@OBJECTIVES.register("name")``; see base.py.
 """
 
-from . import likelihoods, regressions, densities, samplers  # noqa: F401, I001  (the order in which names are listed)
+# The names of the objectives are listed in the order of these imports.
+from . import likelihoods, regressions, densities, samplers  # noqa: F401, I001
 from .base import OBJECTIVES, Objective, make_objective, names
 from .readouts import READOUTS, Readout, squared_distance
 
-__all__ = ["OBJECTIVES", "READOUTS", "Objective", "Readout", "make_objective", "names", "squared_distance"]
+__all__ = [
+    "OBJECTIVES",
+    "READOUTS",
+    "Objective",
+    "Readout",
+    "make_objective",
+    "names",
+    "squared_distance",
+]

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...predictor import Prediction
+from ...core.predictor import Prediction
 from ..by_row import log_softmax, product
 from .base import OBJECTIVES, Objective
 from .readouts import affine_distance, squared_distance
@@ -12,7 +12,7 @@ from .readouts import affine_distance, squared_distance
 
 @OBJECTIVES.register("ce")
 class CrossEntropy(Objective):
-    """The baseline row of every table: p = softmax(logits). Its soft token is the mixture pE."""
+    """The baseline of every comparison: p = softmax(logits). Its soft token is the mixture pE."""
 
     readouts = ("softmax",)
 
@@ -33,14 +33,14 @@ class CrossEntropy(Objective):
         return eye, eye.new_zeros(len(table))
 
     def predict(self, hidden, table):
-        """As everywhere, with one softmax for both the probabilities and the soft token."""
+        """As in the base class, but one softmax serves the probabilities and the soft token."""
         log_probs, probs = log_softmax(self.output(hidden))
         return Prediction(log_probs, product(probs, table), probs=probs)
 
 
 @OBJECTIVES.register("metric")
 class MetricSoftmax(Objective):
-    """softmax(-|y - e_w|² / tau) trained by cross-entropy: a vector output that keeps a likelihood."""
+    """softmax(-|y - e_w|² / tau), trained by cross-entropy: a vector output with a likelihood."""
 
     readouts = ("softmax", "tau", "affine", "barycentric")
     linear = True
@@ -61,9 +61,10 @@ class MetricSoftmax(Objective):
 
 @OBJECTIVES.register("anchored")
 class Anchored(MetricSoftmax):
-    """`metric` plus pull · |y - e|²: cross-entropy keeps the rows apart, the pull keeps y among them (K23).
+    """`metric` plus pull · |y - e|² (K23).
 
-    Without the pull y is a scaled logit direction, far from every row, and feeding it back means nothing.
+    Cross-entropy keeps the rows apart, and the pull keeps y among them. Without the pull, y is a
+    scaled logit direction, far from every row, and feeding it back means nothing.
     """
 
     def __init__(self, d_model: int, vocab_size: int, embedding_dim: int, pull: float | int = 1.0):

@@ -1,7 +1,8 @@
-"""From a vector to probabilities: how p(w | prefix) is read off what an objective predicts (K1).
+"""Readouts: how p(w | prefix) is computed from the vector that an objective predicts (K1).
 
-A readout is one class: `log_probs`, and where it has parameters `calibrate`, which fits them on training text. Any
-trained model can be given another one: `model.with_readout("barycentric")`, then `evaluation.calibrate`.
+A readout is one class with `read` and, if it has parameters, `calibrate`, which fits them on
+training text. Any trained model can get another readout: `model.with_readout("barycentric")`, then
+`evaluation.calibrate`.
 """
 
 import math
@@ -13,15 +14,15 @@ from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...registry import Registry
-from ..barycentric import barycentric
+from ...core.registry import Registry
 from ..by_row import log_softmax, product
+from ..simplex import barycentric
 
 READOUTS = Registry("readout")
 
 
 class Readout(nn.Module):
-    """Base class. `tokens`: how many training tokens `calibrate` needs at least."""
+    """Base class of the readouts. `tokens`: how many training tokens `calibrate` needs at least."""
 
     tokens = 1
 
@@ -29,33 +30,52 @@ class Readout(nn.Module):
         super().__init__()
 
     def read(
-        self, objective: nn.Module, output: Tensor, vector: Float[Tensor, "N m"], table: Float[Tensor, "V m"]
+        self,
+        objective: nn.Module,
+        output: Tensor,
+        vector: Float[Tensor, "N m"],
+        table: Float[Tensor, "V m"],
     ) -> tuple[Float[Tensor, "N V"], Float[Tensor, "N V"] | None]:
-        """log p(w | prefix) (N, V), in nats, from the head's output (N, out) and the soft token (N, m).
+        """log p(w | prefix) (N, V), in nats, and p itself where it has been computed, else None.
 
-        And p itself, where it has been computed.
+        Args:
+            objective: the objective that made the prediction.
+            output: the head's output (N, out).
+            vector: the soft token (N, m).
+            table: the embedding table (V, m).
         """
         raise NotImplementedError
 
-    def log_probs(self, objective: nn.Module, output: Tensor, vector: Tensor, table: Tensor) -> Float[Tensor, "N V"]:
-        """The first that `read` gives."""
+    def log_probs(
+        self, objective: nn.Module, output: Tensor, vector: Tensor, table: Tensor
+    ) -> Float[Tensor, "N V"]:
+        """log p(w | prefix), the first result of `read`."""
         return self.read(objective, output, vector, table)[0]
 
-    def affine(self, objective: nn.Module, table: Float[Tensor, "V m"]) -> tuple[Tensor, Tensor] | None:
-        """(matrix (out, V), bias (V,)) where p is softmax(output @ matrix + bias); else None."""
+    def affine(
+        self, objective: nn.Module, table: Float[Tensor, "V m"]
+    ) -> tuple[Tensor, Tensor] | None:
+        """(matrix (out, V), bias (V,)) if p is softmax(output @ matrix + bias); else None."""
         return None
 
     def calibrate(
-        self, objective: nn.Module, output: Tensor, vector: Tensor, target_ids: Int[Tensor, " N"], table: Tensor
+        self,
+        objective: nn.Module,
+        output: Tensor,
+        vector: Tensor,
+        target_ids: Int[Tensor, " N"],
+        table: Tensor,
     ) -> None:
-        """Fit the parameters, if any, on positions whose next symbol is known."""
+        """Fit the parameters, if any, on N positions whose next symbols are `target_ids`."""
 
 
 class Logits(Readout):
     """Base of the readouts that are a softmax of `logits`."""
 
-    def logits(self, objective: nn.Module, output: Tensor, vector: Tensor, table: Tensor) -> Float[Tensor, "N V"]:
-        """log p but for a constant a row."""
+    def logits(
+        self, objective: nn.Module, output: Tensor, vector: Tensor, table: Tensor
+    ) -> Float[Tensor, "N V"]:
+        """log p(w | prefix) up to one constant per row (N, V)."""
         raise NotImplementedError
 
     def read(self, objective, output, vector, table):
@@ -64,11 +84,15 @@ class Logits(Readout):
 
 @READOUTS.register("softmax")
 class Softmax(Logits):
-    """The softmax that the objective itself was trained with; nothing to fit."""
+    """The softmax of the objective's own scores, as in training; nothing to fit."""
 
     def logits(self, objective, output, vector, table):
         found = objective.affine_scores(table)
-        return objective.scores(output, table) if found is None else product(output, found[0]) + found[1]
+        return (
+            objective.scores(output, table)
+            if found is None
+            else product(output, found[0]) + found[1]
+        )
 
     def affine(self, objective, table):
         return objective.affine_scores(table)
@@ -76,14 +100,17 @@ class Softmax(Logits):
 
 @READOUTS.register("density")
 class Density(Softmax):
-    """The exact density at the table's rows: p(w) = f(e_w) / sum f(e_u). Overconfident (FACTS); nothing to fit."""
+    """The exact density at the table's rows: p(w) = f(e_w) / sum f(e_u); nothing to fit.
+
+    It is overconfident.
+    """
 
 
 @READOUTS.register("tau")
 class Tau(Logits):
-    """softmax(-|y - e_w|² / tau), one fitted number.
+    """softmax(-|y - e_w|² / tau), with one fitted number tau.
 
-    Sharp enough where the text is certain, blunt enough where it is not, so always a compromise.
+    tau is always a compromise between sharp, where the text is certain, and blunt, where it is not.
     """
 
     def __init__(self, vocab_size: int, embedding_dim: int):
@@ -108,10 +135,12 @@ class Tau(Logits):
 
 @READOUTS.register("affine")
 class Affine(Logits):
-    """softmax(y @ W + b): one learned affine map, a multinomial logistic regression on the vectors (L-BFGS)."""
+    """softmax(y @ W + b): a multinomial logistic regression on the vectors, fitted by L-BFGS."""
 
     tokens = 16_384
-    ridge = 1e-5  # on W in units of the vectors' standard deviation: a symbol never seen must not go to -infinity
+    # The penalty on W, in units of the vectors' standard deviation. Without it, the logit of a
+    # symbol that never occurs would go to -infinity.
+    ridge = 1e-5
 
     def __init__(self, vocab_size: int, embedding_dim: int):
         super().__init__(vocab_size, embedding_dim)
@@ -125,6 +154,7 @@ class Affine(Logits):
         return (self.weight, self.bias) if objective.linear else None
 
     def calibrate(self, objective, output, vector, target_ids, table):
+        # 1) standardise the vectors
         mean, scale = vector.mean(0), vector.std(0).mean().clamp_min(1e-12)
         x, (m, vocab_size) = (vector - mean) / scale, self.weight.shape
         hits = F.one_hot(target_ids, vocab_size).to(x)
@@ -133,10 +163,13 @@ class Affine(Logits):
             both = torch.from_numpy(flat).to(x).view(m + 1, vocab_size)
             log_probs = torch.log_softmax(x @ both[:-1] + both[-1], dim=-1)
             error = (log_probs.exp() - hits) / len(x)  # (N, V)
-            gradient = torch.cat([x.T @ error + 2 * self.ridge * both[:-1], error.sum(0, keepdim=True)])
+            gradient = torch.cat(
+                [x.T @ error + 2 * self.ridge * both[:-1], error.sum(0, keepdim=True)]
+            )
             loss = -(hits * log_probs).sum() / len(x) + self.ridge * both[:-1].square().sum()
             return loss.item(), gradient.double().cpu().numpy().ravel()
 
+        # 2) minimise, then undo the standardisation in weight and bias
         start = np.zeros((m + 1) * vocab_size)
         found = minimize(nats, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
         both = torch.from_numpy(found).to(x).view(m + 1, vocab_size)
@@ -145,7 +178,10 @@ class Affine(Logits):
 
 
 class Smoothed(Readout):
-    """Base of readouts that give some symbols no weight at all: mixed with the symbols' frequencies (the prior)."""
+    """Base of the readouts that are mixed with a prior: the frequencies of the symbols.
+
+    Without the prior, some symbols would get probability 0.
+    """
 
     def __init__(self, vocab_size: int, embedding_dim: int):
         super().__init__(vocab_size, embedding_dim)
@@ -158,7 +194,11 @@ class Smoothed(Readout):
 
 @READOUTS.register("barycentric")
 class Barycentric(Smoothed):
-    """(1 - share) p̂ + share · prior, where p̂ are the weights that mix the rows to the point closest to y."""
+    """(1 - share) p̂ + share · prior, where p̂ are the weights of the mixture of rows closest to y.
+
+    Raises:
+        ValueError: where share does not lie between 0 and 1.
+    """
 
     def __init__(self, vocab_size: int, embedding_dim: int, share: float = 0.07):
         super().__init__(vocab_size, embedding_dim)
@@ -172,9 +212,12 @@ class Barycentric(Smoothed):
 
 @READOUTS.register("votes")
 class Votes(Smoothed):
-    """How often a row is the nearest one to `draws` draws, plus one draw's worth of prior.
+    """How often a row is the nearest one, among `draws` draws, plus a prior worth one draw.
 
-    The noise is the same at every call and in every row, so that p is a function of the prefix alone.
+    The noise is the same in every call and for every position, so p depends on the prefix alone.
+
+    Raises:
+        ValueError: where draws is below 1.
     """
 
     def __init__(self, vocab_size: int, embedding_dim: int, draws: int = 32):
@@ -184,9 +227,11 @@ class Votes(Smoothed):
         self.draws = draws
 
     def read(self, objective, output, vector, table):
-        noise = torch.randn(self.draws, 1, objective.noise_dim, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(
+            self.draws, 1, objective.noise_dim, generator=torch.Generator().manual_seed(0)
+        )
         noise, half, found = noise.to(output), table.square().sum(-1) / 2, []
-        for part in output.split(max(1, 4096 // self.draws)):  # as many at once as the cache holds
+        for part in output.split(max(1, 4096 // self.draws)):  # as many as fit the processor cache
             drawn = objective.draw(part, noise, table)
             nearest = (product(drawn, table.T) - half).argmax(-1)  # (S, N): |y - e|² without |y|²
             votes = torch.zeros(len(part), len(table)).to(output)
@@ -194,12 +239,21 @@ class Votes(Smoothed):
         return ((torch.cat(found) + self.prior) / (self.draws + 1)).log(), None
 
 
-def squared_distance(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> Float[Tensor, "N V"]:
-    """|y - e_w|² of every vector to every row: (N, m), (V, m) -> (N, V), in squared embedding units."""
+def squared_distance(
+    vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]
+) -> Float[Tensor, "N V"]:
+    """|y - e_w|² of every vector to every row, (N, V), in squared embedding units."""
     products = product(vectors, table.T)  # (N, V)
-    return (vectors.square().sum(-1, keepdim=True) + table.square().sum(-1) - 2 * products).clamp_min(0)
+    return (
+        vectors.square().sum(-1, keepdim=True) + table.square().sum(-1) - 2 * products
+    ).clamp_min(0)
 
 
-def affine_distance(table: Float[Tensor, "V m"], tau: Tensor) -> tuple[Float[Tensor, "m V"], Float[Tensor, " V"]]:
-    """softmax(-|y - e_w|² / tau) as softmax(y @ matrix + bias): |y|² is the same for all w, the rest is affine."""
+def affine_distance(
+    table: Float[Tensor, "V m"], tau: Tensor
+) -> tuple[Float[Tensor, "m V"], Float[Tensor, " V"]]:
+    """(matrix, bias) such that softmax(-|y - e_w|² / tau) is softmax(y @ matrix + bias).
+
+    |y|² is the same for all w, so it cancels; the other terms are affine in y.
+    """
     return table.T * (2 / tau), -table.square().sum(-1) / tau

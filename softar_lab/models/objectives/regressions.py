@@ -1,15 +1,15 @@
-"""Objectives that aim at one point: `mse`, `cosine`, `successor`."""
+"""Objectives that regress on one point: `mse`, `cosine`, `successor`."""
 
 import torch
 from torch.nn import functional as F
 
-from ..targets import mean_norm
+from ..embedding_tables import mean_norm
 from .base import OBJECTIVES, Objective
 
 
 @OBJECTIVES.register("mse")
 class MeanSquaredError(Objective):
-    """Regression on the next token's row. The best y is qE, the mixture of rows under the true q."""
+    """Regression on the next token's row. The best y is qE, the mixture of rows by the true q."""
 
     linear = True
 
@@ -19,13 +19,13 @@ class MeanSquaredError(Objective):
 
 @OBJECTIVES.register("cosine")
 class Cosine(Objective):
-    """1 - cos(y, e): only directions count, so the soft token gets the rows' mean length.
+    """1 - cos(y, e): only the direction counts, so the soft token gets the rows' mean length.
 
-    The best direction is that of sum q_w e_w / |e_w|.
+    The best direction is the direction of sum q_w e_w / |e_w|.
     """
 
     def initialise(self, generator):
-        """A direction must not begin at 0, where it has none."""
+        """Draw the head's weights, because a zero vector has no direction."""
         self.head.weight.data.normal_(0, self.head.in_features**-0.5, generator=generator)
 
     def losses(self, output, target_ids, table, generator):
@@ -37,10 +37,14 @@ class Cosine(Objective):
 
 @OBJECTIVES.register("successor")
 class Successor(Objective):
-    """Regression on what is to come (K22): sum over k >= 0 of gamma^k e of the k-th token from here, within the row.
+    """Regression on the discounted sum of the coming tokens' rows, within the text row (K22).
 
-    The best y mixes the next symbols with later ones, so its nearest row is not the likeliest one and its weights are
-    not p(w | prefix): it is read by an affine map. gamma = 0 is `mse`.
+    The target is the sum over k >= 0 of gamma^k e, where e is the row of the k-th token from here.
+    The best y mixes the next symbols with later ones. So its nearest row need not be the likeliest
+    symbol's, and its weights are not p(w | prefix); an affine map reads it. gamma = 0 is `mse`.
+
+    Raises:
+        ValueError: where gamma is not in [0, 1).
     """
 
     readouts = ("affine", "tau")

@@ -1,1 +1,0 @@
-"""Models from elsewhere: what others trained, and what others serve."""

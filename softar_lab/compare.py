@@ -1,0 +1,257 @@
+"""compare(): the same prompts and seeds under every condition, and what each condition is worth.
+
+A condition is one collapse, schedule and feedback. It is one *cell*: it depends on no other, holds
+one row per seed, and is saved as a file as soon as it is done.
+"""
+
+import hashlib
+import math
+from collections.abc import Collection, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from .core.cells import cell_path, kept
+from .core.estimates import interval
+from .core.predictor import Predictor
+from .generation import Trajectory, collapse, feedback, generate, schedule
+from .generation.schedule import Always
+from .metrics.free_texts import score_texts
+
+CONDITION = ["collapse", "schedule", "feedback"]
+# Feedbacks that test what a soft token was good for.
+CONTROLS = ("shown", "mean", "other", "nearest", "pause")
+_AXES = {
+    "collapse": collapse.COLLAPSES,
+    "schedule": schedule.SCHEDULES,
+    "feedback": feedback.FEEDBACKS,
+}
+
+
+def compare(
+    model: Predictor,
+    prompts: Sequence[str],
+    *,
+    collapses: Sequence[Any] = ("softmax",),
+    schedules: Sequence[Any] = ("always", "never"),
+    feedbacks: Sequence[Any] = ("mixture", "shown"),
+    judge: Predictor,
+    seeds: int = 3,
+    **options: Any,
+) -> pd.DataFrame:
+    """Write every prompt with every seed under every condition, and judge the texts.
+
+    Args:
+        model: writes the texts.
+        prompts: what the texts begin with.
+        collapses, schedules, feedbacks: names or instances; every combination is a condition.
+        judge: the predictor whose bits are counted.
+        seeds: how many times each prompt is written.
+        options: those of `run_conditions`.
+
+    Returns:
+        One row per condition, the best first, named without the parameters that are defaults. Each
+        figure of `run_conditions` has its mean over seeds and its 95 % t interval: bits, bits_low,
+        bits_high, and so on. `control` marks
+        feedbacks that put something else in the soft token's place; "shown" puts the symbol itself
+        in its place: the same rule and temperatures with hard tokens. A condition that the model
+        does not allow, such as "vote" without a sampler, has no figures but a `problem` that gives
+        the reason.
+    """
+    frame = run_conditions(model, prompts, collapses, schedules, feedbacks, judge, seeds, **options)
+    return summary(short_names(frame))
+
+
+def run_conditions(
+    model: Predictor,
+    prompts: Sequence[str],
+    collapses: Sequence[Any],
+    schedules: Sequence[Any],
+    feedbacks: Sequence[Any],
+    judge: Predictor,
+    seeds: int = 3,
+    *,
+    truth: Predictor | None = None,
+    words: Collection[str] | None = None,
+    separator: str | None = None,
+    steps: int = 256,
+    temperature: float | int = 1.0,
+    soft_temperature: float | int | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The runs behind `compare`: one row per condition and seed, with means over prompts.
+
+    All prompts and seeds of a condition are written side by side.
+
+    Args:
+        model, prompts, collapses, schedules, feedbacks, judge, seeds: as in `compare`.
+        truth: the language that the texts should be of, if it is known.
+        words: the words that count as known.
+        separator: the symbol that ends a document.
+        steps: symbols per text.
+        temperature, soft_temperature: as in `generate`.
+        out: a folder in which each condition is saved when it is done, so that it is not run again.
+            Name the folder after the model: it belongs to one, and the cells do not record which.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The columns of `free_texts.score_texts` by `judge` (bits per character, distinct_4, …;
+        known_words where `words` are given). With `truth` also `held`: how many characters a text
+        goes on before one that truth holds impossible. `share`: of the tokens collapsed.
+        `own_bits`: what the model itself gives the symbols it emits.
+
+    Raises:
+        ValueError: for an unknown name or no prompt.
+        StoreError: where `out` holds a cell of another recipe.
+    """
+    if not len(prompts):
+        raise ValueError("no prompt given; an empty string starts from nothing")
+    # 1) what a cell depends on
+    judges = {"judge": judge, "truth": truth}
+    told = {
+        "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
+        "seeds": seeds,
+        "steps": steps,
+        "temperature": temperature,
+        "soft_temperature": soft_temperature,
+        **{name: type(one).__name__ for name, one in judges.items()},
+    }
+    settings = {"steps": steps, "temperature": temperature, "soft_temperature": soft_temperature}
+    scoring = {**judges, "words": words, "separator": separator}
+    conditions = [
+        tuple(_AXES[name].resolve(part) for name, part in zip(CONDITION, condition, strict=True))
+        for condition in product(collapses, schedules, feedbacks)
+    ]
+    # 2) run every condition, or load its cell
+    rows: list[dict[str, Any]] = []
+    always: dict[str, list] = {}  # rows by collapse: "always" uses no feedback
+    for condition in tqdm(conditions, disable=not progress, unit="way", desc="compare"):
+        names = {
+            name: _AXES[name].spec(part) for name, part in zip(CONDITION, condition, strict=True)
+        }
+        run = partial(_run_condition, model, prompts, seeds, condition, settings, scoring)
+        if isinstance(condition[1], Always):
+            if names["collapse"] not in always:
+                always[names["collapse"]] = kept(
+                    cell_path(out, names["collapse"], "always"), told, run
+                )
+            found = always[names["collapse"]]
+        else:
+            found = kept(cell_path(out, *names.values()), told, run)
+        control = names["feedback"].partition("(")[0] in CONTROLS
+        rows += [{**names, "control": control, **row} for row in found]
+    return pd.DataFrame(rows)
+
+
+def short_names(runs: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with defaults left out of the names of strategies, for labels."""
+    labels = {
+        column: runs[column].map({name: axis.short(name) for name in runs[column].unique()})
+        for column, axis in _AXES.items()
+    }
+    return runs.assign(**labels)
+
+
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds with their 95 % t intervals, one row per condition.
+
+    The condition with the fewest bits comes first; conditions with a problem come last.
+    """
+    by = [
+        name
+        for name in runs
+        if name in ("corpus", "model", *CONDITION, "soft_temperature", "control", "problem")
+    ]
+    figures = [name for name in runs.select_dtypes("number") if name not in (*by, "seed")]
+    rows = []
+    for key, group in runs.groupby(by, sort=False, dropna=False):
+        row = {**dict(zip(by, key, strict=True)), "seeds": len(group)}
+        for name in figures:
+            found = interval(group[name].to_numpy())
+            row |= {name: found["mean"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+        rows.append(row)
+    found = pd.DataFrame(rows)
+    problem = found.pop("problem")
+    return found.assign(problem=problem).sort_values("bits", kind="stable", ignore_index=True)
+
+
+def against_control(runs: pd.DataFrame, figure: str = "bits") -> pd.DataFrame:
+    """What softness is worth: a condition's `figure` minus that of its hard control, seed by seed.
+
+    The control is feedback "shown" with the same collapse, schedule and temperatures: the same rule
+    with hard tokens.
+
+    Returns:
+        One row per condition, with mean, low, high (95 % t interval) and seeds. Below 0 the soft
+        tokens cost fewer bits. Other controls, schedule "always" and conditions with a problem have
+        no row.
+
+    Raises:
+        ValueError: where a condition has no control.
+    """
+    runs = runs[(runs["problem"] == "") & (runs["schedule"] != "always")]
+    same = [
+        name
+        for name in ("corpus", "model", "collapse", "schedule", "soft_temperature")
+        if name in runs
+    ]
+    control = runs[runs["feedback"] == "shown"].set_index([*same, "seed"])[figure]
+    soft = runs[~runs["control"]].set_index([*same, "seed", "feedback"])[figure]
+    less = (
+        (soft - control.reindex(soft.index.droplevel("feedback")).to_numpy())
+        .rename("less")
+        .reset_index()
+    )
+    if less["less"].isna().any():
+        condition = less[less["less"].isna()].iloc[0][["collapse", "schedule", "feedback"]].tolist()
+        raise ValueError(f"{condition} has no control: measure the same ways with feedback 'shown'")
+    groups = less.groupby([*same, "feedback"], sort=False)["less"]
+    rows = [
+        {**dict(zip([*same, "feedback"], key)), **interval(group.to_numpy())}
+        for key, group in groups
+    ]
+    return pd.DataFrame(rows)
+
+
+def _run_condition(
+    model: Predictor,
+    prompts: Sequence[str],
+    seeds: int,
+    condition: tuple,
+    settings: dict[str, Any],
+    scoring: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """One condition, all prompts and seeds in one batch: one row per seed."""
+    count = len(prompts)
+    how = dict(zip(CONDITION, condition, strict=True))
+    try:
+        written = generate(model, [*prompts] * seeds, **how, **settings, seed=range(seeds * count))
+    except ValueError as error:
+        return [{"seed": seed, "bits": math.nan, "problem": str(error)} for seed in range(seeds)]
+    scored = _score(written, **scoring)
+    per_seed = scored.groupby(scored.index // count).mean()
+    return [
+        {"seed": seed, **row, "problem": ""}
+        for seed, row in zip(per_seed.index.tolist(), per_seed.to_dict("records"))
+    ]
+
+
+def _score(
+    written: list[Trajectory],
+    judge: Predictor,
+    truth: Predictor | None,
+    words: Collection[str] | None,
+    separator: str | None,
+) -> pd.DataFrame:
+    """One row per text."""
+    scored = score_texts(written, judge, words, separator)
+    if truth is not None:
+        scored["held"] = score_texts(written, truth, None, separator)["scored"].astype(float)
+    scored["share"] = [float(one.collapsed.double().mean()) for one in written]
+    scored["own_bits"] = [-float(one.log_probs.double().mean()) / math.log(2) for one in written]
+    return scored

@@ -1,0 +1,1 @@
+"""What all parts of the package use: the model interface, names, files, estimates, threads."""

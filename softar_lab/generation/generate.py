@@ -1,0 +1,122 @@
+"""generate() and stream(): every model, every collapse, schedule and feedback (K2, K16, K38)."""
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..core.predictor import Predictor
+from ..core.threads import limited
+from ..core.trajectory import Trajectory
+from ..models.soft_ar import SoftAR, pick_device
+from ..models.window_memory.layout import LAYOUTS
+from .config import GenerationConfig
+from .engine import Engine
+from .schedule import within
+
+
+def generate(
+    model: Predictor,
+    prompt: str | Sequence[str],
+    steps: int = 200,
+    *,
+    stop: Callable[[], bool] | None = None,
+    **choices: Any,
+) -> Trajectory | list[Trajectory]:
+    """Let `model` write `steps` symbols after `prompt`.
+
+    A batch writes, row by row, what its prompts write one by one.
+
+    Args:
+        model: any predictor with a tokenizer.
+        prompt: a text, or a list of texts; an empty one starts from nothing.
+        steps: how many symbols each row emits.
+        stop: asked at every step, some steps ahead; where it is True, the steps so far are returned.
+        choices: collapse="softmax", schedule="always", feedback="mixture", window=None,
+            temperature=1.0, soft_temperature=None, seed=0, device="auto": see `GenerationConfig`.
+
+    Returns:
+        A trajectory; of a list of prompts, a list of trajectories.
+
+    Raises:
+        ValueError: as `GenerationConfig` does; for an unknown character or a prompt longer than the
+        context.
+    """
+    engine, settings = _prepare(model, prompt, GenerationConfig(steps=steps, **choices))
+    with torch.inference_mode(), limited(engine.model.work * len(engine.prompts)):
+        for _ in engine.generate(stop):
+            pass
+    trajectories = engine.recorder.trajectories(
+        engine.model, engine.prompts, engine.first, steps, settings
+    )
+    return trajectories[0] if isinstance(prompt, str) else trajectories
+
+
+def stream(
+    model: Predictor, prompt: str | Sequence[str], steps: int | None = None, **choices: Any
+) -> Iterator[Trajectory | list[Trajectory]]:
+    """What `generate` writes, handed over piece by piece (128 steps each) as it comes; `steps`
+    None: without end.
+
+    Joined the pieces are the whole; none of them is kept here, and each step costs as much as any
+    other. A piece's settings tell at which step it begins, as "begin". Raises ValueError as
+    `generate` does.
+    """
+    config = GenerationConfig(steps=sys.maxsize if steps is None else steps, **choices)
+    return _pieces(*_prepare(model, prompt, config), single=isinstance(prompt, str))
+
+
+def _pieces(
+    engine: Engine, settings: dict[str, Any], single: bool
+) -> Iterator[Trajectory | list[Trajectory]]:
+    running, recorder = engine.generate(), engine.recorder
+    while True:
+        # Limits and inference mode hold while it writes, not while whoever asked has its turn.
+        with torch.inference_mode(), limited(engine.model.work * len(engine.prompts)):
+            if next(running, running) is running:
+                return
+        if recorder.blocks:
+            here = {**settings, "begin": recorder.taken}
+            some = recorder.trajectories(
+                engine.model, engine.prompts, engine.first, settings["steps"], here
+            )
+            yield some[0] if single else some
+
+
+def _prepare(
+    model: Predictor, prompt: str | Sequence[str], config: GenerationConfig
+) -> tuple[Engine, dict[str, Any]]:
+    """The engine, by the window asked for, and what a trajectory says of its making."""
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if config.window is not None:
+        if not isinstance(model, SoftAR):
+            raise ValueError(f"only a SoftAR has a window that can be changed, not {model!r:.80}")
+        model = model.with_window(config.window)
+    _check(model, prompts)
+    if config.device != "auto":
+        model.to(pick_device(config.device))
+    settings = config.recorded()
+    if model.layout:
+        settings["window"] = LAYOUTS.spec(model.layout)
+        config = replace(
+            config, schedule=within(config.schedule, model.layout.newest(model.config.context))
+        )
+    return Engine(model, prompts, config), settings
+
+
+def _check(model: Predictor, prompts: list[str]) -> None:
+    if not prompts:
+        raise ValueError("no prompt given; an empty string starts from nothing")
+    if model.tokenizer is None:
+        raise ValueError(
+            "the model has no tokenizer, so it can neither read a prompt nor write a text"
+        )
+    context = model.context or math.inf
+    for text in prompts:
+        if (count := len(model.tokenizer.encode(text))) > context and model.overlap is None:
+            raise ValueError(
+                f"the prompt has {count} tokens, the model's context holds {context}: shorten the prompt"
+            )

@@ -1,0 +1,281 @@
+"""Reads a stored path again with another collapse (K3): other symbols, the same soft tokens.
+
+The body reads the slots of the path again, in one pass per window. So every collapse finds
+what it found in generation: predictions, draws, states and the symbols emitted before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..core.predictor import Prediction, Predictor
+from ..core.threads import limited
+from ..core.trajectory import Trajectory
+from ..models.mixing import mixing_layer
+from ..models.soft_ar import SoftAR
+from ..models.state import SoftState
+from ..models.transformer import Cache
+from ..models.window_memory.memories import MemoryState
+from . import collapse as collapses
+from . import feedback as feedbacks
+from . import schedule as schedules
+from .run_context import RunContext
+from .step_context import StepContext
+
+
+def path_is_free(schedule: Any, feedback: Any, collapse: Any = "softmax") -> bool:
+    """Whether a path does not depend on the symbols read off it.
+
+    Then `redecode` gives what generate() would. This is true for schedule "never" with a feedback
+    that looks at the prediction alone: collapse, temperature and seed then change the text only. A
+    feedback from outside the package counts as one that looks at the symbol. A collapse that
+    revises symbols ("deferred") counts as one that only generate() can ask.
+    """
+    how, when, what = (
+        collapses.resolve(collapse),
+        schedules.resolve(schedule),
+        feedbacks.resolve(feedback),
+    )
+    return not how.look and isinstance(when, schedules.Never) and not what.needs_symbol
+
+
+def can_redecode(model: Predictor, collapse: Any = "softmax") -> bool:
+    """Whether `redecode` serves a model with this collapse.
+
+    A SoftAR is served with every collapse that decides each slot by itself. Another model that
+    reads a whole path in one pass, such as a pretrained one, is served with those that look at the
+    prediction alone.
+    """
+    how = collapses.resolve(collapse)
+    one_pass = model.reads_at_once and not how.needs_context
+    return not how.look and (isinstance(model, SoftAR) or one_pass)
+
+
+def redecode(
+    model: Predictor,
+    trajectory: Trajectory,
+    collapse: Any,
+    temperature: float | int | None = None,
+    seed: int | None = None,
+) -> Trajectory:
+    """The trajectory with the symbols that `collapse` reads off its path.
+
+    `token_ids`, `text` and `log_probs` change, and the collapse and temperature in its settings.
+    Where `path_is_free` (no symbol was fed back, and the feedback looked at none), this is what
+    generate() writes with that collapse. Elsewhere the slots still hold the symbols of the first
+    text.
+
+    Args:
+        model: the model that wrote the trajectory.
+        trajectory: what is read again; it is not changed.
+        collapse: a name or an instance.
+        temperature: None: the temperatures in the trajectory's settings.
+        seed: None: the one in the trajectory's settings, else 0, as in generate().
+
+    Raises:
+        ValueError: for an unknown collapse, one that revises symbols ("deferred"), a path that this
+            model did not write, a negative or infinite temperature.
+    """
+    how = collapses.resolve(collapse)
+    if how.look:
+        raise ValueError(
+            f"collapse {collapse!r} decides several slots at once, which only generate() asks it to"
+        )
+    soft_temperature = trajectory.settings.get("soft_temperature") if temperature is None else None
+    temperature = (
+        trajectory.settings.get("temperature", 1.0) if temperature is None else temperature
+    )
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature!r}")
+    seed = trajectory.settings.get("seed", 0) if seed is None else seed
+    _check(model, trajectory, how)
+    steps = len(trajectory)
+    # 1) the draws and the temperatures of generation
+    uniform = torch.rand(
+        steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(model.device)
+    heat = torch.full((steps,), float(temperature))
+    if soft_temperature is not None:
+        heat[~trajectory.collapsed] = soft_temperature
+    with torch.inference_mode(), limited(1):
+        # 2) read the path again, and check that it is this model's
+        prompt_ids = model.tokenizer.encode(trajectory.prompt).to(model.device)
+        slots = torch.cat([model.embedding[prompt_ids], trajectory.inputs[:-1].to(model.device)])[
+            None
+        ]  # (1, N, m)
+        first = len(prompt_ids)
+        if isinstance(model, SoftAR):
+            windows = read_again(model, slots)
+            hidden = torch.cat([window.hidden[0, window.first :] for window in windows])[
+                first:
+            ]  # (T, d)
+            prediction = model.objective.predict(hidden, model.embedding)
+        else:
+            prediction = model.predict_after(model.hidden_states(vectors=slots)[0, first:])
+        _check_path(prediction.vector, trajectory.vectors.to(model.device))
+        # 3) collapse every step
+        if how is collapses.mixing:
+            layer = mixing_layer(model, 'collapse "mixing"')
+            said = [
+                layer.log_probs(window.hidden, model.embedding)[0, window.first :]
+                for window in windows
+            ]
+            token_ids = _pick_all(torch.cat(said)[first:].exp(), heat, uniform)
+        elif isinstance(how, collapses.Vote) or not how.needs_context:
+            # no step depends on another one: all in one call
+            context = StepContext(
+                torch.arange(steps), prediction, None, None, model.embedding, (seed,) * steps
+            )
+            token_ids = _pick_all(
+                collapses.ask(how, prediction, model.embedding, context), heat, uniform
+            )
+        else:
+            states = [state for window in windows for state in window.states()][first:]
+            token_ids = _step_by_step(
+                model, how, trajectory, prompt_ids, states, prediction, heat, uniform, seed
+            )
+        log_probs = prediction.log_probs.gather(1, token_ids[:, None]).squeeze(1)
+    # 4) the same trajectory with other symbols
+    settings = {
+        **trajectory.settings,
+        "collapse": collapses.COLLAPSES.spec(how),
+        "temperature": temperature,
+    }
+    read = {
+        "token_ids": token_ids.cpu().clone(),
+        "log_probs": log_probs.cpu().clone(),
+        "settings": settings,
+    }
+    return replace(trajectory, text=model.tokenizer.decode(token_ids), **read)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The slots of one window, and what the body made of them.
+
+    Attributes:
+        hidden: hidden states (1, slots, d); entry t follows t slots of the window.
+        first: the entries before this one belong to the window before.
+        begin: the number of the first slot.
+        parts: the vectors of the slots, (1, 1, m) each.
+        cache: the body's cache, which holds all slots.
+        memory_state: what the model's memory holds of older slots.
+    """
+
+    hidden: Float[Tensor, "1 slots d"]
+    first: int
+    begin: int
+    parts: tuple[Tensor, ...]
+    cache: Cache
+    memory_state: MemoryState
+
+    def states(self) -> list[SoftState]:
+        """The state after each entry from `first` on; one can read on from any of them."""
+        lengths = range(self.first, self.hidden.shape[1])
+        return [
+            SoftState(
+                self.cache, n, self.hidden[:, n], self.parts[:n], self.begin, self.memory_state
+            )
+            for n in lengths
+        ]
+
+
+def read_again(model: SoftAR, slots: Float[Tensor, "1 N m"]) -> list[Window]:
+    """The windows that N slots fill when they are read one by one; each is read in one pass here.
+
+    When a window is full, the next one begins with the latest slots, as in `SoftAR.read`.
+    """
+    total, context, memory_state = slots.shape[1], model.config.tokens, model.update_memory(1)
+    parts, windows, begin, done = slots.split(1, 1), [], 0, 0
+    while done <= total:
+        # 1) read the slots that fit
+        end = min(begin + context, total)
+        cache = model.body.new_cache(1).reserve(0, model.n_front + end - begin)
+        hidden = model.body(
+            torch.cat([model.front(1, memory_state), model.input(slots[:, begin:end])], 1), cache
+        )
+        hidden = hidden[:, model.n_front - 1 :]  # (1, end-begin+1, d)
+        windows.append(Window(hidden, done - begin, begin, parts[begin:end], cache, memory_state))
+        # 2) the next window begins with the latest slots; the memory takes the older ones
+        following = begin + context + 1 - model.config.kept
+        memory_state = model.update_memory(memory_state, vectors=slots[:, begin:following])
+        begin, done = following, end + 1
+    return windows
+
+
+def _pick_all(probs: Float[Tensor, "T V"], heat: Float[Tensor, " T"], uniform: Tensor) -> Tensor:
+    """`pick` for T steps, each at its own temperature."""
+    token_ids = torch.zeros(len(probs), dtype=torch.long, device=probs.device)
+    for temperature in heat.unique().tolist():
+        steps = (heat == temperature).to(probs.device)
+        token_ids[steps] = collapses.pick(probs[steps], temperature, uniform[steps])
+    return token_ids
+
+
+def _step_by_step(
+    model: SoftAR,
+    collapse: Callable,
+    trajectory: Trajectory,
+    prompt_ids: Tensor,
+    states: list[SoftState],
+    prediction: Prediction,
+    heat: Float[Tensor, " T"],
+    uniform: Tensor,
+    seed: int,
+) -> Tensor:
+    """Ask a collapse that takes the step's context, step by step as in generation.
+
+    So it can save values from step to step, and look at the symbols before.
+    """
+    run, embedding = RunContext(model, 1), model.embedding
+    run.tokens += list(prompt_ids[:, None])
+    hard = trajectory.collapsed.to(model.device)
+    for t, state in enumerate(states):
+        step = torch.tensor([t], device=model.device)
+        one = _row(model, prediction, state, t)
+        was_hard = hard[t - 1 : t] if t else torch.zeros_like(hard[:1])
+        context = StepContext(step, one, None, None, embedding, (seed,), was_hard, state, run)
+        probs = collapse(one, embedding, context)
+        run.tokens.append(collapses.pick(probs, heat[t].item(), uniform[t : t + 1]))
+    return torch.cat(run.tokens[len(prompt_ids) :])
+
+
+def _row(model: SoftAR, prediction: Prediction, state: SoftState, t: int) -> Prediction:
+    """The prediction of one step; its soft tokens are drawn only when asked for."""
+    sample = lambda n, generator: model.predict(state).sample_vectors(n, generator)  # noqa: E731
+    return Prediction(
+        prediction.log_probs[t : t + 1],
+        prediction.vector[t : t + 1],
+        sample if prediction.sampler else None,
+        prediction.probs[t : t + 1],
+    )
+
+
+def _check(model: Predictor, trajectory: Trajectory, collapse: Callable) -> None:
+    if not can_redecode(model, collapse):
+        of = "this collapse's" if model.reads_at_once else "the"
+        raise ValueError(f"recollapse reads {of} soft tokens of a SoftAR, not of {model!r:.80}")
+    if not len(trajectory):
+        raise ValueError("the trajectory has no step to be read again")
+    tokens = None if model.tokenizer is None else tuple(model.tokenizer.tokens)
+    if tokens != trajectory.tokens or trajectory.inputs.shape[1] != model.config.embedding_dim:
+        raise ValueError(
+            "the trajectory is of another model: its symbols or the width of its soft tokens differ"
+        )
+
+
+def _check_path(found: Tensor, stored: Tensor) -> None:
+    """Raise ValueError at the first soft token that the model would not have predicted.
+
+    The bound of a hundredth is far above rounding.
+    """
+    apart = (found - stored).norm(dim=-1) / (1 + stored.norm(dim=-1))
+    if (apart > 0.01).any():
+        t = int((apart > 0.01).nonzero()[0])
+        raise ValueError(
+            f"the path is not this model's: at step {t} it predicts another soft token ({apart[t]:.2g} away)"
+        )

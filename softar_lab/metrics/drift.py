@@ -1,0 +1,399 @@
+"""Drift: where a path of soft tokens leaves what its text demands (K2), and how to detect it (K5).
+
+`drift` compares with the truth; `detectors` work without it. Frames and tensors hold the steps of
+several trajectories one after the other: S steps in all. Frames have the index (trajectory, step).
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.stats import CensoredData, ecdf
+from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..core.predictor import Predictor
+from ..core.trajectory import Trajectory
+from ..models.aligned_predictor import AlignedPredictor
+from ..models.nearest import nearest_distance
+from ..models.simplex import hull_distance
+
+# allowed difference from a recorded log-probability: float32 in batches of another size
+_CLOSE = 1e-3
+# distance of a float32 mixture from the hull that is only rounding, relative to the mean row norm
+_ROUNDING = 1e-5
+
+
+# -- replay: recompute what a trajectory does not store --------------------------------------------
+
+
+class _Batch:
+    """N trajectories side by side, each from the beginning of its prompt; shorter ones are padded.
+
+    `ids` (N, L); `begin`: the first position that is a step of any trajectory; `real` (N, L -
+    begin): which positions are steps.
+    """
+
+    def __init__(self, trajectories: Sequence[Trajectory], model: Predictor):
+        self.prompts = [model.tokenizer.encode(one.prompt) for one in trajectories]
+        self.begin = min(map(len, self.prompts))
+        ids = [
+            torch.cat([prompt, one.token_ids])
+            for prompt, one in zip(self.prompts, trajectories, strict=True)
+        ]
+        self.ids: Int[Tensor, "N L"] = pad_sequence(ids, batch_first=True)
+        steps = torch.arange(self.ids.shape[1]) - torch.tensor(
+            [[len(prompt)] for prompt in self.prompts]
+        )
+        real = (steps >= 0) & (steps < torch.tensor([[len(one)] for one in trajectories]))
+        self.index = pd.MultiIndex.from_arrays(
+            [real.nonzero()[:, 0].numpy(), steps[real].numpy()], names=["trajectory", "step"]
+        )
+        self.real: Bool[Tensor, "N _"] = real[:, self.begin :]
+
+    def flat(self, steps: list[Tensor]) -> Tensor:
+        """Real steps only, (S, …), from one tensor (N, …) for each position from `begin` on."""
+        return torch.stack([one.cpu() for one in steps], 1)[self.real]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a model computed before each of S steps.
+
+    `log_probs` (S, V), in nats; `hidden` (S, d), or None for a model without hidden states.
+    """
+
+    log_probs: Float[Tensor, "S V"]
+    hidden: Float[Tensor, "S d"] | None
+
+
+@torch.inference_mode()
+def replay(trajectories: Trajectory | Sequence[Trajectory], model: Predictor) -> Replay:
+    """Let `model` read again what it read in generation: prompts as symbols, then `inputs`.
+
+    It reads step by step, so that a full context is renewed where it was in generation.
+
+    Raises:
+        ValueError: where the log-probabilities differ from the recorded ones. Then another model
+            wrote the trajectory, or the model read something else (a tail that was predicted
+            again).
+    """
+    # 1) the path: token ids, or vectors where the model reads them
+    trajectories = _several(trajectories)
+    batch, embedding = _Batch(trajectories, model), model.embedding
+    name, path = "token_ids", batch.ids.to(model.device)
+    if embedding is not None:
+        read = [torch.cat([embedding[p.to(embedding.device)], one.inputs.to(embedding)]) for p, one in zip(
+            batch.prompts, trajectories)]  # fmt: skip
+        name, path = "vectors", pad_sequence(read, batch_first=True)
+    # 2) read the length of the shortest prompt at once, then go on step by step
+    log_probs, hidden = [], []
+    state = model.start(len(trajectories))
+    if batch.begin:
+        state = model.read(state, **{name: path[:, : batch.begin]})
+    for t in range(batch.begin, path.shape[1]):
+        log_probs.append(model.predict(state).log_probs)
+        hidden.append(getattr(state, "hidden", None))
+        if t + 1 < path.shape[1]:
+            state = model.advance(state, **{name: path[:, t]})
+    found = Replay(batch.flat(log_probs), None if hidden[0] is None else batch.flat(hidden))
+    _check_same(found.log_probs, trajectories, batch.index)
+    return found
+
+
+def _several(trajectories: Trajectory | Sequence[Trajectory]) -> Sequence[Trajectory]:
+    several = [trajectories] if isinstance(trajectories, Trajectory) else trajectories
+    if not len(several):
+        raise ValueError("no trajectory given; give at least one")
+    return several
+
+
+def _check_same(
+    log_probs: Tensor, trajectories: Sequence[Trajectory], index: pd.MultiIndex
+) -> None:
+    shown = torch.cat([one.token_ids for one in trajectories])
+    again, was = (
+        log_probs.gather(1, shown[:, None])[:, 0].double(),
+        torch.cat([one.log_probs for one in trajectories]),
+    )
+    same = torch.isclose(again, was.double(), atol=_CLOSE, rtol=_CLOSE)
+    if not same.all():
+        first = int((~same).nonzero()[0])
+        row, step = index[first]
+        raise ValueError(
+            f"trajectory {row}, step {step}: the model gives the symbol shown log p = {again[first]:.4f}, recorded is "
+            f"{was[first]:.4f}; another model wrote it, or it had read something else than `inputs`"
+        )
+
+
+# -- drift -----------------------------------------------------------------------------------------
+
+
+def divergence(log_q: Float[Tensor, "S V"], log_p: Float[Tensor, "S V"]) -> Float[Tensor, " S"]:
+    """KL(q || p) of each row (S,), in nats, in float64; a symbol with q = 0 adds nothing."""
+    log_q, log_p = log_q.double(), log_p.double()
+    share = log_q.exp()
+    return torch.where(share > 0, share * (log_q - log_p), 0).sum(-1)
+
+
+@torch.inference_mode()
+def drift(
+    trajectories: Trajectory | Sequence[Trajectory],
+    model: Predictor,
+    truth: Predictor | None = None,
+) -> pd.DataFrame:
+    """Distance of the model, on its partly soft path, from what should follow the emitted symbols.
+
+    Args:
+        trajectories: what the model wrote.
+        model: the model that wrote them.
+        truth: reads prompts and emitted symbols as hard tokens: a language, another model, or None
+            for the model itself.
+
+    Returns:
+        One row per step. `kl`: KL(truth || model), in nats. `log_prob`: the truth's log p of the
+        emitted symbol, in nats. `lost`: an earlier symbol was impossible under the truth, which
+        defines nothing after it. Then kl is inf (as in the schedule "oracle") and log_prob NaN.
+        Only a truth that gives every symbol some probability can follow a text to its end.
+
+    Raises:
+        ValueError: as `replay` does, or where the truth could write a symbol that the model cannot.
+    """
+    trajectories = _several(trajectories)
+    # 1) the model's predictions on its own path
+    said, batch = replay(trajectories, model).log_probs, _Batch(trajectories, model)
+    # 2) the truth's predictions after the same symbols
+    judge = AlignedPredictor(model if truth is None else truth, model.tokenizer.tokens)
+    state, log_probs, lost = judge.start(len(trajectories)), [], []
+    for t in range(batch.ids.shape[1]):
+        if t:
+            state = judge.advance(state, token_ids=batch.ids[:, t - 1])
+        if t >= batch.begin:
+            log_probs.append(state.log_probs)
+            lost.append(state.lost)
+    # 3) compare both at the real steps
+    should, gone = batch.flat(log_probs), batch.flat(lost)
+    shown = torch.cat([one.token_ids for one in trajectories])
+    columns = {
+        "kl": divergence(should, said).masked_fill(gone, math.inf),
+        "log_prob": should.gather(1, shown[:, None])[:, 0].double().masked_fill(gone, math.nan),
+        "lost": gone,
+    }
+    return pd.DataFrame(
+        {name: values.numpy() for name, values in columns.items()}, index=batch.index
+    )
+
+
+def coherence_horizon(drift: pd.DataFrame, limit: float | int = 0.1, over: int = 1) -> pd.DataFrame:
+    """Number of steps that each trajectory stays within a drift of `limit` nats.
+
+    Args:
+        drift: the frame that `drift` returns.
+        limit: the largest allowed kl, in nats.
+        over: average the kl over so many latest steps. Single steps exceed 0.1 in any imperfect
+            model; over = 8 asks whether the drift lasts.
+
+    Returns:
+        One row per trajectory. `steps`: the number of steps before the mean kl first exceeds the
+        limit. `passed`: False where the trajectory ends before that; then `steps` is its length,
+        and the horizon is at least that.
+
+    Raises:
+        ValueError: where over is below 1.
+    """
+    above = _lasting(drift, over) > limit
+    rows = {
+        row: {
+            "steps": int(passed.to_numpy().argmax()) if passed.any() else len(passed),
+            "passed": bool(passed.any()),
+        }
+        for row, passed in above.groupby(level="trajectory")
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("trajectory")
+
+
+def drift_curve(drift: pd.DataFrame, over: int = 1) -> pd.DataFrame:
+    """Quartiles of the drift over trajectories at each step: columns median, low, high, in nats.
+
+    The index is the step. The drift is the mean kl of the last `over` steps, as in
+    `coherence_horizon`. The quartiles are values that occur, so they are inf where most
+    trajectories are lost (kl inf).
+
+    Raises:
+        ValueError: where over is below 1.
+    """
+    steps = _lasting(drift, over).groupby(level="step")
+    at = {"median": 0.5, "low": 0.25, "high": 0.75}
+    return pd.DataFrame(
+        {name: steps.quantile(share, interpolation="lower") for name, share in at.items()}
+    )
+
+
+def _lasting(drift: pd.DataFrame, over: int) -> pd.Series:
+    """The mean kl of the last `over` steps; the kl counts as 0 before the first step."""
+    if over < 1:
+        raise ValueError(f"over must be a whole number of at least 1, not {over!r}")
+
+    def mean(kl: pd.Series) -> np.ndarray:
+        padded = np.concatenate([np.zeros(over - 1), kl.to_numpy()])
+        return np.lib.stride_tricks.sliding_window_view(padded, over).mean(1)
+
+    return drift["kl"].groupby(level="trajectory").transform(mean)
+
+
+def survival(horizons: pd.DataFrame) -> pd.DataFrame:
+    """Share of trajectories still within the limit after each number of steps, by Kaplan and Meier.
+
+    `horizons` is the frame of `coherence_horizon`. The index is `steps`, from 0 on. The columns are
+    `share` and its 95 % interval, `low` and `high` (NaN where all or none are left).
+    """
+    passed = horizons["passed"].to_numpy()
+    steps = horizons["steps"].to_numpy(dtype=float)
+    curve = ecdf(CensoredData(uncensored=steps[passed], right=steps[~passed])).sf
+    at = np.arange(int(steps.max()) + 1)
+    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
+        # the interval is undefined where all or none are left
+        warnings.simplefilter("ignore", RuntimeWarning)
+        low, high = curve.confidence_interval(0.95, method="log-log")
+    values = {"share": curve.evaluate(at), "low": low.evaluate(at), "high": high.evaluate(at)}
+    return pd.DataFrame(values, index=pd.Index(at, name="steps"))
+
+
+# -- detectors: measures without the truth ---------------------------------------------------------
+
+
+@torch.inference_mode()
+def detectors(
+    trajectories: Trajectory | Sequence[Trajectory],
+    model: Predictor,
+    text: Int[Tensor, "B T"] | None = None,
+) -> pd.DataFrame:
+    """Measures of each step that need no truth; larger where something may be wrong.
+
+    One row per step. Of the prediction: `entropy`, in nats. Of its soft token, in embedding units:
+    `distance` to the closest row, `off_hull` and `norm`. Of the latest input, in embedding units:
+    `input_distance` and `input_off_hull`. `soft_run`: the number of soft tokens since the last hard
+    one. With `text` also `mahalanobis`: the distance of the hidden state from the hidden states on
+    true text, by their mean and shrunk covariance (arXiv 1807.03888).
+
+    Args:
+        trajectories: what the model wrote.
+        model: the model that wrote them.
+        text: rows of true text (B, T), not longer than the context.
+
+    Raises:
+        ValueError: where the model has no vectors, or as `replay` does.
+    """
+    trajectories = _several(trajectories)
+    embedding = model.embedding
+    if embedding is None:
+        raise ValueError("detectors measure soft tokens: they need a model that predicts vectors")
+    embedding = embedding.cpu()
+    vectors, soft = (
+        torch.cat([one.vectors for one in trajectories]),
+        ~torch.cat([one.collapsed for one in trajectories]),
+    )
+    inputs = torch.cat([one.inputs for one in trajectories])
+    off_hull = torch.zeros(len(inputs))
+    off_hull[soft] = _off_hull(inputs[soft], embedding)
+    # a first step follows the prompt, whose symbols are rows of the table: distance 0
+    first = torch.cat([torch.arange(len(one)) == 0 for one in trajectories])
+    columns = {
+        "entropy": torch.cat([one.entropy for one in trajectories]),
+        "distance": torch.cat([one.distance for one in trajectories]),
+        "off_hull": _off_hull(vectors, embedding),
+        "norm": vectors.norm(dim=-1),
+        "input_distance": nearest_distance(inputs, embedding).roll(1).masked_fill(first, 0),
+        "input_off_hull": off_hull.roll(1).masked_fill(first, 0),
+        "soft_run": torch.cat([_run(one.collapsed) for one in trajectories]),
+    }
+    if text is not None:
+        at_home = model.hidden_states(text.to(model.device))[:, 1:].flatten(0, 1).cpu()
+        fitted = LedoitWolf().fit(at_home.numpy())
+        squares = fitted.mahalanobis(replay(trajectories, model).hidden.numpy())
+        columns["mahalanobis"] = torch.from_numpy(squares).clamp_min(0).sqrt()
+    index = _Batch(trajectories, model).index
+    return pd.DataFrame({name: values.numpy() for name, values in columns.items()}, index=index)
+
+
+def _off_hull(
+    vectors: Float[Tensor, "N m"], embedding: Float[Tensor, "V m"]
+) -> Float[Tensor, " N"]:
+    """The distance to the hull, set to 0 where it is only rounding.
+
+    Rounding depends on how sharp a mixture is.
+    """
+    found = hull_distance(vectors, embedding)
+    return found.masked_fill(found < _ROUNDING * embedding.norm(dim=-1).mean(), 0)
+
+
+def _run(collapsed: Bool[Tensor, " T"]) -> Int[Tensor, " T"]:
+    """Number of soft tokens before each step, since the last hard one or the prompt."""
+    steps = torch.arange(len(collapsed))
+    return steps - torch.where(collapsed, steps + 1, 0).cummax(0).values.roll(1).masked_fill(
+        steps == 0, 0
+    )
+
+
+def auroc(
+    drift: pd.DataFrame,
+    detectors: pd.DataFrame,
+    above: float | int = 0.1,
+    resamples: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """AUROC of each detector for the steps with kl > `above`: 1/2 is chance, below 1/2 is reversed.
+
+    Steps at which the truth is lost are left out.
+
+    Args:
+        drift: the frame that `drift` returns.
+        detectors: the frame that `detectors` returns.
+        above: a step with a larger kl counts as drifting, in nats.
+        resamples: number of bootstrap samples.
+        seed: decides the samples.
+
+    Returns:
+        One row per detector. `auroc`; `low` and `high`, its 95 % interval over resampled whole
+        trajectories (steps of one trajectory depend on each other; NaN for a single trajectory);
+        `steps`, the number counted; `share`, the part of them that drift; `problem`, the reason
+        where auroc is NaN: only one class, or no step left.
+    """
+    counted = drift[~drift["lost"]]
+    drifts, names = (
+        (counted["kl"] > above).to_numpy(),
+        drift.index.get_level_values("trajectory").unique(),
+    )
+    rows = names.get_indexer(counted.index.get_level_values("trajectory"))
+    # bootstrap: how often each trajectory is drawn in each resample
+    draws = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), size=resamples
+    )
+    table = {}
+    for name, scores in detectors.loc[counted.index].items():
+        value = _auroc(drifts, scores.to_numpy(), np.ones(len(drifts)))
+        again = [_auroc(drifts, scores.to_numpy(), draw[rows]) for draw in draws]
+        again = [one for one in again if not math.isnan(one)] if len(names) > 1 else []
+        low, high = np.quantile(again, [0.025, 0.975]) if again else (math.nan, math.nan)
+        table[name] = {"auroc": value, "low": low, "high": high, "steps": len(drifts)}
+    found = pd.DataFrame.from_dict(table, orient="index").rename_axis("detector")
+    share = drifts.mean() if len(drifts) else math.nan
+    kinds = {0.0: f"no step drifts above {above}", 1.0: f"every step drifts above {above}"}
+    return found.assign(
+        share=share, problem=kinds.get(share, "" if len(drifts) else "truth is lost at every step")
+    )
+
+
+def _auroc(drifts: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
+    """AUROC with each step weighted by how often it was drawn; NaN for one class only."""
+    drawn = weights > 0
+    if len(set(drifts[drawn])) < 2:
+        return math.nan
+    return roc_auc_score(drifts[drawn], scores[drawn], sample_weight=weights[drawn])

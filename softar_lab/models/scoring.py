@@ -1,0 +1,290 @@
+"""How whole texts are scored (K11): cut into windows, each token once.
+
+It works with every predictor that has a tokenizer.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..core.predictor import Predictor
+from .soft_ar import SoftAR
+
+Piece = tuple[int, int, int]  # begin, end, number of first tokens that are read but not scored
+
+
+@torch.inference_mode()
+def calibrate(
+    model: SoftAR, batch: Int[Tensor, "B T"], memory: Float[Tensor, "B M d"] | None = None
+) -> None:
+    """Fit the objective's readout on training rows (never on validation text)."""
+    hidden = model.hidden_states(batch[:, :-1], memory=memory).flatten(0, 1)
+    model.objective.calibrate(hidden, batch.flatten(), model.table.weight)
+
+
+def document_begins(token_ids: Int[Tensor, " N"], separator: Tensor) -> Int[Tensor, " D"]:
+    """Where each document of a stream begins; every document ends with `separator`."""
+    ends = (token_ids == separator).nonzero().flatten() + 1
+    return torch.cat([torch.zeros(1, dtype=ends.dtype), ends[ends < len(token_ids)]])
+
+
+def separator_id(model: Predictor, separator: str | None) -> Int[Tensor, ""] | None:
+    """The token that ends every document; None where a text is one piece.
+
+    Raises:
+        ValueError: where the separator is not a token of its own in the model's tokenizer, or is
+            part of another token.
+    """
+    if not separator:
+        return None
+    ids = model.tokenizer.encode(separator)
+    if len(ids) != 1 or sum(separator in token for token in model.tokenizer.tokens) != 1:
+        raise ValueError(
+            f"documents end with {separator!r}, which must be a token of its own, and part of no other, for "
+            f"{model.tokenizer!r:.60}; a line's end always is, where the text that was fitted has one"
+        )
+    return ids[0]
+
+
+def windows(
+    token_ids: Int[Tensor, " N"],
+    context: int | None,
+    separator: Tensor | None,
+    overlap: int | None = None,
+) -> Iterator[Piece]:
+    """Cut a text into windows (begin, end, first scored) of at most context+1 tokens.
+
+    `first scored` counts from `begin`; the tokens before it are only read. Each token is scored
+    once. Which tokens are scored depends on the text alone, so the scores of two models with the
+    same tokenizer correspond token by token.
+
+    Running text follows the published method of nanoGPT: the windows lie side by side, and the
+    first token of each is only read. That token is the last one scored in the previous window; the
+    first token of the text is never scored.
+
+    Documents: each window begins with a document and holds as many whole documents as fit. All
+    tokens are scored. A document longer than a window continues in the next one.
+
+    Args:
+        token_ids: the text (N,).
+        context: the model's limit. None: running text is one window, and each document is one
+            window.
+        separator: the token that ends a document. None: running text.
+        overlap: read the text, or each document, as generation reads it: when a window is full, the
+            next one begins with this number of latest tokens. The scored tokens are the same as
+            without it.
+    """
+    total = len(token_ids)
+    # 1) streams with an overlap, as in generation
+    if overlap is not None:
+        begins, skip = (
+            ([0], 1) if separator is None else (document_begins(token_ids, separator).tolist(), 0)
+        )
+        for begin, end in zip(begins, [*begins[1:], total], strict=True):
+            first = skip
+            while begin + first < end:
+                yield begin, min(begin + context + 1, end), first
+                begin, first = begin + context + 1 - overlap, overlap
+        return
+    # 2) running text, windows side by side
+    if separator is None:
+        step = context or max(1, total - 1)
+        yield from ((i, min(i + step + 1, total), 1) for i in range(0, total - 1, step))
+        return
+    # 3) whole documents, as many as fit
+    begins = document_begins(token_ids, separator).tolist()
+    if context is None:
+        yield from (
+            (begin, end, 0) for begin, end in zip(begins, [*begins[1:], total]) if begin < end
+        )
+        return
+    begin, cuts = 0, {*begins, total}
+    while begin < total:
+        end = min(begin + context + 1, total)
+        # the last end of a document that fits; in a longer document, the end of the context
+        cut = next((e for e in range(end, begin, -1) if e in cuts), end)
+        yield begin, cut, 0
+        begin = cut
+
+
+def scored_windows(
+    model: Predictor, text: str, separator: str | None, what: str
+) -> tuple[Int[Tensor, " N"], list[Piece]]:
+    """The ids of a text and its `windows`.
+
+    Raises:
+        ValueError: where no token of the text can be scored.
+    """
+    ids = encode(model, text, what)
+    pieces = pieces_of(model, ids, separator_id(model, separator))
+    if not pieces:
+        raise ValueError(f"the {what} text has 1 token, so nothing to be scored; give at least 2")
+    return ids, pieces
+
+
+def pieces_of(model: Predictor, ids: Int[Tensor, " N"], separator: Tensor | None) -> list[Piece]:
+    """The `windows` in which this model reads a text."""
+    return list(windows(ids, model.context, separator, model.overlap))
+
+
+@torch.inference_mode()
+def scores(model: Predictor, ids: Int[Tensor, " N"], pieces: list[Piece]) -> Float[Tensor, " S"]:
+    """log p of every scored token, in the order of the text."""
+    return torch.cat(
+        [model.log_probs(*read).cpu()[scored] for read, scored in _batches(model, ids, pieces)]
+    )
+
+
+@torch.inference_mode()
+def distributions(
+    model: Predictor, ids: Int[Tensor, " N"], pieces: list[Piece]
+) -> tuple[Float[Tensor, "S V"], Int[Tensor, " S"]]:
+    """log p of every symbol at each scored token (S, V), and these tokens (S,), in text order."""
+    found = [
+        (model.next_log_probs(*read).cpu()[at], read[0].cpu()[at])
+        for read, at in _batches(model, ids, pieces)
+    ]
+    log_probs, targets = zip(*found, strict=True)
+    return torch.cat(log_probs), torch.cat(targets)
+
+
+def _batches(
+    model: Predictor, ids: Tensor, pieces: list[Piece]
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Yield up to 64 windows at a time: what the model reads, and a mask (B, T) of what is scored.
+
+    The model reads padded rows (B, T) and, if it has a memory, the memory slots before each window.
+    A model without a limit gets one window at a time: it may refuse the padding that rows of
+    unequal length need.
+    """
+    size, memory = 64 if model.context else 1, memories(model, ids, pieces)
+    for first in range(0, len(pieces), size):
+        group = pieces[first : first + size]
+        batch = torch.zeros(
+            len(group), max(end - begin for begin, end, _ in group), dtype=torch.long
+        )
+        scored = torch.zeros(batch.shape, dtype=torch.bool)
+        for row, (begin, end, skip) in enumerate(group):
+            batch[row, : end - begin] = ids[begin:end]
+            scored[row, skip : end - begin] = True
+        slots = [next(memory) for _ in group] if model.has_memory else []
+        yield (batch.to(model.device), *([torch.cat(slots)] if slots else [])), scored
+
+
+def memories(
+    model: Predictor, ids: Int[Tensor, " N"], pieces: list[Piece]
+) -> Iterator[Float[Tensor, "1 M d"]]:
+    """Yield the memory slots of each window, in order.
+
+    A window that overlaps the previous one continues its stream.
+
+    With the control "other", a window gets the slots of another window: one in another document,
+    equally far from its beginning where possible; in running text, one half the text away.
+    """
+    if model.config.layout.control == "other":
+        own = list(
+            memories(model.with_window(replace(model.config.layout, control=None)), ids, pieces)
+        )
+        yield from (own[i] for i in _others(pieces))
+        return
+    memory_state, before = model.update_memory(1), (0, 0, 0)
+    for piece in pieces:
+        on = before[0] < piece[0] < before[1]
+        memory_state = (
+            model.update_memory(memory_state, ids[None, before[0] : piece[0]].to(model.device))
+            if on
+            else model.update_memory(1)
+        )
+        before = piece
+        yield model.read_memory(memory_state)
+
+
+def _others(pieces: list[Piece]) -> list[int]:
+    """For each window, the number of the window whose memory it gets under the control "other".
+
+    That window is equally deep in its stream, but in the next stream. Where no other stream is that
+    deep, it is the window half of all windows away.
+    """
+    depth: list[int] = []
+    for i, (begin, _, _) in enumerate(pieces):
+        on = i > 0 and pieces[i - 1][0] < begin < pieces[i - 1][1]
+        depth.append(depth[-1] + 1 if on else 0)
+    alike: dict[int, list[int]] = {}
+    for i, deep in enumerate(depth):
+        alike.setdefault(deep, []).append(i)
+    found = [(i + len(pieces) // 2) % len(pieces) for i in range(len(pieces))]
+    for group in alike.values():
+        if len(group) > 1:
+            for i, other in zip(group, [*group[1:], group[0]]):
+                found[i] = other
+    return found
+
+
+def per_char(
+    model: Predictor, ids: Int[Tensor, " N"], log_probs: Float[Tensor, " S"]
+) -> Float[Tensor, " C"]:
+    """log p of the last S of N tokens, distributed over their C characters.
+
+    The first character of a token gets the log p of the token, the others get 0. So a mean over
+    characters, or a sum over whole tokens, is right for tokens of any length. A half byte that
+    begins no character adds its log p to the character it belongs to.
+    """
+    lengths = model.tokenizer.lengths(ids)[len(ids) - len(log_probs) :]
+    if bool((lengths == 1).all()):
+        return log_probs
+    begins = (lengths.cumsum(0) - lengths - (lengths == 0).long()).clamp_min(0)
+    return log_probs.new_zeros(max(1, int(lengths.sum()))).index_add(0, begins, log_probs)
+
+
+def char_log_probs(
+    model: Predictor, text: str, separator: str | None = None
+) -> Float[Tensor, " C"]:
+    """log p of every scored character of a text (C,), in nats, in windows of the model's context.
+
+    See `windows` for the cuts, and `per_char` for tokens of several characters. A model with a
+    structured window carries its memory from window to window; the cost per window does not depend
+    on the length of the text.
+
+    Raises:
+        ValueError: where the text is empty, no token of it can be scored, or the model has no
+            tokenizer.
+    """
+    ids, pieces = scored_windows(model, text, separator, "given")
+    return per_char(model, ids, scores(model, ids, pieces))
+
+
+def evaluate(model: Predictor, text: str, separator: str | None = None) -> float:
+    """Mean nats per character over the whole of `text`, for tokens of any length.
+
+    See `windows` for which tokens are scored.
+    """
+    return -char_log_probs(model, text, separator).double().mean().item()
+
+
+def encode(model: Predictor, text: str, what: str) -> Int[Tensor, " N"]:
+    """Ids of a text. Characters that the tokenizer does not know are left out.
+
+    A warning counts them.
+
+    Raises:
+        ValueError: where nothing is left, or the model has no tokenizer.
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise ValueError(f"the model has no tokenizer, so it cannot read the {what} text")
+    unknown = tokenizer.unknown_in(text)
+    if unknown and tokenizer.unk_id is None:
+        shown = ", ".join(repr(c) for c in list(unknown)[:5])
+        warnings.warn(
+            f"{sum(unknown.values())} characters of the {what} text are not in the vocabulary ({shown}) and are left "
+            "out; CharTokenizer.fit(text, unk=True) reads them as <unk>",
+            stacklevel=3,
+        )
+        text = text.translate({ord(c): None for c in unknown})
+    if not text:
+        raise ValueError(f"the {what} text is empty")
+    return tokenizer.encode(text)

@@ -1,0 +1,138 @@
+"""The mixture of rows closest to a vector; its weights are read as probabilities (K3)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import nnls
+from torch import Tensor
+
+from ..core.predictor import check_finite
+from .by_row import product
+
+HEAVY = 1e4  # weight of "p sums to 1" relative to the distance
+RIDGE = 1e-6  # decides where several p share the best mixture
+LARGE = 4096  # in a table with more rows, only candidate rows are considered for a vector:
+FIRST, MORE, MOST = 64, 32, 128  # the closest at first, more in each round, the most in total
+
+
+@torch.no_grad()
+def barycentric(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> Float[Tensor, "N V"]:
+    """argmin over p in the simplex of |pE - y|², exact to 1e-6: (N, m), (V, m) -> (N, V).
+
+    Orthonormal rows need one projection onto the simplex. Other rows need non-negative least
+    squares (Lawson and Hanson 1974), one vector at a time; one equation with a heavy weight holds
+    the sum of p to 1. Where rows are affinely dependent (V > m + 1), several p can share the best
+    mixture pE. A ridge of 1e-12 of a row's squared norm then chooses one close to the least sum of
+    squared weights.
+
+    In a table of more than `LARGE` rows, p uses only some rows: first the closest ones, then rows
+    that would bring the mixture closer. It stops when no row would, or when the next ones would
+    make more than `MOST`. Then p is the best mixture of the rows it has.
+
+    Raises:
+        ValueError: where vectors hold NaN or infinity, naming the first bad row.
+    """
+    check_finite(vectors)
+    if len(table) > LARGE:
+        return _of_large(vectors, table.to(vectors))
+    rows, points = table.double(), vectors.double()
+    gram = rows @ rows.T  # (V, V)
+    if torch.allclose(gram, torch.eye(len(gram)).to(gram), atol=1e-6):
+        return project_to_simplex(product(points, rows.T)).to(vectors.dtype)
+    # non-negative least squares: the rows, stacked on the heavy equation and the ridge
+    (count, width), length = rows.shape, gram.diagonal().mean().sqrt().clamp_min(1e-15).item()
+    matrix = [rows.T.cpu().numpy(), np.full((1, count), HEAVY * length)]
+    if count > width + 1:
+        matrix.append(RIDGE * length * np.eye(count))
+    matrix = np.concatenate(matrix)
+    wanted = np.zeros((len(points), len(matrix)))
+    wanted[:, :width], wanted[:, width] = points.cpu().numpy(), HEAVY * length
+    weights = np.array([nnls(matrix, one, maxiter=30 * count)[0] for one in wanted]).reshape(
+        -1, count
+    )
+    return torch.from_numpy(weights / weights.sum(-1, keepdims=True)).to(vectors)
+
+
+def hull_distance(
+    vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]
+) -> Float[Tensor, " N"]:
+    """The distance |pE - y| of each vector from the closest mixture (N,), in embedding units.
+
+    Raises:
+        ValueError: where vectors hold NaN or infinity, naming the first bad row.
+    """
+    if len(table) > LARGE:  # tens of thousands of rows: in the vectors' precision, not float64
+        return (barycentric(vectors, table) @ table.to(vectors) - vectors).norm(dim=-1)
+    rows, points = table.double(), vectors.double()
+    return (product(barycentric(points, rows), rows) - points).norm(dim=-1).to(vectors.dtype)
+
+
+def _of_large(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> Float[Tensor, "N V"]:
+    """Column generation: fit a mixture of few rows, add the rows its residual asks for, repeat."""
+    # 1) begin with the closest rows of each vector
+    squares, weights = table.norm(dim=-1).square(), vectors.new_zeros(len(vectors), len(table))
+    near = [some.topk(FIRST, largest=False).indices for some in _products(vectors, table, squares)]
+    columns, open_rows = list(torch.cat(near)) if near else [], list(range(len(vectors)))
+    slack = 1e-5 * squares.mean()
+    while open_rows:
+        # 2) the best mixture of the rows that each vector has so far
+        residuals, levels = [], []
+        for i in open_rows:
+            part = barycentric(vectors[i : i + 1], table[columns[i]])[0]
+            weights[i] = 0
+            weights[i, columns[i]] = part
+            residuals.append(part @ table[columns[i]] - vectors[i])
+            levels.append((part @ table[columns[i]]) @ residuals[-1])
+        # 3) a row helps where its product with the residual is below that of the mixture
+        slope, still = torch.stack(residuals) @ table.T, []
+        for i, row, level in zip(open_rows, slope, levels, strict=True):
+            least = row.topk(MORE, largest=False)
+            wanted = least.indices[least.values < level - slack]
+            if len(wanted) and len(columns[i]) + len(wanted) <= MOST:
+                columns[i] = torch.cat([columns[i], wanted]).unique()
+                still.append(i)
+        open_rows = still
+    return weights
+
+
+def _products(vectors: Tensor, table: Tensor, squares: Tensor) -> Iterator[Tensor]:
+    """|e|² - 2 ye for some vectors at a time; the smaller it is, the closer the row."""
+    return (torch.addmm(squares, some, table.T, alpha=-2) for some in vectors.split(256))
+
+
+def project_to_simplex(points: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+    """The closest point of the probability simplex to each point (N, V), by sorting."""
+    descending = points.sort(dim=-1, descending=True).values
+    # entry k: what to subtract from every entry if only the k largest stay positive
+    excess = (descending.cumsum(-1) - 1) / torch.arange(1, points.shape[-1] + 1).to(points)
+    kept = (descending > excess).sum(-1, keepdim=True).clamp_min(1)
+    return (points - excess.gather(-1, kept - 1)).clamp_min(0)
+
+
+def posterior_gumbel(
+    log_probs: Float[Tensor, "N V"], token_ids: Int[Tensor, " N"], uniform: Float[Tensor, "N V"]
+) -> Float[Tensor, "N V"]:
+    """log p + g with standard Gumbel noise g, given which entry of each row is the largest.
+
+    The largest entry is a standard Gumbel variable, whichever symbol it belongs to. The others are
+    Gumbel variables truncated at it. Where the ids are drawn from p, the result is distributed like
+    log p plus plain Gumbel noise, and symbol and noise are coupled (Gumbel-max).
+
+    Args:
+        log_probs: log p (N, V).
+        token_ids: the symbol whose entry is the largest in each row (N,).
+        uniform: random numbers in [0, 1) (N, V).
+
+    Returns:
+        The perturbed log p (N, V).
+
+    Source:
+        Maddison et al., arXiv 1411.0030.
+    """
+    gumbel = -(-uniform.double().clamp_min(1e-300).log()).log()  # (N, V)
+    winner = token_ids[:, None]
+    best = gumbel.gather(1, winner)  # (N, 1): p sums to 1, so the largest has location 0
+    others = -torch.logaddexp(-best, -(log_probs.double() + gumbel))
+    return others.scatter(1, winner, best).to(log_probs.dtype)

@@ -1,0 +1,1 @@
+"""The structured window (K8): its layout, and the memories that save what is older."""

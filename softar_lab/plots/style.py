@@ -1,0 +1,51 @@
+"""What all pictures share: colours, and symbols made visible."""
+
+import html
+
+import torch
+from torch import Tensor
+
+from ..data.tokenizers.subword import EMPTY, HALF_BYTES
+from ..metrics.pca import PCABasis
+
+COLORMAP = "viridis"  # of steps, dark to bright; readable by the colour-blind and in grey
+ACCENT = "#D55E00"
+# A table with this many symbols or more is large: a picture writes only the symbols of its paths.
+# Still pictures draw the others as a cloud of points.
+MANY = 400
+GREY = "#8a8f98"
+
+
+def visible(symbol: str) -> str:
+    """A symbol made visible: ␣ for a space, ↵ for a line end, ⇥ for a tab.
+
+    ‹A› is half of a byte, where a character is spelled out in bytes. ∅ begins the name of an empty
+    bucket.
+    """
+    shown = {" ": "␣", "\n": "↵", "\t": "⇥"}.get(symbol, symbol)
+    return shown if shown.isascii() else "".join(map(_half_byte, shown))
+
+
+def _half_byte(char: str) -> str:
+    return f"‹{HALF_BYTES.index(char):X}›" if char in HALF_BYTES else "∅" if char == EMPTY else char
+
+
+def plain(symbol: str) -> str:
+    """A visible symbol that neither HTML nor plotly takes for markup (plotly knows no &quot;)."""
+    return html.escape(visible(symbol), quote=False)
+
+
+def written_ids(vocab_size: int, *ids: Tensor) -> list[int]:
+    """The ids of the symbols to write into a picture.
+
+    All ids for a small table. For a table of `MANY` rows or more, the ids in `ids`, or the first
+    `MANY` where none are given.
+    """
+    if vocab_size < MANY or not ids:
+        return list(range(min(vocab_size, MANY)))
+    return torch.cat([some.flatten().cpu() for some in ids]).unique().tolist()
+
+
+def axis_label(basis: PCABasis, axis: int) -> str:
+    """The label of a principal axis, such as `PC 1 (8 % of the table's variance)`."""
+    return f"PC {axis + 1} ({100 * basis.explained[axis]:.0f} % of the table's variance)"

@@ -1,1 +1,0 @@
-"""Texts and symbols: corpora, languages whose truth is known, tokenizers."""

@@ -1,0 +1,81 @@
+"""Resuming a training run exactly: what is saved beside the weights, and whose run it is."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.cells import differences
+from ..core.store import CheckpointError, vectors_from_bytes
+from ..models.soft_ar import SoftAR
+from .config import TrainConfig
+
+PROGRESS, MOMENTS = "training.json", "training.safetensors"
+
+
+def flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The moments of an optimizer as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{i}.{name}": tensor.cpu()
+        for i, moments in state.items()
+        for name, tensor in moments.items()
+    }
+
+
+def resume_run(
+    model: SoftAR, optimizers: list, recipe: dict[str, Any], out: Path
+) -> tuple[int, list[dict]]:
+    """Load the weights and moments of a saved run; returns its step and its history.
+
+    A run that is older than a setting of training counts as having the setting's default.
+
+    Args:
+        model: gets the weights.
+        optimizers: get the moments.
+        recipe: of the run that is to continue; that of the saved run must be equal.
+        out: the checkpoint folder.
+
+    Raises:
+        CheckpointError: where the folder holds no training, or another run.
+    """
+    # 1) the saved run must be the same one
+    saved, files = SoftAR.load_with_files(out, "cpu")
+    if PROGRESS not in files or MOMENTS not in files:
+        raise CheckpointError(
+            f"{out} holds a model but no training to resume: resume=False begins anew"
+        )
+    here = {
+        "model": model.config.to_dict(),
+        "vocabulary": model.tokenizer.to_dict(),
+        "start": model.card["seed"],
+    }
+    there = {
+        "model": saved.config.to_dict(),
+        "vocabulary": saved.tokenizer.to_dict(),
+        "start": saved.card["seed"],
+    }
+    here, there = {**here, **recipe}, {**there, **{key: saved.card.get(key) for key in recipe}}
+    there["train"] = asdict(TrainConfig(**(there["train"] or {})))
+    different = differences(json.loads(json.dumps(here)), there)
+    if different:
+        raise CheckpointError(
+            f"{out} holds another run ({different}): choose another folder or resume=False"
+        )
+    # 2) its weights and moments
+    state = json.loads(files[PROGRESS])
+    moments, _ = vectors_from_bytes(files[MOMENTS], out / MOMENTS)
+    model.load_state_dict(saved.state_dict())
+    for number, optimizer in enumerate(optimizers):
+        nested: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in moments.items():
+            which, index, field = name.split(".", 2)
+            if int(which) == number:
+                nested.setdefault(int(index), {})[field] = tensor
+        optimizer.load_state_dict(
+            {"state": nested, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
+    return state["step"], state["history"]

@@ -1,0 +1,75 @@
+"""The recipe of a training run."""
+
+import math
+from dataclasses import dataclass
+
+from .soft_inputs import SOFT_INPUTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The recipe of a training run.
+
+    The defaults are the best ones found for the lab's small models (benchmarks/README.md).
+
+    Args:
+        steps: how many steps the run has.
+        batch_size: training rows per step.
+        window: tokens per training row; None: the model's context.
+        muon_learning_rate: of the matrices.
+        adam_learning_rate: of all other parameters.
+        weight_decay: of both optimizers.
+        warmup: the share of the steps in which the learning rates rise.
+        precision: "bf16", "fp32", or "auto": bf16 where the processor has it, else fp32.
+        soft_inputs: None: hard tokens only; or a member of soft_inputs.py such as "scheduled(0.5)".
+        history: in running text, how many tokens before a row a model's memory (ModelConfig.window)
+            holds at most.
+        eval_every, save_every: in steps; 0: only at the end.
+
+    Raises:
+        ValueError: for a value out of range; the message names the field.
+    """
+
+    steps: int = 400
+    batch_size: int = 16
+    window: int | None = None
+    muon_learning_rate: float | int = 0.02
+    adam_learning_rate: float | int = 3e-3
+    weight_decay: float | int = 0.0
+    warmup: float | int = 0.05
+    precision: str = "auto"
+    soft_inputs: str | None = None
+    history: int = 1024
+    eval_every: int = 100
+    save_every: int = 100
+
+    def __post_init__(self):
+        for name, least in (
+            ("steps", 1),
+            ("batch_size", 1),
+            ("history", 0),
+            ("eval_every", 0),
+            ("save_every", 0),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(
+                    f"TrainConfig.{name} must be a whole number of at least {least}, not {value!r}"
+                )
+        if self.window is not None and (not isinstance(self.window, int) or self.window < 1):
+            raise ValueError(f"TrainConfig.window must be None or at least 1, not {self.window!r}")
+        for name in ("muon_learning_rate", "adam_learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"TrainConfig.{name} must be above 0, not {getattr(self, name)!r}")
+        if not 0 <= self.weight_decay < math.inf or not 0 <= self.warmup < 1:
+            raise ValueError(
+                "TrainConfig.weight_decay must be at least 0, warmup a share of the steps in [0, 1)"
+            )
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(
+                f"TrainConfig.precision must be auto, bf16 or fp32, not {self.precision!r}"
+            )
+        if self.soft_inputs is not None:
+            object.__setattr__(
+                self, "soft_inputs", SOFT_INPUTS.spec(SOFT_INPUTS.make(self.soft_inputs))
+            )

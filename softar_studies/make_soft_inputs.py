@@ -1,0 +1,109 @@
+"""Measure soft tokens in training on stories: python -m softar_studies.make_soft_inputs [SEED …]
+
+Without a SEED, all are measured. Each model is trained on `tales` with as many multiply-adds as the
+plain model of its objective. Then it writes with hard tokens, with its own mixtures and with
+Gumbel-soft tokens. The checkpoint tales-hard judges the texts. Finished cells are saved in
+runs/soft_inputs. A run without a SEED writes data/results/soft_inputs.csv and .json at the end.
+"""
+
+import argparse
+import re
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+import pandas as pd
+
+from softar_lab import CharTokenizer, SoftAR, generate, load_corpus, train
+from softar_lab.core.cells import cell_path, kept, save_results
+from softar_lab.metrics.distributions import distinct_n, judge
+from softar_lab.training.data import TrainingRows
+from softar_studies.objectives_table import multiply_adds, recipe
+
+from .make_results import BUDGETS, ROOT
+
+CELLS, RESULTS = ROOT / "runs" / "soft_inputs", ROOT / "data" / "results" / "soft_inputs.csv"
+SEEDS = 3
+# objectives and their readouts; the table is orthonormal
+OBJECTIVES = {"ce": "softmax", "mse": "barycentric", "energy": "barycentric"}
+SOFT = [None, "scheduled(share=0.5, passes=1)", "posterior-gumbel(1.0)"]
+WRITE = {
+    "hard": ("always", "mixture"),
+    "mixture": ("never", "mixture"),
+    "gumbel": ("never", "gumbel(1.0)"),
+}
+PROMPTS, LENGTH = 32, 240
+
+
+def run(objective: str, soft: str | None, seed: int) -> list[dict]:
+    """One model: its bits per character on validation text, and its texts in each mode."""
+    # 1) the model
+    corpus, budget = load_corpus("tales"), BUDGETS["tales"]
+    tokenizer = CharTokenizer.fit(corpus.train)
+    shape = budget.config(tokenizer.vocab_size, objective, "orthonormal")
+    model = SoftAR(replace(shape, readout=OBJECTIVES[objective]), tokenizer, seed)
+    # 2) as many steps as cost what the plain recipe costs
+    plain, config = budget.train, replace(budget.train, soft_inputs=soft)
+    rows = TrainingRows(model, corpus, plain, seed)
+    price = multiply_adds(model, rows, config) / multiply_adds(model, rows, plain)
+    config = replace(config, steps=round(plain.steps / price))
+    # 3) train, and score whole documents of validation text
+    end = corpus.val.index("\n", budget.chars) + 1
+    done = train(model, replace(corpus, val=corpus.val[:end]), config, seed=seed, progress=False)
+    found = {
+        "corpus": "tales",
+        "objective": objective,
+        "table": "orthonormal",
+        "readout": OBJECTIVES[objective],
+    }
+    found |= {
+        "inputs": soft or "hard tokens",
+        "seed": seed,
+        "steps": config.steps,
+        "bits": done.val_bits_per_char,
+    }
+    # 4) write in each mode, and judge the texts
+    reader, words = (
+        SoftAR.load(ROOT / "data" / "checkpoints" / "tales-hard"),
+        set(re.findall(r"\w+", corpus.train)),
+    )
+    for name, (schedule, feedback) in WRITE.items():
+        texts = generate(
+            model,
+            [""] * PROMPTS,
+            LENGTH,
+            schedule=schedule,
+            feedback=feedback,
+            seed=range(seed, seed + PROMPTS),
+        )
+        written = "\n".join(path.text for path in texts)
+        found[f"{name}_judge"] = float(
+            sum(judge(path.text, reader).bits_per_char for path in texts) / PROMPTS
+        )
+        found[f"{name}_distinct_4"] = distinct_n(written, 4)
+        shown = re.findall(r"\w+", written)
+        found[f"{name}_words"] = sum(word in words for word in shown) / max(1, len(shown))
+    return [{**found, "problem": ""}]
+
+
+def told() -> dict:
+    """Everything that determines a cell except its objective, soft inputs and seed."""
+    return {**recipe(load_corpus("tales"), BUDGETS["tales"]), "prompts": PROMPTS, "length": LENGTH}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
+    seeds, rows = parser.parse_args(arguments).seeds, []
+    for cell in product(OBJECTIVES, SOFT, seeds or range(SEEDS)):
+        rows += kept(cell_path(CELLS, *cell), told(), partial(run, *cell))
+        print(*cell, flush=True)
+    if not seeds:
+        save_results(pd.DataFrame(rows), [told()], RESULTS, ["objective", "inputs", "seed"])
+        print(f"written: {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

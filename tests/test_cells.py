@@ -1,0 +1,387 @@
+"""Tables of results: on disk; and those in data/results are what their recipes say, and hold
+together.
+"""
+
+import json
+import math
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from softar_lab.core.cells import cell_path, kept, load_results, save_results
+from softar_lab.core.estimates import interval
+from softar_lab.core.store import StoreError
+from softar_lab.data.corpora import load_corpus
+from softar_lab.models.embedding_tables import TABLES
+from softar_lab.models.objectives import OBJECTIVES
+from softar_lab.training.config import TrainConfig
+from softar_studies import (
+    make_collapse,
+    make_compression,
+    make_positions,
+    make_soft_inputs,
+    make_tokenizers,
+)
+from softar_studies.make_results import BUDGETS, PARTS, RESULTS, SEEDS
+from softar_studies.objectives_table import Budget, recipe
+
+
+@pytest.fixture(scope="module")
+def found():
+    return load_results(RESULTS)
+
+
+@pytest.mark.slow
+def test_recipes_are_those_of_the_tool(found):
+    told = {one["corpus"]: one for one in found[1]}
+    assert set(told) == set(BUDGETS)
+    assert told["tales"] == recipe(load_corpus("tales"), BUDGETS["tales"])
+    for name, budget in BUDGETS.items():  # Shakespeare's text may not be here
+        assert Budget.from_recipe(told[name]) == budget
+        assert json.loads(json.dumps(told[name])) == told[name]
+
+
+def test_every_cell_is_there_and_once(found):
+    frame = found[0]
+    there = frame.groupby(["corpus", "objective", "table", "seed"])["readout"].nunique()
+    wanted = {
+        (c, OBJECTIVES.complete(o, *[None] * 3), TABLES.complete(t, *[None] * 3), s)
+        for c in BUDGETS
+        for os, ts in PARTS
+        for o in os
+        for t in ts
+        for s in range(SEEDS)
+    }
+    assert set(there.index) == wanted
+    assert not frame.duplicated(["corpus", "objective", "table", "readout", "seed"]).any()
+
+
+def test_figures_lie_where_they_can(found):
+    frame = found[0]
+    assert frame["bits"].gt(0).all()
+    assert frame["top1"].between(0, 1).all()
+    assert frame["ece"].between(0, 1).all()
+    for n in range(1, 5):
+        assert frame[f"brier_{n}"].between(-1, 1).all()
+    assert (
+        frame["brier_lm"].isna().eq(frame["problem"] != "").all()
+    )  # a figure is missing only with a reason
+    tales = frame[frame["corpus"] == "tales"]
+    assert tales["excess"].gt(0).all()
+    assert (tales["bits"] - tales["excess"]).max() - (
+        tales["bits"] - tales["excess"]
+    ).min() < 1e-4  # one floor
+    assert frame.loc[frame["corpus"] == "shakespeare", "excess"].map(math.isnan).all()
+
+
+def test_readouts_of_a_cell_share_its_training(found):
+    cells = found[0].groupby(["corpus", "objective", "table", "seed"])
+    for name in ("multiply_adds_per_step", "parameters", "embedding_rank", "seconds_per_step"):
+        assert cells[name].nunique().eq(1).all()
+
+
+# -- soft inputs ------------------------------------------------------------------------------------------------------
+
+
+def test_soft_inputs_are_whole_and_their_recipe_is_that_of_the_tool():
+    frame, recipes = load_results(make_soft_inputs.RESULTS)
+    assert recipes == [json.loads(json.dumps(make_soft_inputs.told()))]
+    assert (
+        len(frame)
+        == len(make_soft_inputs.OBJECTIVES) * len(make_soft_inputs.SOFT) * make_soft_inputs.SEEDS
+    )
+    assert not frame.duplicated(["objective", "inputs", "seed"]).any()
+    assert frame["problem"].eq("").all()
+
+
+def test_soft_inputs_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeypatch):
+    def run(objective, soft, seed):
+        return [
+            {
+                "objective": objective,
+                "inputs": soft or "hard tokens",
+                "seed": seed,
+                "bits": 1.5,
+                "problem": "",
+            }
+        ]
+
+    monkeypatch.setattr(make_soft_inputs, "CELLS", tmp_path / "cells")
+    monkeypatch.setattr(make_soft_inputs, "RESULTS", tmp_path / "results.csv")
+    monkeypatch.setattr(make_soft_inputs, "run", run)
+    make_soft_inputs.main([])
+    first = (tmp_path / "results.csv").read_bytes()
+    assert (
+        len(load_results(tmp_path / "results.csv")[0])
+        == len(list((tmp_path / "cells").iterdir()))
+        == 27
+    )
+    monkeypatch.setattr(make_soft_inputs, "run", lambda *cell: [])
+    make_soft_inputs.main([])
+    assert (tmp_path / "results.csv").read_bytes() == first
+
+
+# -- tokenizers -------------------------------------------------------------------------------------------------------
+
+
+def test_tokenizers_are_whole_and_their_recipe_is_that_of_the_tool():
+    frame, recipes = load_results(make_tokenizers.RESULTS)
+    told = {one["corpus"]: one for one in recipes}
+    assert told["topics"] == json.loads(json.dumps(make_tokenizers.told("topics")))
+    ours = {
+        name: value for name, value in told["topics"].items() if name not in ("corpus", "sha256")
+    }
+    assert told["shakespeare"].items() >= ours.items()  # its text may not be here
+    for name in make_tokenizers.SIZES:
+        part, cells = frame[frame["corpus"] == name], make_tokenizers.cells(name)
+        found = set(part[["tokenizer", "vocab_size", "seed"]].itertuples(index=False, name=None))
+        assert {cell for cell in found if cell[0] != "char"} == {
+            cell for cell in cells if cell[0] != "char"
+        }
+        assert len(part) == len(found) == len(cells)
+    assert frame["problem"].eq("").all()
+
+
+def test_tokenizers_differ_in_their_table_alone():
+    """The same body: what a row of the table and of the head costs falls out."""
+    frame = load_results(make_tokenizers.RESULTS)[0]
+    width = make_tokenizers.SHAPE["d_model"]
+    assert len(set(frame["parameters"] - 2 * width * frame["vocab_size"])) == 1
+    assert frame.loc[frame["tokenizer"] == "char", "chars_per_token"].eq(1).all()
+    assert frame["bits"].between(1, 5).all()
+
+
+@pytest.mark.slow
+def test_characters_per_token_are_those_of_the_tool():
+    frame = load_results(make_tokenizers.RESULTS)[0]
+    text = make_tokenizers.corpus_named("topics").val
+    for kind, part in frame[frame["corpus"] == "topics"].groupby("tokenizer"):
+        tokenizer = make_tokenizers.fitted("topics", kind, 512)
+        assert len(text) / len(tokenizer.encode(text)) == pytest.approx(
+            part["chars_per_token"].iloc[0], rel=1e-5
+        )
+
+
+def test_tokenizers_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeypatch):
+    def run(name, kind, vocab_size, seed):
+        return [
+            {
+                "corpus": name,
+                "tokenizer": kind,
+                "vocab_size": vocab_size,
+                "seed": seed,
+                "bits": 2.5,
+                "problem": "",
+            }
+        ]
+
+    monkeypatch.setattr(make_tokenizers, "SIZES", {"topics": [512]})
+    monkeypatch.setattr(make_tokenizers, "CELLS", tmp_path / "cells")
+    monkeypatch.setattr(make_tokenizers, "RESULTS", tmp_path / "results.csv")
+    monkeypatch.setattr(make_tokenizers, "run", run)
+    monkeypatch.setattr(sys, "argv", ["make_tokenizers.py"])
+    make_tokenizers.main()
+    first = (tmp_path / "results.csv").read_bytes()
+    assert (
+        len(load_results(tmp_path / "results.csv")[0])
+        == len(list((tmp_path / "cells").iterdir()))
+        == 12
+    )
+    monkeypatch.setattr(make_tokenizers, "run", lambda *cell: [])
+    make_tokenizers.main()
+    assert (tmp_path / "results.csv").read_bytes() == first
+
+
+# -- positions --------------------------------------------------------------------------------------------------------
+
+
+def test_positions_are_whole_and_their_recipe_is_that_of_the_tool():
+    frame, recipes = load_results(make_positions.RESULTS)
+    told = make_positions.recipe(recipes[0]["sha256"])  # its text may not be here
+    assert recipes == [json.loads(json.dumps(told))]
+    bins = range(0, make_positions.SCORED, make_positions.BIN)
+    for name, shape in make_positions.MODELS.items():
+        windows = (
+            [shape["attention_window"]]
+            if "attention_window" in shape
+            else [0, make_positions.TRAINED]
+        )
+        part = frame[frame["positions"] == name]
+        found = set(part[["window", "seed", "begin"]].itertuples(index=False, name=None))
+        assert found == {
+            (w, s, b) for w in windows for s in range(make_positions.SEEDS) for b in bins
+        }
+        assert len(part) == len(found)
+        near = part[part["begin"] < 64].pivot(
+            index=["seed", "begin"], columns="window", values="bits"
+        )
+        assert near.std(axis=1).fillna(0).max() < 1e-6  # a window of 64 hides nothing there
+    assert frame["problem"].eq("").all()
+    assert frame["bits"].between(2, 5).all()
+
+
+def test_positions_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeypatch, corpus):
+    """Tiny models, on a text of its own: what is scored at each position is what `next_log_probs`
+    says.
+    """
+    monkeypatch.setattr(
+        make_positions, "load_corpus", lambda name: replace(corpus, val=corpus.train)
+    )
+    monkeypatch.setattr(make_positions, "TRAINED", 8)
+    monkeypatch.setattr(make_positions, "SCORED", 32)
+    monkeypatch.setattr(
+        make_positions, "TRAIN", TrainConfig(steps=2, window=8, eval_every=0, save_every=0)
+    )
+    monkeypatch.setattr(make_positions, "SEEDS", 1)
+    monkeypatch.setattr(make_positions, "CELLS", tmp_path / "cells")
+    monkeypatch.setattr(make_positions, "RESULTS", tmp_path / "results.csv")
+    make_positions.main([])
+    frame, _ = load_results(tmp_path / "results.csv")
+    first = (tmp_path / "results.csv").read_bytes()
+    assert len(list((tmp_path / "cells").iterdir())) == len(make_positions.MODELS)
+    assert len(frame) == (2 * 4 + 1) * 2
+    assert frame["bits"].between(1, 5).all()
+    monkeypatch.setattr(make_positions, "run", lambda *cell: [])
+    make_positions.main([])
+    assert (tmp_path / "results.csv").read_bytes() == first
+
+
+# -- what holds for every table ---------------------------------------------------------------------------------------
+
+FRAME = pd.DataFrame({"figure": [2.0, 1 / 3], "name": ["b", "a"], "problem": ["", "no figure"]})
+
+
+def test_interval_is_that_of_scipy():
+    values = np.array([1.0, 2.0, 4.0])
+    low, high = scipy.stats.t.interval(0.95, 2, values.mean(), scipy.stats.sem(values))
+    assert interval(values) == pytest.approx({"mean": 7 / 3, "low": low, "high": high, "seeds": 3})
+    assert math.isnan(interval(values[:1])["low"])
+
+
+def test_results_come_back_as_they_were_saved(tmp_path):
+    path = tmp_path / "new" / "results.csv"
+    save_results(FRAME, [{"steps": 3}], path, ["name"])
+    frame, recipes = load_results(path)
+    assert recipes == [{"steps": 3}]
+    pd.testing.assert_frame_equal(
+        frame, FRAME.iloc[::-1].reset_index(drop=True)[["name", "figure", "problem"]], rtol=1e-5
+    )
+    first = path.read_bytes()
+    save_results(frame, recipes, path, ["name"])
+    assert path.read_bytes() == first
+
+
+def test_a_kept_cell_is_not_run_again(tmp_path):
+    path = cell_path(tmp_path / "new", "a name", "every(4)", 0)
+    assert path.name == "a-name_every-4_0.json"
+    assert kept(path, {"steps": 3}, lambda: [{"figure": 1.5}]) == [{"figure": 1.5}]
+    assert kept(path, {"steps": 3}, list) == [{"figure": 1.5}]
+    with pytest.raises(StoreError, match="made by another recipe.*steps: saved 3, now 4"):
+        kept(path, {"steps": 4}, list)
+    path.write_text("{")
+    with pytest.raises(StoreError, match="no finished cell"):
+        kept(path, {"steps": 3}, list)
+
+
+def test_without_a_folder_nothing_is_kept():
+    assert cell_path(None, "a") is None
+    assert kept(None, {}, lambda: [{"figure": 1.5}]) == [{"figure": 1.5}]
+
+
+def damaged(path, how):
+    """One of the two files, spoilt."""
+    match how:
+        case "no table":
+            path.unlink()
+        case "no recipes":
+            path.with_suffix(".json").unlink()
+        case "a line less":
+            path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+        case "cut short":
+            path.write_bytes(path.read_bytes()[:-9])
+        case "another figure":
+            path.write_text(path.read_text().replace("0", "1", 1))
+        case "no JSON":
+            path.with_suffix(".json").write_text("{")
+        case "other JSON":
+            path.with_suffix(".json").write_text(json.dumps([{"corpus": "c"}]))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "no table",
+        "no recipes",
+        "a line less",
+        "cut short",
+        "another figure",
+        "no JSON",
+        "other JSON",
+    ],
+)
+def test_results_that_are_missing_or_damaged_are_refused(tmp_path, how):
+    path = tmp_path / "results.csv"
+    save_results(FRAME, [{"corpus": "c"}], path, ["name"])
+    assert len(load_results(path)[0]) == 2
+    damaged(path, how)
+    with pytest.raises(StoreError, match=r"results\.csv"):
+        load_results(path)
+
+
+# -- collapse × schedule × feedback ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def collapses():
+    return load_results(make_collapse.RESULTS)
+
+
+def test_collapse_recipes_are_those_of_the_tool(collapses):
+    told = {one["model"]: one for one in collapses[1]}
+    assert set(told) == set(make_collapse.SUBJECTS)
+    for name, subject in make_collapse.SUBJECTS.items():
+        if subject.corpus != "shakespeare":  # whose text may not be here
+            assert told[name] == json.loads(json.dumps(make_collapse.recipe(name)))
+
+
+@pytest.mark.parametrize("name", make_collapse.SUBJECTS)
+def test_every_way_of_a_model_is_there_and_once(collapses, name):
+    frame = collapses[0][collapses[0]["model"] == name]
+    assert not frame.duplicated(make_collapse.KEYS).any()
+    assert frame["bits"].isna().eq(frame["problem"] != "").all()
+    # A vote asks for a model that predicts more than one vector.
+    assert set(frame.loc[frame["problem"] != "", "collapse"]) <= {"vote(draws=200, least=1)"}
+    ten = frame["schedule"].unique()
+    assert len(ten) == (6 if make_collapse.SUBJECTS[name].samples else 10)
+    wanted = 0
+    for heat in (0, None):
+        for hows, feedbacks, count in make_collapse.parts(make_collapse.SUBJECTS[name], heat):
+            part = frame[
+                (frame["soft_temperature"] == (0 if heat == 0 else 1))
+                & frame["collapse"].isin(hows)
+            ]
+            cells = part.groupby(["collapse", "schedule", "feedback"])["seed"].nunique()
+            assert cells.eq(make_collapse.SEEDS).all()
+            wanted += len(hows) * len(feedbacks) * len(ten[:count])
+    assert len(frame) == wanted * make_collapse.SEEDS
+
+
+# -- what sums keep ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_compression_is_whole_and_its_recipe_is_that_of_the_tool():
+    frame, recipes = load_results(make_compression.RESULTS)
+    assert recipes == [json.loads(json.dumps(make_compression.told()))]
+    assert frame["value"].between(-1, 1).all()
+    assert not frame.duplicated(["part", "way", "at", "what", "seed"]).any()
+    assert (
+        frame.groupby(["part", "way", "at", "what"])["seed"]
+        .nunique()
+        .eq(make_compression.SEEDS)
+        .all()
+    )
