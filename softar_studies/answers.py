@@ -5,14 +5,10 @@ numbers or words of the question are skipped where the text repeats them as give
 after that is the answer. It is never a part of a longer number or word.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .questions import Question
+from dataclasses import dataclass
+from math import factorial
 
 _ONES = [
     "zero",
@@ -70,6 +66,40 @@ _STORY = r"\s+[a-z][^\d.\n=]{0,30}"  # as in "14 coins and got 7 more"
 def in_words(number: int) -> tuple[str, ...]:
     """A number from 0 to 99 in words: ("forty-two",); () for 1 and for all other numbers."""
     return tuple(word for word, value in _VALUES.items() if value == number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A question with one right answer, and everything that is needed to judge a free text.
+
+    Args:
+        kind: one of `questions.KINDS`.
+        topic: the topic within the kind, such as "addition".
+        level: 1 (easy), 2 or 3.
+        prompt: the text of the question.
+        answer: the right answer, as one would write it.
+        accepted: all spellings of it, `answer` first.
+        form: "number", "choice" (one of `options`), "word" or "list" (all of `given`, in order).
+        given: what the prompt names, in its order. A text that repeats it has not answered yet.
+        options: the answers to choose from.
+    """
+
+    kind: str
+    topic: str
+    level: int
+    prompt: str
+    answer: str
+    accepted: tuple[str, ...]
+    form: str
+    given: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    @property
+    def chance(self) -> float:
+        """Expected share of right answers of an informed guess; 0 where nothing is listed."""
+        if self.form == "list":
+            return 1 / factorial(len(self.given))
+        return 1 / len(self.options) if self.options else 0.0
 
 
 def extract_answer(question: Question, text: str) -> str | None:

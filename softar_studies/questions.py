@@ -6,13 +6,11 @@ gets some right and some wrong. `level` gives the difficulty.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from math import factorial
 from random import Random
 
-from .answers import extract_answer, in_words
+from .answers import Question, extract_answer, in_words
 
 KINDS = ("arithmetic", "ordering", "sorting", "words")
 EACH = 50  # questions per kind
@@ -55,40 +53,6 @@ _BOXES = {
     "vegetable": ("carrot", "potato", "onion", "cabbage", "radish", "turnip"),
     "clothing": ("shirt", "coat", "sock", "skirt", "glove", "hat"),
 }  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """A question with one right answer, and everything that is needed to judge a free text.
-
-    Args:
-        kind: one of `KINDS`.
-        topic: the topic within the kind, such as "addition".
-        level: 1 (easy), 2 or 3.
-        prompt: the text of the question.
-        answer: the right answer, as one would write it.
-        accepted: all spellings of it, `answer` first.
-        form: "number", "choice" (one of `options`), "word" or "list" (all of `given`, in order).
-        given: what the prompt names, in its order. A text that repeats it has not answered yet.
-        options: the answers to choose from.
-    """
-
-    kind: str
-    topic: str
-    level: int
-    prompt: str
-    answer: str
-    accepted: tuple[str, ...]
-    form: str
-    given: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-
-    @property
-    def chance(self) -> float:
-        """Expected share of right answers of an informed guess; 0 where nothing is listed."""
-        if self.form == "list":
-            return 1 / factorial(len(self.given))
-        return 1 / len(self.options) if self.options else 0.0
 
 
 def is_correct(question: Question, text: str) -> bool:

@@ -13,6 +13,7 @@ from softar_lab.data.languages import Markov
 from softar_lab.generation import Deferred, EveryK, Retro, collapse, generate
 from softar_lab.generation.beam_search import beam
 from softar_lab.generation.deferred import Runs
+from softar_lab.generation.engine_state import EngineState
 
 JUDGE = Markov([[0.1, 0.5, 0.4], [0.2, 0.2, 0.6], [0.7, 0.1, 0.2]], "abc")
 
@@ -61,8 +62,10 @@ def ends(look, steps, hard):
     """(step, length) of every run of one row; hard[t] is what the schedule says of the latest slots
     at t.
     """
-    config, collapse_ = SimpleNamespace(steps=steps), SimpleNamespace(look=look)
-    runs, found = Runs(SimpleNamespace(config=config, collapse=collapse_, first=[0])), []
+    engine = EngineState.__new__(EngineState)  # runs ask it for these only
+    engine.config, engine.first = SimpleNamespace(steps=steps), [0]
+    engine.collapse = SimpleNamespace(look=look)
+    runs, found = Runs(engine), []
     for t, flags in enumerate(hard):
         ending = runs._ending(t, torch.tensor([flags], dtype=torch.bool))
         found += [(t, length) for length in ending]

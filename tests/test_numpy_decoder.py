@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from softar_lab.models.config import ModelConfig
+from softar_lab.models.cache import Cache
+from softar_lab.models.config import POSITIONS, ModelConfig
 from softar_lab.models.numpy_decoder import RowDecoder
-from softar_lab.models.transformer import POSITIONS, Cache, Transformer
+from softar_lab.models.transformer import Transformer
 
 
 def wild(

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softar_studies.answers import extract_answer, in_words
-from softar_studies.questions import EACH, KINDS, Question, is_correct, load_questions
+from softar_studies.answers import Question, extract_answer, in_words
+from softar_studies.questions import EACH, KINDS, is_correct, load_questions
 
 QUESTIONS = load_questions()
 BY_KIND = {kind: [q for q in QUESTIONS if q.kind == kind] for kind in KINDS}

@@ -18,10 +18,9 @@ from bounds import exact
 from conftest import EVERY_OBJECTIVE, LETTERS, OBJECTIVES, TABLES
 from softar_lab.core.store import CheckpointError, StoreError
 from softar_lab.data.tokenizers.char import CharTokenizer
-from softar_lab.models.config import ModelConfig
+from softar_lab.models.config import POSITIONS, ModelConfig
 from softar_lab.models.scoring import calibrate
 from softar_lab.models.soft_ar import SoftAR
-from softar_lab.models.transformer import POSITIONS
 
 KNOWN = {
     "energy(4)": 0.5,

@@ -8,9 +8,8 @@ import torch
 from bounds import rounding
 from scipy.special import erf, softmax
 
-from softar_lab.models.config import ModelConfig
+from softar_lab.models.config import POSITIONS, ModelConfig
 from softar_lab.models.transformer import (
-    POSITIONS,
     Transformer,
     attend,
     rotary_angles,

@@ -23,7 +23,16 @@ SPINE = (
     *("core", "data/corpora.py", "data/tokenizers/char.py", "training"),
     *(
         f"models/{name}.py"
-        for name in ("config", "transformer", "soft_ar", "vector_predictor", "state", "scoring")
+        for name in (
+            "config",
+            "cache",
+            "activations",
+            "transformer",
+            "soft_ar",
+            "vector_predictor",
+            "state",
+            "scoring",
+        )
     ),
     *(f"models/{name}.py" for name in ("embedding_tables", "simplex", "nearest", "numpy_decoder")),
     *(
@@ -33,7 +42,15 @@ SPINE = (
     ),
     *(
         f"generation/{name}.py"
-        for name in ("generate", "config", "engine", "collapse", "schedule", "feedback")
+        for name in (
+            "generate",
+            "config",
+            "engine",
+            "engine_state",
+            "collapse",
+            "schedule",
+            "feedback",
+        )
     ),
     *(f"generation/{name}.py" for name in ("step_context", "run_context", "recorder", "grounding")),
 )

@@ -13,7 +13,6 @@ before. A slot that is grounded takes the new symbol.
 from collections import defaultdict, deque
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,10 +22,8 @@ from ..core.predictor import Prediction, Predictor
 from ..data.corpora import load_language
 from .beam_search import beam
 from .collapse import COLLAPSES, Collapse
+from .engine_state import EngineState
 from .run_context import RunContext
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 
 @COLLAPSES.register("deferred")
@@ -88,7 +85,7 @@ class Runs:
     last.
     """
 
-    def __init__(self, engine: "Engine"):
+    def __init__(self, engine: EngineState):
         self.engine, self.look, self.begin = engine, engine.collapse.look, list(engine.first)
         self.last = [begin + engine.config.steps - 1 for begin in engine.first]
         # Logarithms of the distributions collapsed to (B, V), of the latest steps.

@@ -7,60 +7,23 @@ own: `fast_path` and `numpy_path` (the same symbols, sooner), `liquid` (a tail t
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..core.predictor import Prediction, Predictor
 from . import fast_path, numpy_path
 from .collapse import ask, pick
-from .config import GenerationConfig
 from .deferred import Runs
+from .engine_state import EngineState
 from .grounding import ground, split
-from .recorder import FLUSH, Recorder
-from .run_context import RunContext
-from .schedule import Always
 from .step_context import StepContext
 
-KEPT = 16  # blocks of draws: a tail that looks ahead asks again for those behind
 
-
-class Engine:
-    """The running state of one call of generate().
-
-    Prompts may differ in length: while the shorter rows already write, the longer ones still read.
-    """
-
-    def __init__(self, model: Predictor, prompts: list[str], config: GenerationConfig):
-        self.model, self.prompts, self.config = model, prompts, config
-        self.seeds = config.seeds(len(prompts))
-        self.collapse, self.schedule = config.collapse, config.schedule
-        self.feedback, self.temperature = config.feedback, config.temperature
-        soft = config.soft_temperature
-        self.soft_temperature = config.temperature if soft is None else soft
-        self.embedding, self.device = model.embedding, model.device
-        self.always = isinstance(self.schedule, Always)  # ordinary generation: every token is hard
-
-        self.prompt_ids = [model.tokenizer.encode(text) for text in prompts]
-        lengths = [len(ids) for ids in self.prompt_ids]
-        self.begin = min(lengths)
-        self.first = [n - self.begin for n in lengths]  # each row's first step, after `begin`
-        self.total = max(self.first) + config.steps  # positions to predict
-        # What is left of each prompt behind `begin` (steps, B); -1: nothing.
-        self.forced = torch.full((max(self.first), len(prompts)), -1)
-        for row, (ids, first) in enumerate(zip(self.prompt_ids, self.first, strict=True)):
-            self.forced[:first, row] = ids[self.begin :]
-        self.forced = self.forced.to(self.device)
-        self.uniform = Draws(self.first, self.seeds, self.device)
-        self.steps = Steps(torch.tensor(self.first, device=self.device))
-
-        look = self.collapse.look
-        window = 0 if self.always or self.embedding is None else model.context or 0
-        self.recorder = Recorder(self.embedding, window, look)
-        self.run = RunContext(model, len(prompts), look)
+class Engine(EngineState):
+    """One call of generate(), in the shortest of three forms of the same computation."""
 
     def generate(self, stop: Callable[[], bool] | None = None) -> Iterator[None]:
         """Read the prompts, then predict, collapse and feed back until every row has its steps.
@@ -150,22 +113,6 @@ class Engine:
         if runs:
             runs.decide_rest()
 
-    def context(
-        self, t: int, prediction: Prediction, state: Any, was_hard: Bool[Tensor, " B"]
-    ) -> StepContext:
-        """What strategies get to see at position t, before anything is collapsed."""
-        return StepContext(
-            self.steps[t],
-            prediction,
-            None,
-            None,
-            self.embedding,
-            self.seeds,
-            was_hard,
-            state,
-            self.run,
-        )
-
     def _lead(
         self, t: int, token_ids: Tensor, hard: Tensor
     ) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
@@ -180,42 +127,3 @@ class Engine:
         if self.embedding is None:
             raise ValueError('this model reads no vectors: only schedule "always" suits it')
         return torch.where(hard[:, None], self.embedding[context.token_ids], self.feedback(context))
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Each row's own step (B,) at a position, counted from its first."""
-
-    first: Int[Tensor, " B"]
-
-    def __getitem__(self, t: int) -> Int[Tensor, " B"]:
-        return t - self.first
-
-
-class Draws:
-    """The numbers in [0, 1) that choose the symbols, (B,) at a position, decided by each row's seed
-    and own step alone.
-
-    Drawn as far as they are asked for; the latest are kept.
-    """
-
-    def __init__(self, first: list[int], seeds: tuple[int, ...], device: torch.device):
-        self.first, self.device, self.blocks, self.done = first, device, {}, 0
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __getitem__(self, t: int) -> Float64[Tensor, " B"]:
-        while t >= self.done:
-            block = torch.zeros(FLUSH, len(self.first), dtype=torch.float64)
-            for row, (first, generator) in enumerate(zip(self.first, self.generators)):
-                skip = min(max(0, first - self.done), FLUSH)
-                block[skip:, row] = torch.rand(
-                    FLUSH - skip, generator=generator, dtype=torch.float64
-                )
-            self.blocks[self.done // FLUSH] = block.to(self.device)
-            self.blocks.pop(self.done // FLUSH - KEPT, None)
-            self.done += FLUSH
-        return self.blocks[t // FLUSH][t % FLUSH]
-
-    def of_row(self, total: int) -> Float64[Tensor, " T"]:
-        """All of a single row."""
-        return torch.rand(total, generator=self.generators[0], dtype=torch.float64)

@@ -8,7 +8,7 @@ alone, and a feedback that is at most one matrix product away from the predictio
 
 from collections.abc import Callable, Iterator
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -20,16 +20,14 @@ from ..models.soft_ar import SoftAR
 from ..models.state import SoftState
 from . import feedback as feedbacks
 from .collapse import softmax
+from .engine_state import EngineState
 from .recorder import FLUSH
 from .step_context import StepContext
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 PATIENCE = 8  # at most so many steps ahead is `stop` asked
 
 
-def suits(engine: "Engine", state: Any) -> bool:
+def suits(engine: EngineState, state: Any) -> bool:
     """Whether `write` can serve these choices, from a state of the model."""
     model = engine.model
     if not isinstance(model, SoftAR) or not isinstance(state.cache.decoder, CompiledDecoder):
@@ -38,7 +36,7 @@ def suits(engine: "Engine", state: Any) -> bool:
     return known and _logits(model) is not None and (engine.always or _mode(engine) is not None)
 
 
-def write(engine: "Engine", state: SoftState, stop: Callable[[], bool] | None) -> Iterator[None]:
+def write(engine: EngineState, state: SoftState, stop: Callable[[], bool] | None) -> Iterator[None]:
     """Serve `Engine.generate` from the state after the tokens that all prompts have."""
     model, recorder, total, begin = engine.model, engine.recorder, engine.total, 0
     while begin < total:
@@ -69,7 +67,7 @@ def write(engine: "Engine", state: SoftState, stop: Callable[[], bool] | None) -
 
 
 def _write(
-    engine: "Engine", state: SoftState, begin: int, count: int
+    engine: EngineState, state: SoftState, begin: int, count: int
 ) -> tuple[SoftState, tuple[torch.Tensor, ...]]:
     """Write `count` steps in one call.
 
@@ -123,7 +121,7 @@ def _write(
     return state, (token_ids, states, inputs, hard)
 
 
-def _mode(engine: "Engine") -> int | None:
+def _mode(engine: EngineState) -> int | None:
     """The kernels' number for this feedback; None where they do not know it."""
     model, feedback, kernels = engine.model, engine.feedback, compiled.kernels()
     if feedback == feedbacks.Mixture() or (feedback == feedbacks.Raw() and _is_mixture(model)):

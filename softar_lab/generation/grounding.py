@@ -2,14 +2,13 @@
 (K5).
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .engine import Engine
+from .engine_state import EngineState
 
 
 def split(hard: Bool[Tensor, "B *n"]) -> tuple[Bool[Tensor, "B late"], Bool[Tensor, " B"]]:
@@ -17,7 +16,7 @@ def split(hard: Bool[Tensor, "B *n"]) -> tuple[Bool[Tensor, "B late"], Bool[Tens
     return (hard[:, :-1], hard[:, -1]) if hard.ndim == 2 else (hard[:, None][:, :0], hard)
 
 
-def ground(engine: "Engine", state: Any, t: int, late: Bool[Tensor, "B n"]) -> Any:
+def ground(engine: EngineState, state: Any, t: int, late: Bool[Tensor, "B n"]) -> Any:
     """The state in which soft slots among the latest n hold the rows of their emitted symbols.
 
     Args:

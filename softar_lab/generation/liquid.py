@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core.predictor import Prediction
 from ..models.embedding_tables import mean_norm
 from .collapse import ask, pick
+from .engine_state import EngineState
 from .schedule import Schedule, register
 from .step_context import StepContext
 
@@ -63,7 +64,7 @@ class Liquid(Schedule):
     def __call__(self, context: StepContext) -> Bool[Tensor, " B"]:
         return torch.ones_like(context.step, dtype=torch.bool)
 
-    def open(self, engine: Any) -> "Tail":
+    def open(self, engine: EngineState) -> "Tail":
         """A tail for one call of generate().
 
         Raises:
@@ -82,7 +83,7 @@ class Tail:
         log_probs: their distributions (K, B, V), in nats.
     """
 
-    def __init__(self, schedule: Liquid, engine: Any):
+    def __init__(self, schedule: Liquid, engine: EngineState):
         self.schedule, self.engine, self.model = schedule, engine, engine.model
         self.size = min(schedule.tail, self.model.config.tokens)
 

@@ -5,7 +5,7 @@ PyTorch's cost per call, which is a large part of a step at this size.
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,11 @@ from ..models.numpy_decoder import RowDecoder
 from ..models.soft_ar import SoftAR
 from ..models.state import SoftState
 from .collapse import pick_row, softmax
+from .engine_state import EngineState
 from .recorder import FLUSH
 
-if TYPE_CHECKING:
-    from .engine import Engine
 
-
-def suits(engine: "Engine", state: Any) -> bool:
+def suits(engine: EngineState, state: Any) -> bool:
     """Whether `write` can serve it: ordinary generation of one row by a SoftAR on a CPU.
 
     All tokens must fit the context, so that the window does not slide.
@@ -41,7 +39,7 @@ def suits(engine: "Engine", state: Any) -> bool:
     )
 
 
-def write(engine: "Engine", state: SoftState, stop: Callable[[], bool] | None) -> Iterator[None]:
+def write(engine: EngineState, state: SoftState, stop: Callable[[], bool] | None) -> Iterator[None]:
     """Serve `Engine.generate` from the state after the prompt."""
     model, recorder = engine.model, engine.recorder
     token_ids, hidden = _write(engine, state, stop or (lambda: False))
@@ -54,7 +52,7 @@ def write(engine: "Engine", state: SoftState, stop: Callable[[], bool] | None) -
 
 
 def _write(
-    engine: "Engine", state: SoftState, stop: Callable[[], bool]
+    engine: EngineState, state: SoftState, stop: Callable[[], bool]
 ) -> tuple[Tensor, Float[Tensor, "S d"]]:
     """Write up to `total` symbols, fewer where `stop` returns True.
 

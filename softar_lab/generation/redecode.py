@@ -15,10 +15,10 @@ from torch import Tensor
 from ..core.predictor import Prediction, Predictor
 from ..core.threads import limited
 from ..core.trajectory import Trajectory
+from ..models.cache import Cache
 from ..models.mixing import mixing_layer
 from ..models.soft_ar import SoftAR
 from ..models.state import SoftState
-from ..models.transformer import Cache
 from ..models.window_memory.memories import MemoryState
 from . import collapse as collapses
 from . import feedback as feedbacks

@@ -5,8 +5,6 @@ its row alone, bit for bit: a prompt gives the same numbers whether it is read i
 slot, or in a batch.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -14,10 +12,8 @@ from torch import Tensor, nn
 
 from ..core.threads import for_each
 from .by_row import as_array, multiply
+from .cache import Cache
 from .compiled import kernels
-
-if TYPE_CHECKING:
-    from .transformer import Cache
 
 PIECE = 4  # rows in a piece of work: each number read from a matrix serves all of them
 
@@ -28,6 +24,8 @@ class CompiledDecoder:
     The weights and biases of each norm are folded into the linear map after it, and 1/√width into
     the queries.
     """
+
+    reads_forks = True  # a fork's beginning lies in another cache
 
     @staticmethod
     def suits(body: nn.Module) -> bool:
@@ -66,7 +64,7 @@ class CompiledDecoder:
         """The input map: tokens (..., m) -> slots as they enter the first block (..., d)."""
         return multiply(vectors, self.input)
 
-    def __call__(self, stream: Float[Tensor, "B n d"], cache: "Cache") -> Float[Tensor, "B n d"]:
+    def __call__(self, stream: Float[Tensor, "B n d"], cache: Cache) -> Float[Tensor, "B n d"]:
         """The hidden states of n embedded slots, which are added to the cache.
 
         Where all rows begin with the same slots, these are computed for one row only. Attention
@@ -89,7 +87,7 @@ class CompiledDecoder:
             parts.append(self._read(slots[:, alike:], cache))
         return torch.from_numpy(np.concatenate(parts, 1))
 
-    def _alike(self, slots: np.ndarray, cache: "Cache") -> int:
+    def _alike(self, slots: np.ndarray, cache: Cache) -> int:
         """How many of the first of these slots (B, n, d) are the same in all rows.
 
         0 where the rows already differ in the cache.
@@ -99,7 +97,7 @@ class CompiledDecoder:
         differs = (slots != slots[:1]).any((0, 2))  # (n,)
         return int(differs.argmax()) if differs.any() else len(differs)
 
-    def _read(self, slots: np.ndarray, cache: "Cache") -> np.ndarray:
+    def _read(self, slots: np.ndarray, cache: Cache) -> np.ndarray:
         """Let the first B rows of the cache read n slots each: (B, n, d) -> (B, n, d)."""
         x = np.ascontiguousarray(slots)
         out = np.empty_like(x)
@@ -110,7 +108,7 @@ class CompiledDecoder:
         return out
 
     @staticmethod
-    def arrays(cache: "Cache") -> tuple[np.ndarray | int, ...]:
+    def arrays(cache: Cache) -> tuple[np.ndarray | int, ...]:
         """A cache in the form that `kernels.read` and `kernels.write` expect."""
         own = (cache.keys.mT.numpy(), cache.values.numpy())
         if (begin := cache.beginning) is None:

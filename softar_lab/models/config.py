@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 
+from .activations import MLPS
 from .embedding_tables import TABLES
 from .objectives import OBJECTIVES, READOUTS, make_objective
-from .transformer import MLPS, NORMS, POSITIONS
 from .window_memory.layout import LAYOUTS, Window, resolve
 from .window_memory.memories import make_memory
+
+POSITIONS = ("learned", "sinusoidal", "rotary", "none")
+NORMS = ("layer", "rms")
 
 
 @dataclass(frozen=True, kw_only=True)

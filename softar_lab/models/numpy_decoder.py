@@ -29,6 +29,8 @@ class RowDecoder:
     added to the residual stream is centred beforehand.
     """
 
+    reads_forks = False  # a fork's beginning lies in another cache
+
     @staticmethod
     def suits(body: nn.Module) -> bool:
         """Whether a body is on a CPU and of the KIND that this decoder knows."""

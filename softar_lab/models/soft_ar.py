@@ -25,6 +25,7 @@ from ..core.store import (
 from ..data.tokenizers import tokenizer_from_dict
 from ..data.tokenizers.char import CharTokenizer
 from ..data.tokenizers.subword import UnitTokenizer
+from .cache import Cache
 from .compiled_decoder import CompiledDecoder
 from .config import ModelConfig
 from .embedding_tables import TABLES, make_table
@@ -32,7 +33,7 @@ from .mixing import MixingCollapse
 from .numpy_decoder import RowDecoder
 from .objectives import make_objective
 from .state import SoftState
-from .transformer import Cache, Transformer
+from .transformer import Transformer
 from .vector_predictor import VectorPredictor, without_gradients
 from .window_memory.layout import LAYOUTS, Window, resolve
 from .window_memory.memories import MemoryState, make_memory

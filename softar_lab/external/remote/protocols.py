@@ -3,15 +3,10 @@
 The servers are vLLM, TGI, TensorRT-LLM and LMI.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-
-if TYPE_CHECKING:
-    from .judge import RemoteJudge
 
 # a token and its log-prob as the server sends them; None where there is nothing before the token
 Pair = tuple[Any, Any]
@@ -19,11 +14,19 @@ WRITTEN = 1  # number of tokens that a server must write: some refuse to write n
 LONGEST = 100  # characters of a token whose text the server does not send
 
 
+@runtime_checkable
+class Served(Protocol):
+    """What a protocol must know of a model: its name, and its tokenizer where one is needed."""
+
+    model: str
+    tokenizer: Callable[..., Any] | None
+
+
 class Unusable(ValueError):
     """A fault in an answer."""
 
 
-def _ask_completions(judge: RemoteJudge, text: str) -> dict:
+def _ask_completions(judge: Served, text: str) -> dict:
     return {
         "model": judge.model,
         "prompt": text,
@@ -34,7 +37,7 @@ def _ask_completions(judge: RemoteJudge, text: str) -> dict:
     }
 
 
-def _read_completions(judge: RemoteJudge, answer: Any, text: str) -> list[Pair]:
+def _read_completions(judge: Served, answer: Any, text: str) -> list[Pair]:
     choice = _choice(answer)
     said, found = _get(choice, "text", str), _get(choice, "logprobs", dict)
     tokens, log_probs = _get(found, "tokens", list), _get(found, "token_logprobs", list)
@@ -52,7 +55,7 @@ def _read_completions(judge: RemoteJudge, answer: Any, text: str) -> list[Pair]:
     return list(zip(tokens, log_probs))
 
 
-def _ask_prompt_logprobs(judge: RemoteJudge, text: str) -> dict:
+def _ask_prompt_logprobs(judge: Served, text: str) -> dict:
     return {
         "model": judge.model,
         "prompt": text,
@@ -62,7 +65,7 @@ def _ask_prompt_logprobs(judge: RemoteJudge, text: str) -> dict:
     }
 
 
-def _read_prompt_logprobs(judge: RemoteJudge, answer: Any, text: str) -> list[Pair]:
+def _read_prompt_logprobs(judge: Served, answer: Any, text: str) -> list[Pair]:
     first, *others = _get(_choice(answer), "prompt_logprobs", list) or [{}]
     if first is not None:
         raise Unusable(
@@ -84,14 +87,14 @@ def _read_prompt_logprobs(judge: RemoteJudge, answer: Any, text: str) -> list[Pa
     return [(head, None), *pairs]
 
 
-def _ask_generate(judge: RemoteJudge, text: str) -> dict:
+def _ask_generate(judge: Served, text: str) -> dict:
     return {
         "inputs": text,
         "parameters": {"details": True, "decoder_input_details": True, "max_new_tokens": WRITTEN},
     }
 
 
-def _read_generate(judge: RemoteJudge, answer: Any, text: str) -> list[Pair]:
+def _read_generate(judge: Served, answer: Any, text: str) -> list[Pair]:
     if isinstance(answer, list) and len(answer) == 1:  # compatible LMI, and TGI's root path
         answer = answer[0]
     prefill = _get(_get(answer, "details", dict), "prefill", list)
@@ -104,7 +107,7 @@ def _read_generate(judge: RemoteJudge, answer: Any, text: str) -> list[Pair]:
     ]
 
 
-def _encoded(judge: RemoteJudge, text: str) -> tuple[list[int], list[str]]:
+def _encoded(judge: Served, text: str) -> tuple[list[int], list[str]]:
     """Token ids, and the part of the text that each covers.
 
     That part is "" for a start token, and for all but the first of the tokens that share one
@@ -118,7 +121,7 @@ def _encoded(judge: RemoteJudge, text: str) -> tuple[list[int], list[str]]:
     return list(found["input_ids"]), tokens
 
 
-def _ask_context_logits(judge: RemoteJudge, text: str) -> dict:
+def _ask_context_logits(judge: Served, text: str) -> dict:
     ids, _ = _encoded(judge, text)
     return {
         "model": judge.model,
@@ -129,7 +132,7 @@ def _ask_context_logits(judge: RemoteJudge, text: str) -> dict:
     }
 
 
-def _read_context_logits(judge: RemoteJudge, answer: Any, text: str) -> list[Pair]:
+def _read_context_logits(judge: Served, answer: Any, text: str) -> list[Pair]:
     ids, tokens = _encoded(judge, text)
     rows = _get(_choice(answer), "context_logits", list)
     try:
@@ -149,7 +152,7 @@ def _read_context_logits(judge: RemoteJudge, answer: Any, text: str) -> list[Pai
 
 APIS: Mapping[
     str,
-    tuple[str, Callable[[RemoteJudge, str], dict], Callable[[RemoteJudge, Any, str], list[Pair]]],
+    tuple[str, Callable[[Served, str], dict], Callable[[Served, Any, str], list[Pair]]],
 ] = {
     "completions": ("/completions", _ask_completions, _read_completions),
     "prompt_logprobs": ("/completions", _ask_prompt_logprobs, _read_prompt_logprobs),
