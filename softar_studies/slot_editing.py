@@ -93,10 +93,6 @@ def _fact(words: WordAlphabet, story: str, rng: Random) -> Fact | None:
     )
 
 
-Edit = Callable[[Tensor, Fact], Tensor]
-"""(the rows of a fact's tokens (T, m), the fact) -> the vectors (T, m) that stand in the slots instead."""
-
-
 Edit = Callable[[Tensor, Fact], None]
 """Changes the rows of a fact's tokens (T, m) where they stand; then these are what the slots hold."""
 

@@ -27,7 +27,6 @@ from softar_lab.metrics.drift import (
     drift,
     drift_curve,
     replay,
-    survival,
 )
 from softar_lab.models.simplex import hull_distance
 
@@ -193,21 +192,6 @@ def test_horizon_over_several_steps_forgives_one():
     assert coherence_horizon(drifts, 0.3, over=9)["passed"].tolist() == [False, True]
     with pytest.raises(ValueError, match="at least 1"):
         coherence_horizon(drifts, 0.1, over=0)
-
-
-def test_survival_is_the_share_left_and_kaplan_and_meiers_where_some_end_early():
-    horizons = pd.DataFrame({"steps": [1, 3, 3, 5], "passed": [True, True, False, False]})
-    found = survival(horizons)
-    assert found.index.tolist() == [0, 1, 2, 3, 4, 5]
-    np.testing.assert_allclose(found["share"], [1, 3 / 4, 3 / 4, 1 / 2, 1 / 2, 1 / 2])
-    inside = found.loc[1:4]
-    assert ((inside["low"] < inside["share"]) & (inside["share"] < inside["high"])).all()
-
-
-@pytest.mark.parametrize("passed", [True, False])
-def test_survival_where_all_or_none_pass(passed):
-    found = survival(pd.DataFrame({"steps": [2, 2], "passed": passed}))
-    assert found["share"].tolist() == [1, 1, 0 if passed else 1]
 
 
 def test_drift_curve_is_median_and_quartiles_also_of_the_lost():

@@ -484,17 +484,6 @@ def test_drift_draws_each_curve_with_its_band_up_to_where_it_is_lost():
     png(figure)
 
 
-def test_survival_draws_steps_down_and_draws_without_an_interval():
-    steps = pd.Index([0, 1, 2], name="steps")
-    curve = pd.DataFrame({"share": [1, 0.5, 0], "low": [math.nan, 0.2, math.nan], "high": [math.nan, 0.8, math.nan]},
-                         index=steps)  # fmt: skip
-    figure = plots.draw_survival({"never": curve})
-    (line,) = figure.axes[0].lines
-    assert line.get_drawstyle() == "steps-post"
-    np.testing.assert_array_equal(line.get_xydata(), [[0, 1], [1, 0.5], [2, 0]])
-    png(figure)
-
-
 def test_frontier_draws_a_line_a_family_by_share_and_the_oracle_in_black():
     frame = pd.DataFrame(
         [("oracle", 0.9, 0.1), ("oracle", 0.1, 2.0), ("entropy", 0.5, 0.4)],

@@ -161,8 +161,22 @@ class Registry:
         return name_of(strategy)
 
 
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """A function, or any other callable, as a member of an axis; it has the name of what it calls."""
+
+    function: Callable
+
+    def __post_init__(self):
+        object.__setattr__(self, "__doc__", self.function.__doc__)
+        object.__setattr__(self, "__name__", name_of(self.function))
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
 def _written(name: str, values: dict[str, Any], bare: bool) -> str:
-    """ "every(4)" where `bare`, else with names: "entropy(above=0.5, until=None)"."""
+    """The string of a member: every(4) where `bare`, else entropy(above=0.5, until=None)."""
     if not values:
         return name
     if bare and not isinstance(next(iter(values.values())), bool):

@@ -21,7 +21,7 @@ A collapse with settings is a frozen dataclass derived from `Collapse`.
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.predictor import Prediction, check_finite
-from ..core.registry import Registry, name_of
+from ..core.registry import Adapted, Registry
 from ..models.by_row import product
 from ..models.mixing import last_hidden, mixing_layer
 from ..models.nearest import nearest
@@ -53,18 +53,10 @@ class Collapse:
 
 
 @dataclass(frozen=True)
-class FunctionCollapse(Collapse):
+class FunctionCollapse(Adapted, Collapse):
     """A function, or any other callable, as a collapse."""
 
-    function: Callable
     needs_context: bool = False
-
-    def __post_init__(self):
-        object.__setattr__(self, "__doc__", self.function.__doc__)
-        object.__setattr__(self, "__name__", name_of(self.function))
-
-    def __call__(self, *arguments: Any) -> Float[Tensor, "B V"]:
-        return self.function(*arguments)
 
 
 def with_context(function: Callable) -> FunctionCollapse:

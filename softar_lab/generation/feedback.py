@@ -4,7 +4,6 @@ A feedback is a callable ``context -> vectors (B, m)``.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.predictor import MixturePrediction
-from ..core.registry import Registry, name_of
+from ..core.registry import Adapted, Registry
 from ..models.by_row import product
 from ..models.nearest import nearest
 from ..models.simplex import posterior_gumbel
@@ -32,17 +31,8 @@ class Feedback:
     needs_symbol: ClassVar[bool] = True
 
 
-@dataclass(frozen=True)
-class FunctionFeedback(Feedback):
+class FunctionFeedback(Adapted, Feedback):
     """A function, or any other callable, as a feedback."""
-
-    function: Callable
-
-    def __post_init__(self):
-        object.__setattr__(self, "__name__", name_of(self.function))
-
-    def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
-        return self.function(context)
 
 
 FEEDBACKS = Registry(

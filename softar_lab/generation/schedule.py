@@ -8,7 +8,6 @@ liquid.py.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.predictor import Predictor
-from ..core.registry import Registry, name_of
+from ..core.registry import Adapted, Registry
 from ..data.corpora import load_language
 from ..models.nearest import nearest_distance
 from ..models.simplex import hull_distance
@@ -41,17 +40,8 @@ class Schedule:
     has_tail: ClassVar[bool] = False
 
 
-@dataclass(frozen=True)
-class FunctionSchedule(Schedule):
+class FunctionSchedule(Adapted, Schedule):
     """A function, or any other callable, as a schedule."""
-
-    function: Callable
-
-    def __post_init__(self):
-        object.__setattr__(self, "__name__", name_of(self.function))
-
-    def __call__(self, context: StepContext) -> Bool[Tensor, "B *n"]:
-        return self.function(context)
 
 
 SCHEDULES = Registry(

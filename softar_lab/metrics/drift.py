@@ -5,7 +5,6 @@ several trajectories one after the other: S steps in all. Frames have the index 
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import CensoredData, ecdf
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -24,6 +22,7 @@ from ..core.trajectory import Trajectory
 from ..models.aligned_predictor import AlignedPredictor
 from ..models.nearest import nearest_distance
 from ..models.simplex import hull_distance
+from ..models.state import SoftState
 
 # allowed difference from a recorded log-probability: float32 in batches of another size
 _CLOSE = 1e-3
@@ -100,7 +99,7 @@ def replay(trajectories: Trajectory | Sequence[Trajectory], model: Predictor) ->
         state = model.read(state, **{name: path[:, : batch.begin]})
     for t in range(batch.begin, path.shape[1]):
         log_probs.append(model.predict(state).log_probs)
-        hidden.append(getattr(state, "hidden", None))
+        hidden.append(state.hidden if isinstance(state, SoftState) else None)
         if t + 1 < path.shape[1]:
             state = model.advance(state, **{name: path[:, t]})
     found = Replay(batch.flat(log_probs), None if hidden[0] is None else batch.flat(hidden))
@@ -246,24 +245,6 @@ def _lasting(drift: pd.DataFrame, over: int) -> pd.Series:
         return np.lib.stride_tricks.sliding_window_view(padded, over).mean(1)
 
     return drift["kl"].groupby(level="trajectory").transform(mean)
-
-
-def survival(horizons: pd.DataFrame) -> pd.DataFrame:
-    """Share of trajectories still within the limit after each number of steps, by Kaplan and Meier.
-
-    `horizons` is the frame of `coherence_horizon`. The index is `steps`, from 0 on. The columns are
-    `share` and its 95 % interval, `low` and `high` (NaN where all or none are left).
-    """
-    passed = horizons["passed"].to_numpy()
-    steps = horizons["steps"].to_numpy(dtype=float)
-    curve = ecdf(CensoredData(uncensored=steps[passed], right=steps[~passed])).sf
-    at = np.arange(int(steps.max()) + 1)
-    with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-        # the interval is undefined where all or none are left
-        warnings.simplefilter("ignore", RuntimeWarning)
-        low, high = curve.confidence_interval(0.95, method="log-log")
-    values = {"share": curve.evaluate(at), "low": low.evaluate(at), "high": high.evaluate(at)}
-    return pd.DataFrame(values, index=pd.Index(at, name="steps"))
 
 
 # -- detectors: measures without the truth ---------------------------------------------------------

@@ -15,7 +15,7 @@ from .attention import (
 )
 from .charts import draw_bits, draw_calibration, draw_excess, draw_grid, draw_history
 from .comparisons import draw_among, draw_intervals, draw_lines, draw_ranking
-from .drift import draw_drift, draw_frontier, draw_survival
+from .drift import draw_drift, draw_frontier
 from .hull import (
     CURVES,
     curves_figure,
@@ -82,7 +82,6 @@ __all__ = [
     "draw_simplex",
     "draw_step",
     "draw_sum",
-    "draw_survival",
     "draw_together",
     "draw_tokens",
     "draw_trie",

@@ -1,4 +1,4 @@
-"""Still pictures of how far soft paths stray: drift, survival, the cost of staying soft."""
+"""Still pictures of how far soft paths stray: drift, and the cost of staying soft."""
 
 from collections.abc import Mapping
 
@@ -36,26 +36,6 @@ def draw_drift(curves: Mapping[str, pd.DataFrame], limit: float | int | None = N
     ax.set_yscale("symlog", linthresh=0.01)
     ax.set(xlabel="step", ylabel="KL(truth ‖ model), nats")
     ax.set_ylim(bottom=0)
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    plt.close(figure)
-    return figure
-
-
-def draw_survival(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Share of trajectories that are still coherent after so many steps, with its band.
-
-    `curves`: frames of `metrics.drift.survival` by name.
-    """
-    figure, ax = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
-    for i, (name, curve) in enumerate(curves.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        style = {"color": colour, "ls": DASHES[i // len(COLOURS) % 3], "lw": 1.8}
-        ax.step(curve.index, curve["share"], where="post", label=name, **style)
-        ax.fill_between(
-            curve.index, curve["low"], curve["high"], step="post", color=colour, alpha=0.12, lw=0
-        )
-    ax.set(xlabel="steps", ylabel="share still coherent", ylim=(0, 1.02))
-    ax.set_xlim(left=0)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     plt.close(figure)
     return figure

@@ -99,7 +99,7 @@ def train(
     model.to(pick_device(device))
     model.mixing = None  # it was fitted on the body as it was
     rows = TrainingRows(model, corpus, config, seed)
-    if model.memory is not None and hasattr(model.memory, "prior"):
+    if model.memory is not None and model.memory.prior is not None:
         counts = torch.bincount(rows.ids, minlength=model.vocab_size)
         model.memory.prior.copy_(counts / counts.sum())
     held_out = scored_windows(model, corpus.val, corpus.separator, "validation")

@@ -276,6 +276,8 @@ class Gist(nn.Module):
         gist tokens, arXiv 2304.08467; recurrent memory, arXiv 2207.06881.
     """
 
+    prior = None  # it needs no symbol frequencies
+
     def __init__(self, window: Any, shape: Any, generator: torch.Generator, unroll: int = 4):
         super().__init__()
         if not isinstance(unroll, int) or isinstance(unroll, bool) or unroll < 1:
