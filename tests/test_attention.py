@@ -119,20 +119,17 @@ def test_controls_choose_layer_head_and_token(explorer):
 
 
 def test_clicks_on_the_pictures_choose(explorer):
-    class Points:
-        xs, ys = [2 * 9 + 3], [9 + 1]
+    heads, one = explorer._pictures
 
-    explorer._pick_head(Points)
+    def click(picture, x, y):  # what the browser sends
+        picture._handle_custom_msg({"clicked": {"trace": 0, "x": x, "y": y}}, [])
+
+    click(heads, 2 * 9 + 3, 9 + 1)
     assert (explorer.layer.value, explorer.head.value) == (2, 3)
-    Points.ys = [explorer.figure.data[0].y[3]]
-    explorer._pick_token(Points)
+    click(one, "a (0)", explorer.figure.data[0].y[3])
     assert explorer.token.value == 3
-    Points.ys = ["( (6)"]
-    explorer._pick_token(Points)
+    click(one, "a (0)", "( (6)")
     assert explorer.token.value == 6
-    Points.xs = Points.ys = []
-    explorer._pick_head(Points)
-    explorer._pick_token(Points)
     assert explorer.problem == ""
 
 

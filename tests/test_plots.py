@@ -261,15 +261,6 @@ def test_update_path_escapes_what_plotly_would_take_for_markup(path, basis, mode
         assert not re.search("[<>]|&[a-z#]", known.sub("", text)), text
 
 
-@pytest.mark.parametrize("three", SPACES)
-def test_interactive_pictures_hold_lists_and_no_arrays(path, basis, model, three):
-    """Arrays that come back from the browser make plotly's widgets stumble."""
-    figure = plots.path_figure()
-    plots.update_path(figure, path, basis, model.embedding, three)
-    plots.update_now(figure, path, basis, 3, three)
-    assert "array(" not in repr([trace.to_plotly_json() for trace in figure.data])
-
-
 def test_history_figure_has_a_line_for_the_loss_and_one_for_the_bits():
     assert ["loss" in trace.name for trace in plots.history_figure().data] == [True, False]
 
@@ -528,32 +519,3 @@ def test_together_draws_each_path_in_its_own_colour_and_the_drift_below(path, ba
         *[line.get_label() for line in below.lines[1:]],
     ]
     assert to_hex(below.lines[0].get_color()).upper() == plots.SETTINGS[2]
-
-
-@pytest.mark.parametrize("which", ["path", "together", "hull"])
-def test_messages_about_several_traces_say_nothing_of_their_looks(
-    path, basis, model, monkeypatch, which
-):
-    """In the browser, what one trace of a batch is given the others of it lose: a colour that was
-    set once is gone.
-    """
-    sent, weights = [], torch.eye(len(model.embedding))[2]
-
-    def heard(figure, restyle_data, *, relayout_data=None, trace_indexes=None, **options):
-        sent.append((restyle_data, trace_indexes))
-
-    for name in ("_send_restyle_msg", "_send_update_msg"):
-        monkeypatch.setattr(f"plotly.basewidget.BaseFigureWidget.{name}", heard)
-    figure = getattr(plots, f"{which}_figure")()
-    if which == "path":
-        plots.update_path(figure, path, basis, model.embedding, False)
-    elif which == "together":
-        plots.update_together(figure, 1, path, basis, model.embedding)
-    else:
-        plots.update_hull(figure, path, basis, model.embedding, weights, 3)
-    several = [
-        data for data, traces in sent if isinstance(traces, list | tuple) and len(traces) > 1
-    ]
-    assert several
-    for data in several:
-        assert not [name for name in data if name.startswith(("marker", "textfont", "line"))]

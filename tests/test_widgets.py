@@ -182,7 +182,7 @@ def test_a_model_without_vectors_has_a_text_and_no_path(model):
     assert "reads no vectors" in said(panel)
     panel.schedule.value, panel.model.value = "always", "soft"
     panel.generate()
-    assert panel.first.figure in panel.first._picture.children
+    assert panel.first._path in panel.first._picture.children
     torch.testing.assert_close(drawn(panel.first, three=True), place(model, panel.trajectory))
 
 

@@ -4,7 +4,6 @@ Drawing never computes: a picture gets finished coordinates, trajectories and hi
 """
 
 from .attention import (
-    ATTENDED_TEXT,
     attention_figure,
     draw_attention,
     heads_figure,
@@ -47,7 +46,6 @@ from .windows import answers_html, draw_window, slots_html, window_html
 
 __all__ = [
     "ACCENT",
-    "ATTENDED_TEXT",
     "COLORMAP",
     "CURVES",
     "GREY",

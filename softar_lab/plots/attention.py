@@ -17,75 +17,15 @@ from .style import ACCENT, GREY, plain, visible
 _TICKS = (0, 0.01, 0.1, 0.3, 0.6, 1)
 _BLUES = ((0, "#ffffff"), (0.5, "#7fb8e0"), (1, "#08407e"))
 
-# The script of `widgets.attention.AttendedText`. It draws the text in the browser, so that hovering
-# needs no answer from the kernel.
-ATTENDED_TEXT = """
-function render({ model, el }) {
-    let keys = [], queries = [], told;
-    const name = word => word === '\\n' ? '↵' : word === ' ' ? '␣' : word;
-    const line = (words, soft, title) => {
-        const box = document.createElement('div');
-        box.className = 'attended';
-        box.style.cssText = 'font:16px/1.9 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere';
-        if (title) box.append(title);
-        const spans = words.map((word, i) => {
-            const span = document.createElement('span');
-            span.textContent = word === '\\n' ? '↵\\n' : word;
-            span.style.cssText = 'border-radius:3px;padding:2px 0;' +
-                (soft[i] ? 'border-bottom:2px dotted #0072B2;' : '');
-            return span;
-        });
-        box.append(...spans);
-        el.append(box);
-        return spans;
-    };
-    const paint = t => {
-        const { weights, queries: words, keys: others } = model.get('shown'), row = weights[t] ?? [];
-        const cross = others.length > 0, seen = cross ? others : words;
-        keys.forEach((span, s) => {
-            const weight = row[s] ?? 0;
-            span.style.background = `rgba(8,64,126,${0.9 * Math.sqrt(weight)})`;
-            span.style.color = weight > 0.25 ? 'white' : !cross && s > t ? '#8a8f98' : 'inherit';
-            span.title = `${(100 * weight).toFixed(1)} %`;
-        });
-        queries.forEach((span, s) => { span.style.outline = s === t ? '2px solid #D55E00' : ''; });
-        const best = row.map((weight, s) => [weight, s]).sort((a, b) => b[0] - a[0]).slice(0, 5);
-        const parts = best.filter(([weight]) => weight >= 0.005)
-            .map(([weight, s]) => `${name(seen[s])} (${s}) ${(100 * weight).toFixed(0)} %`);
-        told.textContent = words.length ? `${name(words[t])} (${t}) looks at  ${parts.join('  ·  ')}` : '';
-    };
-    const build = () => {
-        const { queries: words, keys: others, soft } = model.get('shown'), cross = others.length > 0;
-        el.replaceChildren();
-        queries = line(words, soft, cross ? 'looks:         ' : '');
-        keys = cross ? line(others, [], 'is looked at:  ') : queries;
-        told = document.createElement('div');
-        told.style.cssText = 'font:13px/1.6 ui-monospace,monospace;color:#5a606e;min-height:22px';
-        el.append(told);
-        queries.forEach((span, t) => {
-            span.style.cursor = 'pointer';
-            span.onmouseenter = () => paint(t);
-            span.onmouseleave = () => paint(model.get('chosen'));
-            span.onclick = () => { model.set('chosen', t); model.save_changes(); };
-        });
-        paint(model.get('chosen'));
-    };
-    model.on('change:shown', build);
-    model.on('change:chosen', () => paint(model.get('chosen')));
-    build();
-}
-export default { render };
-"""
 
-
-def attention_figure(width: int = 560, height: int = 520) -> go.FigureWidget:
+def attention_figure(width: int = 560, height: int = 520) -> go.Figure:
     """An empty heat map of one head; `update_attention` fills it."""
     scale = {
         "tickvals": [w**0.5 for w in _TICKS],
         "ticktext": [f"{w:.0%}" for w in _TICKS],
         "thickness": 10,
     }
-    figure = go.FigureWidget(go.Heatmap(zmin=0, zmax=1, colorscale=_BLUES, colorbar=scale, xgap=0.5, ygap=0.5,
+    figure = go.Figure(go.Heatmap(zmin=0, zmax=1, colorscale=_BLUES, colorbar=scale, xgap=0.5, ygap=0.5,
         hovertemplate="%{y} looks at %{x}: %{customdata:.1%}<extra></extra>"))  # fmt: skip
     figure.add_shape(type="rect", line={"color": ACCENT, "width": 1.5}, visible=False)
     axis = {"type": "category", "showgrid": False, "zeroline": False}
@@ -99,7 +39,7 @@ def attention_figure(width: int = 560, height: int = 520) -> go.FigureWidget:
 
 
 def update_attention(
-    figure: go.FigureWidget, weights, queries: Sequence[str], keys: Sequence[str]
+    figure: go.Figure, weights, queries: Sequence[str], keys: Sequence[str]
 ) -> None:
     """Draw one head: row t of `weights` (T, S) is the attention of `queries[t]` to `keys`."""
     trace = figure.data[0]
@@ -114,16 +54,16 @@ def update_attention(
             axis.tickangle = 0 if max(map(len, words)) < 3 else None
 
 
-def mark_query(figure: go.FigureWidget, query: int, keys: int) -> None:
+def mark_query(figure: go.Figure, query: int, keys: int) -> None:
     """Frame the row of one query in an `attention_figure`; `keys` is the number of keys."""
     figure.layout.shapes[0].update(
         x0=-0.5, x1=keys - 0.5, y0=query - 0.5, y1=query + 0.5, visible=True
     )
 
 
-def heads_figure(width: int = 400) -> go.FigureWidget:
+def heads_figure(width: int = 400) -> go.Figure:
     """An empty picture of all heads, one row per layer; `update_heads` fills it."""
-    figure = go.FigureWidget(go.Heatmap(zmin=0, zmax=1, colorscale=_BLUES, showscale=False, hoverongaps=False,
+    figure = go.Figure(go.Heatmap(zmin=0, zmax=1, colorscale=_BLUES, showscale=False, hoverongaps=False,
         hovertemplate="click to see this head<extra></extra>"))  # fmt: skip
     figure.add_shape(type="rect", line={"color": ACCENT, "width": 2.5}, visible=False)
     axis = {"showgrid": False, "zeroline": False}
@@ -135,9 +75,7 @@ def heads_figure(width: int = 400) -> go.FigureWidget:
     return figure
 
 
-def update_heads(
-    figure: go.FigureWidget, tiles, layers: int, heads: int, side: tuple[int, int]
-) -> None:
+def update_heads(figure: go.Figure, tiles, layers: int, heads: int, side: tuple[int, int]) -> None:
     """Draw all heads as small maps in one picture, and number its layers and heads.
 
     Args:
@@ -160,7 +98,7 @@ def update_heads(
 
 
 def mark_head(
-    figure: go.FigureWidget, layer: int, head: int | None, heads: int, side: tuple[int, int]
+    figure: go.Figure, layer: int, head: int | None, heads: int, side: tuple[int, int]
 ) -> None:
     """Frame one head, or a whole layer where `head` is None; `side` as in `update_heads`."""
     first, last = (0, heads) if head is None else (head, head + 1)

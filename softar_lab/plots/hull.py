@@ -29,12 +29,12 @@ def parts(weights, tokens: tuple[str, ...], least: float = LEAST) -> list[tuple[
     return [(i, tokens[i], float(weights[i])) for i in order]
 
 
-def hull_figure(width: int = 690, height: int = 560) -> go.FigureWidget:
+def hull_figure(width: int = 690, height: int = 560) -> go.Figure:
     """An empty plane; `update_hull` fills it.
 
     It holds the path so far, the present vector and the mixture nearest to that vector.
     """
-    figure = go.FigureWidget()
+    figure = go.Figure()
     hidden = {"hoverinfo": "skip", "showlegend": False}
     faint = {"color": "rgba(110,118,135,0.18)", "width": 1}
     # 1) the background: the whole path, faint, and the symbols
@@ -80,7 +80,7 @@ def hull_figure(width: int = 690, height: int = 560) -> go.FigureWidget:
 
 
 def update_hull(
-    figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, embedding, weights, step: int
+    figure: go.Figure, trajectory: Trajectory, basis: PCABasis, embedding, weights, step: int
 ) -> None:
     """Draw one step of a path into a `hull_figure`.
 
@@ -113,13 +113,8 @@ def update_hull(
             axis_label(basis, 0),
             axis_label(basis, 1),
         )
-    # its own batch: in the browser, a property set on one trace of a batch is lost on the others
-    with figure.batch_update():
-        path.marker.color, path.marker.cmin, path.marker.cmax = (
-            list(range(step + 1)),
-            0,
-            len(trajectory) - 1,
-        )
+        path.marker.color, path.marker.cmin = list(range(step + 1)), 0
+        path.marker.cmax = len(trajectory) - 1
     heavy.textfont = {"size": [13 + 8 * weight for _, _, weight in found], "color": BLUE}
 
 
@@ -139,9 +134,9 @@ def mixture_html(trajectory: Trajectory, weights, off_hull: float, step: int) ->
     )
 
 
-def curves_figure(width: int = 320, height: int = 430) -> go.FigureWidget:
+def curves_figure(width: int = 320, height: int = 430) -> go.Figure:
     """An empty picture of the detectors at every step, one small curve each, with a cursor."""
-    figure = go.FigureWidget(make_subplots(len(CURVES), 1, shared_xaxes=True, vertical_spacing=0.055,
+    figure = go.Figure(make_subplots(len(CURVES), 1, shared_xaxes=True, vertical_spacing=0.055,
                                            subplot_titles=list(CURVES.values())))  # fmt: skip
     for row, name in enumerate(CURVES, start=1):
         figure.add_trace(go.Scatter(name=name, mode="lines", line={"color": BLUE, "width": 1.4}, showlegend=False,
@@ -164,14 +159,14 @@ def curves_figure(width: int = 320, height: int = 430) -> go.FigureWidget:
     return figure
 
 
-def update_curves(figure: go.FigureWidget, detectors: pd.DataFrame) -> None:
+def update_curves(figure: go.Figure, detectors: pd.DataFrame) -> None:
     """Put the frame of `metrics.drift.detectors` of one trajectory into a `curves_figure`."""
     with figure.batch_update():
         for line, name in zip(figure.data, CURVES, strict=True):
             line.x, line.y = list(range(len(detectors))), detectors[name].tolist()
 
 
-def move_cursor(figure: go.FigureWidget, step: int) -> None:
+def move_cursor(figure: go.Figure, step: int) -> None:
     """Move the cursor of a `curves_figure` to a step."""
     with figure.batch_update():
         figure.layout.shapes[0].x0 = figure.layout.shapes[0].x1 = step

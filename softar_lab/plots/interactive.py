@@ -10,12 +10,12 @@ from .texts import step_hover
 TRAIL = 6  # steps before the present one in the accent colour
 
 
-def path_figure(height: int = 440) -> go.FigureWidget:
+def path_figure(height: int = 440) -> go.Figure:
     """An empty interactive picture of a path; `update_path` fills its traces.
 
     The traces are path, trail and symbols, first in 2-D, then in 3-D.
     """
-    figure = go.FigureWidget()
+    figure = go.Figure()
     for kind, size in ((go.Scatter, 9), (go.Scatter3d, 4)):
         marker = {"size": size, "colorscale": COLORMAP, "line": {"width": 0.6, "color": "white"}}
         faint = {"color": "rgba(110,118,135,0.35)", "width": 1.3}
@@ -49,11 +49,9 @@ def plane_layout(height: int) -> dict:
 
 
 def update_path(
-    figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, embedding, three: bool
+    figure: go.Figure, trajectory: Trajectory, basis: PCABasis, embedding, three: bool
 ) -> None:
-    """Put a trajectory into a `path_figure`, in place (a new figure would send 5 MB per click).
-
-    Plotly's widgets fail on arrays that come back from the browser, so they get lists.
+    """Put a trajectory into a `path_figure`.
 
     `three`: whether to draw in 3-D.
     """
@@ -74,7 +72,7 @@ def update_path(
                         [point[k] for point in points],
                         [row[k] for row in rows],
                     )
-                path.hovertext = hovers
+                path.hovertext, path.marker.color = hovers, list(range(len(points)))
                 written = visible if three else plain  # WebGL draws text as it is
                 symbols.text = [written(trajectory.tokens[i]) for i in ids]
         figure.layout.xaxis.visible = figure.layout.yaxis.visible = not three
@@ -87,12 +85,10 @@ def update_path(
                 axis_label(basis, 0),
                 axis_label(basis, 1),
             )
-    # Outside the batch: in the browser, a property set on one trace of it is lost on the others.
-    figure.data[3 if three else 0].marker.color = list(range(len(points)))
 
 
 def update_now(
-    figure: go.FigureWidget, trajectory: Trajectory, basis: PCABasis, step: int, three: bool
+    figure: go.Figure, trajectory: Trajectory, basis: PCABasis, step: int, three: bool
 ) -> None:
     """Move the ring to the present step, together with the trail that leads to it."""
     points = basis.transform(trajectory.vectors[max(0, step - TRAIL) : step + 1]).tolist()
@@ -103,9 +99,9 @@ def update_now(
         trail.marker.size = [0] * (len(points) - 1) + [10 if three else 20]
 
 
-def history_figure(height: int = 300) -> go.FigureWidget:
+def history_figure(height: int = 300) -> go.Figure:
     """An empty live picture of a training run: the loss of each step, and validation bits."""
-    figure = go.FigureWidget()
+    figure = go.Figure()
     figure.add_trace(
         go.Scatter(mode="lines", name="training loss (nats)", line={"color": GREY, "width": 1.2})
     )

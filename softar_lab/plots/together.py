@@ -29,12 +29,12 @@ FLOOR = 1e-3  # nats: a smaller drift is drawn at this value, near the lower edg
 DRIFT = "KL(judge ‖ model), nats"
 
 
-def together_figure(width: int = 980, height: int = 520) -> go.FigureWidget:
+def together_figure(width: int = 980, height: int = 520) -> go.Figure:
     """An empty plane for four paths; `update_together` and `update_symbols` fill it.
 
     Its traces are the four lines to the output symbols, the four paths, and the symbols.
     """
-    figure = go.FigureWidget()
+    figure = go.Figure()
     for name, colour in zip("ABCD", SETTINGS, strict=True):
         line = {"color": colour, "width": 1, "dash": "dot"}
         figure.add_trace(go.Scatter(name=f"reading {name}", mode="lines", line=line, opacity=0.55, hoverinfo="skip",
@@ -60,7 +60,7 @@ _LEGEND = {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "itemclick
 
 
 def update_symbols(
-    figure: go.FigureWidget,
+    figure: go.Figure,
     basis: PCABasis,
     embedding,
     tokens: Sequence[str],
@@ -82,7 +82,7 @@ def update_symbols(
 
 
 def update_together(
-    figure: go.FigureWidget,
+    figure: go.Figure,
     which: int,
     trajectory: Trajectory | None,
     basis: PCABasis | None,
@@ -111,9 +111,9 @@ def update_together(
         ]
 
 
-def drift_figure(width: int = 980, height: int = 230) -> go.FigureWidget:
+def drift_figure(width: int = 980, height: int = 230) -> go.Figure:
     """An empty picture of drift, step by step; `update_drift` fills its four lines."""
-    figure = go.FigureWidget()
+    figure = go.Figure()
     for name, colour, (mark, _) in zip("ABCD", SETTINGS, _MARKS, strict=True):
         marker = {"size": 4, "symbol": mark, "color": colour}
         figure.add_trace(go.Scatter(name=name, mode="lines+markers", line={"color": colour, "width": 1.4},
@@ -132,7 +132,7 @@ def drift_figure(width: int = 980, height: int = 230) -> go.FigureWidget:
     return figure
 
 
-def update_drift(figure: go.FigureWidget, which: int, kl: Sequence[float] | None) -> None:
+def update_drift(figure: go.Figure, which: int, kl: Sequence[float] | None) -> None:
     """Draw the drift `kl` of setting `which` in nats, or hide its line where `kl` is None.
 
     A step whose drift is infinite or unknown is a gap.

@@ -1,6 +1,8 @@
 """AttentionExplorer: choose a layer and a head, and see where each token attends."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anywidget
@@ -16,6 +18,7 @@ from ..evidence import masked
 from ..generation import Trajectory
 from ..models.soft_ar import SoftAR
 from .panel import Panel
+from .picture import Picture
 from .setting import NARROW
 
 START, MEMORY = "⊢", "▣"  # symbols for the slots that hold no token
@@ -28,7 +31,7 @@ class AttendedText(anywidget.AnyWidget):
     A click on a token sets `chosen`.
     """
 
-    _esm = plots.ATTENDED_TEXT
+    _esm = Path(__file__).with_name("attended_text.js")
     shown = traitlets.Dict({"queries": [], "keys": [], "weights": [], "soft": []}).tag(sync=True)
     chosen = traitlets.Int(0).tag(sync=True)
 
@@ -75,9 +78,10 @@ class AttentionExplorer(Panel):
         self.attended = AttendedText()
         self.heads, self.figure = plots.heads_figure(), plots.attention_figure()
         traitlets.link((self.attended, "chosen"), (self.token, "value"))
-        self.heads.data[0].on_click(lambda _, points, __: self._attempt(self._pick_head, points))
-        self.figure.data[0].on_click(lambda _, points, __: self._attempt(self._pick_token, points))
-        pictures = w.HBox([self.heads, self.figure], layout=w.Layout(align_items="flex-start"))
+        self._pictures = Picture(self.heads), Picture(self.figure)
+        for picture, pick in zip(self._pictures, (self._pick_head, self._pick_token), strict=True):
+            picture.on_point_click(partial(self._attempt, pick))
+        pictures = w.HBox(self._pictures, layout=w.Layout(align_items="flex-start"))
         above = [self.text] if model is not None else []
         self.children = (
             *above, w.HBox([self.layer, self.head, self.token]), self.status, self.attended, pictures,
@@ -204,17 +208,17 @@ class AttentionExplorer(Panel):
         with self._drawing:
             if self.weights is not None:
                 plots.mark_query(self.figure, self.token.value, len(self.looked_at))
+                for picture in self._pictures:
+                    picture.draw()
 
-    def _pick_head(self, points: Any) -> None:
+    def _pick_head(self, point: dict[str, Any]) -> None:
         """Choose the layer and head of the small picture that was clicked."""
-        if points.xs:
-            self.layer.value = int(points.ys[0]) // self._side[0] + 1
-            self.head.value = int(points.xs[0]) // self._side[1] + 1
+        self.layer.value = int(point["y"]) // self._side[0] + 1
+        self.head.value = int(point["x"]) // self._side[1] + 1
 
-    def _pick_token(self, points: Any) -> None:
+    def _pick_token(self, point: dict[str, Any]) -> None:
         """Choose the clicked row of the large picture; its label ends with "(number)"."""
-        if points.ys:
-            self.token.value = int(str(points.ys[0]).rpartition("(")[2].rstrip(")"))
+        self.token.value = int(point["y"].rpartition("(")[2].rstrip(")"))
 
     def looks_at(self, most: int = 5) -> list[tuple[str, int, float]]:
         """Return the `most` slots that the chosen token attends to in the chosen head.

@@ -13,6 +13,7 @@ from ..generation import Trajectory
 from ..metrics.pca import PCABasis
 from .compared import NAMES, Compared
 from .panel import Panel
+from .picture import Picture
 from .setting import NARROW, Beginning, by_name, has_rows
 
 
@@ -69,6 +70,7 @@ class CollapseExplorer(Panel):
             plots.update_symbols(
                 self.figure, self._basis, self._plane.embedding, self._plane.tokenizer.tokens
             )
+        self._pictures = Picture(self.figure), Picture(self.drift_figure)
         self.shown = w.IntRangeSlider(value=(0, 40), min=0, max=max(40, steps), description="Steps drawn", style=NARROW,
                                       layout=w.Layout(width="60%"))  # fmt: skip
         self.columns = w.HBox(layout=w.Layout(align_items="stretch"))
@@ -76,9 +78,11 @@ class CollapseExplorer(Panel):
             self._append(**chosen)
         buttons = w.HBox([self.button, self.stop_button, self.add_button, self.remove_button])
         picture = (
-            [self.legend, self.shown, self.figure, self.missing] if self._basis else [self.legend]
+            [self.legend, self.shown, self._pictures[0], self.missing]
+            if self._basis
+            else [self.legend]
         )
-        below = [w.HTML(_drift_title(judge)), self.drift_figure]
+        below = [w.HTML(_drift_title(judge)), self._pictures[1]]
         self.children = (self.beginning, buttons, self.status, self.columns, *picture, *below)
         self.generate()
         self._connect()
@@ -195,6 +199,7 @@ class CollapseExplorer(Panel):
                 setting.measure(self.models, self.judge)
                 with self._drawing:
                     plots.update_drift(self.drift_figure, NAMES.index(setting.name), setting.drift)
+                    self._draw()
         if self._stop is stop:  # otherwise newer work sets the status line
             self._tell(settings)
 
@@ -229,11 +234,17 @@ class CollapseExplorer(Panel):
                 plots.update_symbols(self.figure, self._basis, embedding, path.tokens, drawn)
             if setting.drift is None:
                 plots.update_drift(self.drift_figure, which, None)
+            self._draw()
+
+    def _draw(self) -> None:
+        for picture in self._pictures:
+            picture.draw()
 
     def _clear(self, which: int) -> None:
         with self._drawing:
             plots.update_together(self.figure, which, None, None, None)
             plots.update_drift(self.drift_figure, which, None)
+            self._draw()
 
     def _fit_slider(self, settings: Sequence[Compared]) -> None:
         """Set the maximum of the slider to the length of the longest text."""

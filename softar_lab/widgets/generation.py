@@ -12,6 +12,7 @@ from ..core.predictor import Predictor
 from ..generation import Trajectory, generate
 from ..metrics.pca import PCABasis
 from .panel import Panel
+from .picture import Picture
 from .setting import CHOICES, NARROW, Beginning, Setting, by_name, has_rows
 
 
@@ -22,7 +23,8 @@ class _Column(Setting):
         super().__init__(models, schedules)
         self.candidates = w.HTML()
         self.figure = plots.path_figure()
-        self._picture = w.Box([self.figure, self.candidates])
+        self._path = Picture(self.figure)
+        self._picture = w.Box([self._path, self.candidates])
         self.children = (*self.children, self._picture)
         self.show(title, alone=True)
 
@@ -41,9 +43,13 @@ class _Column(Setting):
             width="290px" if alone else "auto", flex="0 0 auto", padding="8px"
         )
 
+    def draw(self) -> None:
+        """Send the path as it is now to the browser."""
+        self._path.draw()
+
     def show_picture(self, shown: bool) -> None:
         """Display the path and the candidates, or only the candidates."""
-        self._picture.children = (self.figure, self.candidates) if shown else (self.candidates,)
+        self._picture.children = (self._path, self.candidates) if shown else (self.candidates,)
 
 
 class GenerationPanel(Panel):
@@ -185,6 +191,7 @@ class GenerationPanel(Panel):
             step = min(self.step.value, len(trajectory) - 1)
             if basis := self._bases.get(name):
                 plots.update_now(setting.figure, trajectory, basis, step, self.view.value == "3-D")
+                setting.draw()
             setting.text.value = plots.text_html(trajectory, step)
             setting.candidates.value = plots.candidates_html(trajectory, step)
 

@@ -11,6 +11,7 @@ from ..models.soft_ar import SoftAR
 from ..training.config import TrainConfig
 from ..training.loop import Run, train
 from .panel import Panel
+from .picture import Picture
 
 
 class TrainingMonitor(Panel):
@@ -41,6 +42,7 @@ class TrainingMonitor(Panel):
         self.stop_button = w.Button(description="Stop", icon="stop")
         self.bar = w.IntProgress(0, min=0, max=self.config.steps, layout=w.Layout(width="50%"))
         self.figure = plots.history_figure()
+        self._picture = Picture(self.figure)
         self._losses: list[tuple[int, float]] = []
         self._scores: list[tuple[int, float]] = []
         self.button.on_click(lambda _: self._run_in_background(self._work))
@@ -48,7 +50,7 @@ class TrainingMonitor(Panel):
         self.children = (
             w.HBox([self.button, self.stop_button, self.bar]),
             self.status,
-            self.figure,
+            self._picture,
         )
 
     def train(self) -> Run | None:
@@ -92,9 +94,9 @@ class TrainingMonitor(Panel):
         self._draw()
 
     def _draw(self) -> None:
-        with self.figure.batch_update():
-            for trace, points in zip(self.figure.data, (self._losses, self._scores), strict=True):
-                trace.x, trace.y = [x for x, _ in points], [y for _, y in points]
+        for trace, points in zip(self.figure.data, (self._losses, self._scores), strict=True):
+            trace.x, trace.y = [x for x, _ in points], [y for _, y in points]
+        self._picture.draw()
 
     def still(self):
         return plots.draw_history({"validation": self.run.history}) if self.run else None

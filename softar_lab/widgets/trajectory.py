@@ -12,6 +12,7 @@ from ..metrics.drift import detectors
 from ..metrics.pca import PCABasis
 from ..models.simplex import barycentric
 from .panel import Panel
+from .picture import Picture
 from .setting import NARROW, has_rows
 
 
@@ -43,12 +44,15 @@ class TrajectoryExplorer(Panel):
         w.jslink((self.play, "value"), (self.step, "value"))
         self.text, self.candidates, self.mixture = w.HTML(), w.HTML(), w.HTML()
         self.figure, self.curves = plots.hull_figure(), plots.curves_figure()
+        self._pictures = Picture(self.figure), Picture(self.curves)
         left, right = (
             w.Layout(flex="1 1 0%", min_width="0"),
             w.Layout(flex="0 0 330px", padding="0 8px"),
         )
-        plane = w.VBox([self.figure, self.mixture] if self._basis else [], layout=left)
-        side = w.VBox([self.candidates, *([self.curves] if self._basis else [])], layout=right)
+        plane = w.VBox([self._pictures[0], self.mixture] if self._basis else [], layout=left)
+        side = w.VBox(
+            [self.candidates, *([self._pictures[1]] if self._basis else [])], layout=right
+        )
         self.children = (
             w.HBox([self.play, self.step]),
             self.status,
@@ -99,6 +103,8 @@ class TrajectoryExplorer(Panel):
                     self.figure, trajectory, self._basis, self.model.embedding, weights, step
                 )
                 plots.move_cursor(self.curves, step)
+                for picture in self._pictures:
+                    picture.draw()
                 self.mixture.value = plots.mixture_html(trajectory, weights, off, step)
 
     def still(self):

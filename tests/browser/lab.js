@@ -9,7 +9,7 @@ async () => {
   const all = selector => [...panel.node.querySelectorAll(selector)];
   const outputs = '.jp-OutputArea-output, .jupyter-widgets';
   const broken = /^(Error (displaying|creating) widget|Failed to load model|Loading widget)/;
-  const undrawn = plot => !plot.querySelector('.main-svg') || /WebGL is not supported/.test(plot.innerText);
+  const undrawn = plot => !plot._fullData?.length || /WebGL is not supported/.test(plot.innerText);
   const kernel = session.session.kernel, frame = () => new Promise(requestAnimationFrame);
   let running = false, resting = false, sent = 0;
   const pending = new Set(), errors = [];

@@ -10,9 +10,11 @@ WIDGETS = """
 import time
 import ipywidgets as w, plotly.graph_objects as go
 from IPython.display import display
+from softar_lab.widgets.picture import Picture
 button, broken = w.Button(description="Count"), w.Button(description="Break")
 label = w.Label("pressed 0 times")
-figure = go.FigureWidget(go.Scatter3d(x=[0, 1], y=[0, 1], z=[0, 1]), layout={"height": 250})
+figure = go.Figure(go.Scatter3d(x=[0, 1], y=[0, 1], z=[0, 1]), layout={"height": 250})
+picture = Picture(figure)
 mode = w.Dropdown(description="Mode", options=["one", "two"])
 steps = w.IntSlider(description="Steps", min=0, max=10)
 rate = w.FloatSlider(description="Rate", max=1.0, step=0.05)
@@ -20,6 +22,7 @@ name, flag = w.Text(description="Name"), w.Checkbox(description="Flag")
 def count(_):
     time.sleep(0.5)
     figure.data[0].z = (2, 3)
+    picture.draw()
     label.value = f"pressed {int(label.value.split()[1]) + 1} times"
 button.on_click(count)
 broken.on_click(lambda _: 1 / 0)
@@ -28,7 +31,7 @@ def say(_):
     said.value = f"{mode.value} {steps.value} {rate.value} {name.value} {flag.value}"
 for control in (mode, steps, rate, name, flag):
     control.observe(say, "value")
-display(w.VBox([button, broken, label, figure, mode, steps, rate, name, flag, said]))
+display(w.VBox([button, broken, label, picture, mode, steps, rate, name, flag, said]))
 """
 NOTEBOOKS = {
     "widgets": [WIDGETS, "import time; time.sleep(1)", "print('the last', 'cell')"],
