@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # anywidget 0.11.0 in JupyterLab 4.6.6: a widget whose ES module needs more than two seconds to load is drawn, and
 # from then on hears nothing. Its first state appears, late; every later change of a synced trait is lost, without an
-# error in Python, in the cell or in the widget (the browser's console has one line). One would expect the changes to
-# wait for the module, or at least the next one to arrive. The same widget with a quick module shows every change.
-# So any widget with a large module (plotly's FigureWidget brings 5 MB) may stay as it was on a busy machine.
+# error in Python, in the cell or in the widget. One would expect the changes to wait for the module, or at least the
+# next one to arrive. The same widget with a quick module shows every change. So any widget with a large module (plotly's
+# FigureWidget brings 5 MB) may stay as it was on a busy machine.
 #
 # Needs Chromium (`chromium` on the PATH) and some two minutes. Exit code 1 if the behaviour is another one.
 set -euo pipefail
@@ -48,7 +48,8 @@ with sync_playwright() as play:
     page.on("pageerror", lambda error: console.append(str(error)))
     page.goto("http://127.0.0.1:18877/lab/tree/book.ipynb?reset")
     page.wait_for_function("window.jupyterapp?.shell.currentWidget?.context?.isReady", timeout=120_000)
-    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.evaluate("jupyterapp.shell.currentWidget.context.sessionContext.ready")
+    page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
     page.get_by_text("ended", exact=True).wait_for(timeout=120_000)
     page.get_by_text("slow shows").wait_for(timeout=60_000)
     page.wait_for_timeout(3000)
@@ -62,4 +63,4 @@ EOF
 trap 'kill $!; wait $! || true; rm -rf "$place"' EXIT
 for _ in $(seq 60); do grep -q "is running at" lab.log && break; sleep 1; done
 "$place/venv/bin/python" use.py
-# seen on 2026-11-30: ['quick shows 2', 'slow shows 0'] ['[anywidget] Failed to initialize model.']
+# Seen on 2026-11-30: ['quick shows 2', 'slow shows 0'] []

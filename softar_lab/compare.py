@@ -112,39 +112,24 @@ def run_conditions(
     if not len(prompts):
         raise ValueError("no prompt given; an empty string starts from nothing")
     # 1) what a cell depends on
-    judges = {"judge": judge, "truth": truth}
-    told = {
-        "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
-        "seeds": seeds,
-        "steps": steps,
-        "temperature": temperature,
-        "soft_temperature": soft_temperature,
-        **{name: type(one).__name__ for name, one in judges.items()},
-    }
     settings = {"steps": steps, "temperature": temperature, "soft_temperature": soft_temperature}
-    scoring = {**judges, "words": words, "separator": separator}
-    conditions = [
-        tuple(_AXES[name].resolve(part) for name, part in zip(CONDITION, condition, strict=True))
-        for condition in product(collapses, schedules, feedbacks)
-    ]
+    scoring = {"judge": judge, "truth": truth, "words": words, "separator": separator}
+    recipe = _recipe(prompts, seeds, settings, scoring)
     # 2) run every condition, or load its cell
     rows: list[dict[str, Any]] = []
     always: dict[str, list] = {}  # rows by collapse: "always" uses no feedback
+    conditions = _conditions(collapses, schedules, feedbacks)
     for condition in tqdm(conditions, disable=not progress, unit="way", desc="compare"):
-        names = {
-            name: _AXES[name].spec(part) for name, part in zip(CONDITION, condition, strict=True)
-        }
+        names = _names(condition)
         run = partial(_run_condition, model, prompts, seeds, condition, settings, scoring)
-        if isinstance(condition[1], Always):
-            if names["collapse"] not in always:
-                always[names["collapse"]] = kept(
-                    cell_path(out, names["collapse"], "always"), told, run
-                )
+        if not isinstance(condition[1], Always):
+            found = kept(cell_path(out, *names.values()), recipe, run)
+        elif names["collapse"] in always:
             found = always[names["collapse"]]
         else:
-            found = kept(cell_path(out, *names.values()), told, run)
-        control = names["feedback"].partition("(")[0] in CONTROLS
-        rows += [{**names, "control": control, **row} for row in found]
+            found = kept(cell_path(out, names["collapse"], "always"), recipe, run)
+            always[names["collapse"]] = found
+        rows += _labelled(found, names)
     return pd.DataFrame(rows)
 
 
@@ -216,6 +201,42 @@ def against_control(runs: pd.DataFrame, figure: str = "bits") -> pd.DataFrame:
         for key, group in groups
     ]
     return pd.DataFrame(rows)
+
+
+def _recipe(
+    prompts: Sequence[str],
+    seeds: int,
+    settings: dict[str, Any],
+    scoring: dict[str, Any],
+) -> dict[str, Any]:
+    """What decides the rows of a cell, except its condition; JSON-able."""
+    return {
+        "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
+        "seeds": seeds,
+        **settings,
+        **{name: type(scoring[name]).__name__ for name in ("judge", "truth")},
+    }
+
+
+def _conditions(
+    collapses: Sequence[Any], schedules: Sequence[Any], feedbacks: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    """Every combination of a collapse, a schedule and a feedback, as strategies."""
+    return [
+        tuple(_AXES[name].resolve(part) for name, part in zip(CONDITION, condition, strict=True))
+        for condition in product(collapses, schedules, feedbacks)
+    ]
+
+
+def _names(condition: tuple[Any, ...]) -> dict[str, str]:
+    """The names of a condition's strategies, with all parameters, by axis."""
+    return {name: _AXES[name].spec(part) for name, part in zip(CONDITION, condition, strict=True)}
+
+
+def _labelled(rows: list[dict[str, Any]], names: dict[str, str]) -> list[dict[str, Any]]:
+    """The rows of a condition with its names, and whether it is a control."""
+    control = names["feedback"].partition("(")[0] in CONTROLS
+    return [{**names, "control": control, **row} for row in rows]
 
 
 def _run_condition(

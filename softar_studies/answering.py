@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from softar_lab.core.estimates import Estimate
+from softar_lab.core.estimates import interval
 from softar_lab.metrics.texts import distinct_n
 
+NORMAL = 1.96  # standard errors on each side of a mean over many questions: 95 %
 RIGHT, WRONG = "x", "."  # one letter per question, so that a table can be paired with another later
 
 
@@ -100,6 +101,5 @@ def paired_shares(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _interval(values: np.ndarray, names: tuple[str, str, str]) -> dict[str, float]:
-    found = Estimate.mean(values)
-    half = 1.96 * found.standard_error
-    return dict(zip(names, (float(found), found - half, found + half), strict=True))
+    found = interval(values, NORMAL)
+    return dict(zip(names, (found["mean"], found["low"], found["high"]), strict=True))

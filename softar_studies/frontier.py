@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from softar_lab.core.predictor import Prediction, Predictor
+from softar_lab.core.predictor import Prediction, Predictor, divergence
 from softar_lab.generation import feedback as feedbacks
 from softar_lab.generation.collapse import Collapse
 from softar_lab.generation.generate import generate
 from softar_lab.generation.schedule import SCHEDULES, Threshold
 from softar_lab.generation.step_context import StepContext
-from softar_lab.metrics.drift import divergence, drift
+from softar_lab.metrics.drift import drift
 
 ENDS = ("always", "never")  # the end points that all families of schedules share
 

@@ -55,35 +55,42 @@ def run(objective: str, soft: str | None, seed: int) -> list[dict]:
         "objective": objective,
         "table": "orthonormal",
         "readout": OBJECTIVES[objective],
-    }
-    found |= {
         "inputs": soft or "hard tokens",
         "seed": seed,
         "steps": config.steps,
         "bits": done.val_bits_per_char,
     }
     # 4) write in each mode, and judge the texts
-    reader, words = (
-        SoftAR.load(ROOT / "data" / "checkpoints" / "tales-hard"),
-        set(re.findall(r"\w+", corpus.train)),
-    )
+    reader = SoftAR.load(ROOT / "data" / "checkpoints" / "tales-hard")
+    words = set(re.findall(r"\w+", corpus.train))
     for name, (schedule, feedback) in WRITE.items():
-        texts = generate(
-            model,
-            [""] * PROMPTS,
-            LENGTH,
-            schedule=schedule,
-            feedback=feedback,
-            seed=range(seed, seed + PROMPTS),
-        )
-        written = "\n".join(path.text for path in texts)
-        found[f"{name}_judge"] = float(
-            sum(judge(path.text, reader).bits_per_char for path in texts) / PROMPTS
-        )
-        found[f"{name}_distinct_4"] = distinct_n(written, 4)
-        shown = re.findall(r"\w+", written)
-        found[f"{name}_words"] = sum(word in words for word in shown) / max(1, len(shown))
+        figures = _judged_texts(model, schedule, feedback, seed, reader, words)
+        found |= {f"{name}_{figure}": value for figure, value in figures.items()}
     return [{**found, "problem": ""}]
+
+
+def _judged_texts(
+    model: SoftAR, schedule: str, feedback: str, seed: int, reader: SoftAR, words: set[str]
+) -> dict[str, float]:
+    """Figures of the texts that a model writes in one mode.
+
+    Args:
+        model: writes the texts.
+        schedule, feedback: the mode.
+        seed: of the first text.
+        reader: the model whose bits are counted.
+        words: the words that count as known.
+    """
+    seeds = range(seed, seed + PROMPTS)
+    prompts = [""] * PROMPTS
+    texts = generate(model, prompts, LENGTH, schedule=schedule, feedback=feedback, seed=seeds)
+    written = "\n".join(path.text for path in texts)
+    found = re.findall(r"\w+", written)
+    return {
+        "judge": float(sum(judge(path.text, reader).bits_per_char for path in texts) / PROMPTS),
+        "distinct_4": distinct_n(written, 4),
+        "words": sum(word in words for word in found) / max(1, len(found)),
+    }
 
 
 def told() -> dict:

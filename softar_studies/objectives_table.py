@@ -44,7 +44,7 @@ from softar_lab.models.scoring import (
 from softar_lab.models.soft_ar import SoftAR, pick_device
 from softar_lab.training.config import TrainConfig
 from softar_lab.training.data import TrainingRows
-from softar_lab.training.loop import TrainingDiverged, make_optimizers, train, update
+from softar_lab.training.loop import Run, TrainingDiverged, make_optimizers, train, update
 
 WAY = ["corpus", "objective", "table", "readout"]
 RUN = [*WAY, "seed"]  # identifies a row
@@ -166,17 +166,10 @@ def run_cell(
     # 1) the model, its batches and their price
     tokenizer = CharTokenizer.fit(corpus.train)
     scored = replace(corpus, val=_first_documents(corpus, budget.chars))
-    model = SoftAR(budget.config(tokenizer.vocab_size, objective, table), tokenizer, seed).to(
-        pick_device()
-    )
-    cell = {
-        "corpus": corpus.name,
-        "objective": model.config.objective,
-        "table": model.config.table,
-        "seed": seed,
-    }
-    cell |= {"embedding_dim": model.config.embedding_dim, "parameters": model.n_parameters()}
+    config = budget.config(tokenizer.vocab_size, objective, table)
+    model = SoftAR(config, tokenizer, seed).to(pick_device())
     rows = TrainingRows(model, corpus, budget.train, seed)
+    cell = _description(model, corpus, seed)
     cell["multiply_adds_per_step"] = multiply_adds(model, rows, budget.train)
     # 2) its readouts
     ways = [
@@ -185,18 +178,11 @@ def run_cell(
     ]
     # 3) train; a run that diverges gives rows without figures
     try:
-        run = train(model, scored, budget.train, seed=seed, progress=False)
-        if run.interrupted:
-            raise KeyboardInterrupt
-        # finite weights may still be too large to compute with
-        if not math.isfinite(run.val_bits_per_char):
-            raise TrainingDiverged(f"bits per character are {run.val_bits_per_char} at the end")
+        run = _finite_run(model, scored, budget.train, seed)
     except TrainingDiverged as error:
         cell |= dict.fromkeys(TRAINED, math.nan)
-        return [
-            {**cell, "readout": way, **dict.fromkeys(FIGURES, math.nan), "problem": str(error)}
-            for way in ways
-        ]
+        missing = {**dict.fromkeys(FIGURES, math.nan), "problem": str(error)}
+        return [{**cell, "readout": way, **missing} for way in ways]
     # 4) judge each readout
     last = run.history.iloc[-1]
     cell |= {"seconds_per_step": last["seconds"] / budget.train.steps}
@@ -303,6 +289,34 @@ def summary(
 
 
 # -- parts -----------------------------------------------------------------------------------------
+
+
+def _description(model: SoftAR, corpus: Corpus, seed: int) -> dict[str, Any]:
+    """What identifies a cell, and the size of its model."""
+    return {
+        "corpus": corpus.name,
+        "objective": model.config.objective,
+        "table": model.config.table,
+        "seed": seed,
+        "embedding_dim": model.config.embedding_dim,
+        "parameters": model.n_parameters(),
+    }
+
+
+def _finite_run(model: SoftAR, corpus: Corpus, config: TrainConfig, seed: int) -> Run:
+    """Train to the end, without a progress bar.
+
+    Raises:
+        TrainingDiverged: where a number is not finite in training or in the last evaluation.
+        KeyboardInterrupt: where training is stopped.
+    """
+    run = train(model, corpus, config, seed=seed, progress=False)
+    if run.interrupted:
+        raise KeyboardInterrupt
+    # finite weights may still be too large to compute with
+    if not math.isfinite(run.val_bits_per_char):
+        raise TrainingDiverged(f"bits per character are {run.val_bits_per_char} at the end")
+    return run
 
 
 def _first_documents(corpus: Corpus, chars: int) -> str:

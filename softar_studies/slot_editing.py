@@ -157,8 +157,27 @@ def tales_enrichment(model: SoftAR, facts: Sequence[Fact]) -> pd.DataFrame:
         things.
         `what` is p of the true "answer", or of "another" thing that the story never names.
     """
+    ways = _edits(model.embedding, facts)
+    asked = {
+        "answer": [fact.answer for fact in facts],
+        "another": [fact.others[0] for fact in facts],
+    }
+    # for every edit, p of both things in the answer's place
+    rows = []
+    for (way, at), edit in ways.items():
+        probs = answer_probs(model, facts, edit)
+        for what, ids in asked.items():
+            value = probs.gather(1, torch.tensor(ids)[:, None]).mean().item()
+            rows.append({"way": way, "at": float(at), "what": what, "value": value})
+    return pd.DataFrame(rows)
+
+
+def _edits(
+    table: Float[Tensor, "V m"], facts: Sequence[Fact]
+) -> dict[tuple[str, float | int], Edit | None]:
+    """The edits of `tales_enrichment`, by `way` and `at`."""
     # 1) the vectors to plant
-    table, generator = model.embedding, torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     things = table[torch.tensor([tales_words().ids[thing] for thing in THINGS])]
     noise = torch.randn(len(facts), table.shape[1], generator=generator)
     random = {id(fact): row for fact, row in zip(facts, noise)}
@@ -179,21 +198,9 @@ def tales_enrichment(model: SoftAR, facts: Sequence[Fact]) -> pd.DataFrame:
     def erase(rows: Tensor, fact: Fact) -> None:
         rows[fact.thing] = blank
 
-    ways: dict[tuple[str, float], Edit | None] = {("full", 0): None, ("erased", 0): erase}
+    ways: dict[tuple[str, float | int], Edit | None] = {("full", 0): None, ("erased", 0): erase}
     for slot, name, strength in product(("holder", "other"), vectors, STRENGTHS):
         ways[f"{name} in the {slot}'s slot", strength] = planted(
             vectors[name], slot, strength, blank
         )
-    ways |= {("summed", n): summed(n) for n in COMPANY}
-    # 3) for every edit, p of both things in the answer's place
-    asked = {
-        "answer": [fact.answer for fact in facts],
-        "another": [fact.others[0] for fact in facts],
-    }
-    rows = []
-    for (way, at), edit in ways.items():
-        probs = answer_probs(model, facts, edit)
-        for what, ids in asked.items():
-            value = probs.gather(1, torch.tensor(ids)[:, None]).mean().item()
-            rows.append({"way": way, "at": float(at), "what": what, "value": value})
-    return pd.DataFrame(rows)
+    return ways | {("summed", n): summed(n) for n in COMPANY}

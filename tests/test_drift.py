@@ -11,7 +11,7 @@ import pytest
 import torch
 from bounds import exact
 from scipy.spatial.distance import mahalanobis
-from scipy.stats import entropy, mannwhitneyu
+from scipy.stats import mannwhitneyu
 from sklearn.covariance import LedoitWolf
 from test_predictor import Bigram
 
@@ -23,7 +23,6 @@ from softar_lab.metrics.drift import (
     auroc,
     coherence_horizon,
     detectors,
-    divergence,
     drift,
     drift_curve,
     replay,
@@ -118,14 +117,6 @@ def test_replay_refuses_what_another_model_wrote_or_what_was_read_otherwise(tiny
 
 
 # -- drift ------------------------------------------------------------------------------------------------------------
-
-
-def test_divergence_is_that_of_scipy():
-    q, p = (np.random.default_rng(i).dirichlet(np.ones(5), 7) for i in range(2))
-    q[2] = [0, 1, 0, 0, 0]
-    with np.errstate(divide="ignore"):
-        found = divergence(torch.from_numpy(np.log(q)), torch.from_numpy(np.log(p)))
-    np.testing.assert_allclose(found, entropy(q, p, axis=1), atol=1e-12)
 
 
 @pytest.mark.parametrize("truth", [None, "language", "strict"])

@@ -26,10 +26,11 @@ FLOOR = {room: i for i, floor in enumerate(FLOORS) for room in floor}
 # On the top floor a panel shows pictures, evidence and comparisons.
 NEIGHBOURS = {("widgets", "plots"), ("widgets", "evidence"), ("widgets", "compare")}
 
-# Who alone may import these. evidence.setup() sets matplotlib's rcParams; it draws nothing.
+# Who alone may import these. evidence.setup() sets matplotlib's rcParams, and a panel brings
+# plotly's figures to the browser; neither draws anything.
 FENCED = {
     "matplotlib": {"plots", "evidence"},
-    "plotly": {"plots"},
+    "plotly": {"plots", "widgets"},
     "ipywidgets": {"widgets"},
     "anywidget": {"widgets"},
 }
@@ -164,7 +165,7 @@ def test_fast_mode_is_read_by_evidence_alone():
             "import matplotlib.pyplot as plt",
             "imports matplotlib.pyplot, which only",
         ),
-        ("evidence.py", "import plotly", "imports plotly, which only ['plots'] may"),
+        ("evidence.py", "import plotly", "imports plotly, which only ['plots', 'widgets'] may"),
         (
             "plots.py",
             "from ipywidgets import Button",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from bounds import exact
+from test_distributions import Chain, Q
 
 from softar_lab.data.languages import Markov
 from softar_lab.generation import generate
@@ -58,6 +59,16 @@ def test_judge_texts_ends_at_a_character_the_model_does_not_know(tiny):
     assert [len(one.scored) for one in found] == [2, 3]
     with pytest.raises(ValueError, match="1 prompts for 2 texts"):
         judge_texts(["a", "b"], tiny(), ["c"])
+
+
+def test_judge_texts_ends_and_refuses_where_judge_does():
+    short = Chain(Q)
+    short.context = 4  # so all texts are read in one batch
+    texts, prompts = ["bb", "ba", "bab"], ["a", "a", ""]
+    for found, text, prompt in zip(judge_texts(texts, short, prompts), texts, prompts):
+        np.testing.assert_array_equal(found.log_probs, judge(text, short, prompt).log_probs)
+    with pytest.raises(ValueError, match="prompt is impossible for this judge: 'a' at position 1"):
+        judge_texts(["b"], short, ["ba"])
 
 
 @pytest.mark.parametrize(

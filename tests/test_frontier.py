@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from softar_lab.core.predictor import divergence
 from softar_lab.data.languages import Markov
 from softar_lab.generation import EveryK, generate
 from softar_lab.generation.schedule import Oracle
-from softar_lab.metrics.drift import divergence, drift
+from softar_lab.metrics.drift import drift
 from softar_studies.frontier import (
     ENDS,
     OneStepOracle,

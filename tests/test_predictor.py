@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from bounds import exact
+from scipy.stats import entropy
 
-from softar_lab.core.predictor import Prediction, Predictor
+from softar_lab.core.predictor import Prediction, Predictor, divergence
 
 TABLE = torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.1, 0.2, 0.7]])
 
@@ -99,3 +101,12 @@ def test_whole_texts_are_scored_as_they_are_read(tiny, rng):
         [stepwise[:, t].gather(1, token_ids[:, t : t + 1])[:, 0] for t in range(7)], 1
     )
     torch.testing.assert_close(model.log_probs(token_ids), gathered, **exact(model))
+
+
+def test_divergence_is_that_of_scipy():
+    q, p = (np.random.default_rng(i).dirichlet(np.ones(5), 7) for i in range(2))
+    q[2], p[3, 0] = [0, 1, 0, 0, 0], 0
+    with np.errstate(divide="ignore"):
+        found = divergence(torch.from_numpy(np.log(q)), torch.from_numpy(np.log(p)))
+    np.testing.assert_allclose(found, entropy(q, p, axis=1), atol=1e-12)
+    assert found[3] == math.inf

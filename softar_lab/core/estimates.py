@@ -52,12 +52,18 @@ class Estimate(float):
         return Estimate, (float(self), self.standard_error)
 
 
-def interval(values: np.ndarray) -> dict[str, float]:
+def interval(values: np.ndarray, quantile: float | None = None) -> dict[str, float]:
     """The mean of values, one per seed, with its 95 % t interval.
+
+    Args:
+        values: independent values (N,).
+        quantile: half the interval's width in standard errors. None: the t quantile of 95 %.
 
     Returns:
         mean, low, high, seeds; for a single seed, low and high are NaN.
     """
     n, mean = len(values), values.mean()
-    half = student.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+    if quantile is None and n > 1:
+        quantile = student.ppf(0.975, n - 1)
+    half = quantile * values.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": n}

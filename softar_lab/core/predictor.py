@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 
@@ -159,6 +159,16 @@ class Predictor(ABC):
     def next_state(self, state: Any, token_ids: Int[Tensor, " B"]) -> Any:
         """The state after one more hard token per row."""
         return self.advance(state, token_ids=token_ids)
+
+
+def divergence(log_q: Float[Tensor, "*n V"], log_p: Float[Tensor, "*n V"]) -> Float64[Tensor, "*n"]:
+    """KL(q || p) of each row (*n,), in nats, in float64.
+
+    A symbol with q = 0 adds nothing; p = 0 where q > 0 gives infinity.
+    """
+    log_q, log_p = log_q.double(), log_p.double()
+    q = log_q.exp()
+    return torch.where(q > 0, q * (log_q - log_p), 0).sum(-1)
 
 
 def check_finite(vectors: Float[Tensor, "N m"]) -> None:

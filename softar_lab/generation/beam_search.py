@@ -37,16 +37,8 @@ def beam(
     Raises:
         ValueError: for NaN or +inf, a width below 1, a weight below 0, another vocabulary.
     """
-    _check("log_probs", log_probs)
+    _check_arguments(log_probs, judge, width, weight)
     length, batch, size = log_probs.shape
-    if judge.vocab_size != size:
-        raise ValueError(
-            f"the judge knows {judge.vocab_size} symbols, log_probs has {size}; they must be equal"
-        )
-    if not isinstance(width, int) or width < 1 or not 0 <= weight < math.inf:
-        raise ValueError(
-            f"width must be at least 1 and weight at least 0, not {width!r} and {weight!r}"
-        )
     device = log_probs.device
     # Beginnings stand in the order of their ids: scores (B, K), tokens (t, B, K).
     score = torch.zeros(batch, 1, dtype=torch.float64, device=device)
@@ -67,14 +59,51 @@ def beam(
         best = order[:, :width].sort().values
         score, parent, token = total.gather(1, best), best // size, best % size
         path = torch.cat([path.gather(2, parent.expand(t, *parent.shape)), token[None]])
-        # 3) let the judge read them; it cannot read what it holds impossible, so it reads its own best
+        # 3) let the judge read them
         if weight and t + 1 < length:
-            rows = torch.arange(batch, device=device)[:, None] * opinion.shape[1] + parent  # (B, K)
-            of_parents = opinion.gather(1, parent[..., None].expand(*parent.shape, size))
-            refused = of_parents.gather(2, token[..., None])[..., 0].isneginf()
-            read = torch.where(refused, opinion.flatten(0, 1).argmax(-1)[rows], token)
-            state = judge.advance(state.select(rows.flatten()), token_ids=read.flatten())
+            state = _read_on(judge, state, opinion, parent, token)
     return path.gather(2, score.argmax(-1)[None, :, None].expand(length, batch, 1)).squeeze(2)
+
+
+def _read_on(
+    judge: Predictor,
+    state: Any,
+    opinion: Float[Tensor, "B J V"],
+    parent: Int[Tensor, "B K"],
+    token: Int[Tensor, "B K"],
+) -> Any:
+    """The judge's state of B*K rows, after each beginning's last symbol.
+
+    It cannot read a symbol that it holds impossible; it reads its own best one instead.
+
+    Args:
+        judge: as in `beam`.
+        state: the judge's state of B*J rows, one per beginning of the step before.
+        opinion: its log-probabilities in that state.
+        parent: which of the J beginnings each of the K new ones continues.
+        token: the symbol with which it does so.
+    """
+    batch, before, size = opinion.shape
+    rows = torch.arange(batch, device=opinion.device)[:, None] * before + parent  # (B, K)
+    of_parents = opinion.gather(1, parent[..., None].expand(*parent.shape, size))
+    refused = of_parents.gather(2, token[..., None])[..., 0].isneginf()
+    read = torch.where(refused, opinion.flatten(0, 1).argmax(-1)[rows], token)
+    return judge.advance(state.select(rows.flatten()), token_ids=read.flatten())
+
+
+def _check_arguments(
+    log_probs: Float[Tensor, "T B V"], judge: Predictor, width: int, weight: float | int
+) -> None:
+    _check("log_probs", log_probs)
+    _, _, size = log_probs.shape
+    if judge.vocab_size != size:
+        raise ValueError(
+            f"the judge knows {judge.vocab_size} symbols, log_probs has {size}; they must be equal"
+        )
+    if not isinstance(width, int) or width < 1 or not 0 <= weight < math.inf:
+        raise ValueError(
+            f"width must be at least 1 and weight at least 0, not {width!r} and {weight!r}"
+        )
 
 
 def _check(name: str, scores: Tensor) -> None:

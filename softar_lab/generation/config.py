@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.checks import whole_number
 from . import collapse as collapses
 from . import feedback as feedbacks
 from . import schedule as schedules
@@ -46,8 +47,7 @@ class GenerationConfig:
             ("feedback", feedbacks),
         ):
             object.__setattr__(self, name, axis.resolve(getattr(self, name)))
-        if not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, not {self.steps!r}")
+        object.__setattr__(self, "steps", whole_number("steps", self.steps))
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must be 0 (greedy) or above, not {self.temperature!r}")
         if self.soft_temperature is not None and not 0 <= self.soft_temperature < math.inf:

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..core.checks import whole_number
 from ..core.predictor import Prediction, Predictor
 from ..data.corpora import load_language
 from .beam_search import beam
@@ -53,9 +54,7 @@ class Deferred(Collapse):
 
     def __post_init__(self):
         for name in ("look", "width"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         if not 0 <= self.weight < float("inf"):
             raise ValueError(f"weight must be a number of at least 0, not {self.weight!r}")
         if not isinstance(self._judge, Predictor | None):

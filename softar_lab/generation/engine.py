@@ -108,10 +108,15 @@ class Engine(EngineState):
             run.tokens.append(token_ids)
             # 8) read on
             if t + 1 < self.total:
-                read = {"token_ids": token_ids} if inputs is None else {"vectors": inputs}
-                state = self.model.advance(state, **read)
+                state = self._advance(state, token_ids, inputs)
         if runs:
             runs.decide_rest()
+
+    def _advance(self, state: Any, token_ids: Tensor, inputs: Tensor | None) -> Any:
+        """The state after the symbols, or after the vectors `inputs` where some slots are soft."""
+        if inputs is None:
+            return self.model.advance(state, token_ids=token_ids)
+        return self.model.advance(state, vectors=inputs)
 
     def _lead(
         self, t: int, token_ids: Tensor, hard: Tensor

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.checks import whole_number
 from ..core.predictor import MixturePrediction
 from ..core.registry import Adapted, Registry
 from ..models.by_row import product
@@ -71,10 +72,8 @@ class Mixture(Feedback):
             raise ValueError(
                 f"mixture(temperature) needs a number above 0, not {self.temperature!r}"
             )
-        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
-            raise ValueError(
-                f"mixture(temperature, top_k) needs a whole top_k of at least 1, not {self.top_k!r}"
-            )
+        if self.top_k is not None:
+            object.__setattr__(self, "top_k", whole_number("mixture(top_k)", self.top_k))
 
     def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
         prediction, table = context.prediction, context.embedding

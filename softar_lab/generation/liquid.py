@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..core.checks import whole_number
 from ..core.predictor import Prediction
 from ..models.embedding_tables import mean_norm
 from .collapse import ask, pick
@@ -54,8 +55,7 @@ class Liquid(Schedule):
     noise: float | int = 0.0
 
     def __post_init__(self):
-        if not isinstance(self.tail, int) or isinstance(self.tail, bool) or self.tail < 1:
-            raise ValueError(f"liquid(tail) needs a whole number of at least 1, not {self.tail!r}")
+        object.__setattr__(self, "tail", whole_number("liquid(tail)", self.tail))
         if not 0 < self.rate <= 1:
             raise ValueError(f"liquid(rate) must lie above 0 and be at most 1, not {self.rate!r}")
         if not 0 <= self.noise < math.inf:

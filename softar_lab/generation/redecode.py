@@ -80,77 +80,38 @@ def redecode(
         ValueError: for an unknown collapse, one that revises symbols ("deferred"), a path that this
             model did not write, a negative or infinite temperature.
     """
-    how = collapses.resolve(collapse)
+    # 1) the choices; the settings of the trajectory are their defaults
+    how, stored = collapses.resolve(collapse), trajectory.settings
     if how.look:
         raise ValueError(
             f"collapse {collapse!r} decides several slots at once, which only generate() asks it to"
         )
-    soft_temperature = trajectory.settings.get("soft_temperature") if temperature is None else None
-    temperature = (
-        trajectory.settings.get("temperature", 1.0) if temperature is None else temperature
-    )
+    soft_temperature = stored.get("soft_temperature") if temperature is None else None
+    temperature = stored.get("temperature", 1.0) if temperature is None else temperature
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature!r}")
-    seed = trajectory.settings.get("seed", 0) if seed is None else seed
+    seed = stored.get("seed", 0) if seed is None else seed
     _check(model, trajectory, how)
-    steps = len(trajectory)
-    # 1) the draws and the temperatures of generation
-    uniform = torch.rand(
-        steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    ).to(model.device)
-    heat = torch.full((steps,), float(temperature))
-    if soft_temperature is not None:
-        heat[~trajectory.collapsed] = soft_temperature
+    draws = _draws_as_generated(trajectory, seed, temperature, soft_temperature, model.device)
     with torch.inference_mode(), limited(1):
         # 2) read the path again, and check that it is this model's
         prompt_ids = model.tokenizer.encode(trajectory.prompt).to(model.device)
-        slots = torch.cat([model.embedding[prompt_ids], trajectory.inputs[:-1].to(model.device)])[
-            None
-        ]  # (1, N, m)
-        first = len(prompt_ids)
-        if isinstance(model, SoftAR):
-            windows = read_again(model, slots)
-            hidden = torch.cat([window.hidden[0, window.first :] for window in windows])[
-                first:
-            ]  # (T, d)
-            prediction = model.objective.predict(hidden, model.embedding)
-        else:
-            prediction = model.predict_after(model.hidden_states(vectors=slots)[0, first:])
+        inputs = trajectory.inputs[:-1].to(model.device)
+        slots = torch.cat([model.embedding[prompt_ids], inputs])[None]  # (1, N, m)
+        prediction, windows = _read_path(model, slots, len(prompt_ids))
         _check_path(prediction.vector, trajectory.vectors.to(model.device))
         # 3) collapse every step
-        if how is collapses.mixing:
-            layer = mixing_layer(model, 'collapse "mixing"')
-            said = [
-                layer.log_probs(window.hidden, model.embedding)[0, window.first :]
-                for window in windows
-            ]
-            token_ids = _pick_all(torch.cat(said)[first:].exp(), heat, uniform)
-        elif isinstance(how, collapses.Vote) or not how.needs_context:
-            # no step depends on another one: all in one call
-            context = StepContext(
-                torch.arange(steps), prediction, None, None, model.embedding, (seed,) * steps
-            )
-            token_ids = _pick_all(
-                collapses.ask(how, prediction, model.embedding, context), heat, uniform
-            )
-        else:
-            states = [state for window in windows for state in window.states()][first:]
-            token_ids = _step_by_step(
-                model, how, trajectory, prompt_ids, states, prediction, heat, uniform, seed
-            )
+        token_ids = _collapse_all(model, how, trajectory, prompt_ids, windows, prediction, draws)
         log_probs = prediction.log_probs.gather(1, token_ids[:, None]).squeeze(1)
     # 4) the same trajectory with other symbols
-    settings = {
-        **trajectory.settings,
-        "collapse": collapses.COLLAPSES.spec(how),
-        "temperature": temperature,
-    }
-    read = {
-        "token_ids": token_ids.cpu().clone(),
-        "log_probs": log_probs.cpu().clone(),
-        "settings": settings,
-    }
-    return replace(trajectory, text=model.tokenizer.decode(token_ids), **read)
+    changed = {"collapse": collapses.COLLAPSES.spec(how), "temperature": temperature}
+    return replace(
+        trajectory,
+        text=model.tokenizer.decode(token_ids),
+        token_ids=token_ids.cpu().clone(),
+        log_probs=log_probs.cpu().clone(),
+        settings={**stored, **changed},
+    )
 
 
 @dataclass(frozen=True)
@@ -207,12 +168,85 @@ def read_again(model: SoftAR, slots: Float[Tensor, "1 N m"]) -> list[Window]:
     return windows
 
 
-def _pick_all(probs: Float[Tensor, "T V"], heat: Float[Tensor, " T"], uniform: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class _Draws:
+    """How the symbols of T steps are drawn, as in generation.
+
+    Attributes:
+        seed: of the trajectory.
+        heat: the temperature of each step (T,).
+        uniform: the random number of each step (T,), in [0, 1).
+    """
+
+    seed: int
+    heat: Float[Tensor, " T"]
+    uniform: Float[Tensor, " T"]
+
+
+def _draws_as_generated(
+    trajectory: Trajectory,
+    seed: int,
+    temperature: float | int,
+    soft_temperature: float | int | None,
+    device: torch.device,
+) -> _Draws:
+    """The draws of a trajectory's steps; `soft_temperature` is that of its soft tokens, if any."""
+    steps, generator = len(trajectory), torch.Generator().manual_seed(seed)
+    uniform = torch.rand(steps, generator=generator, dtype=torch.float64).to(device)
+    heat = torch.full((steps,), float(temperature))
+    if soft_temperature is not None:
+        heat[~trajectory.collapsed] = soft_temperature
+    return _Draws(seed, heat, uniform)
+
+
+def _read_path(
+    model: Predictor, slots: Float[Tensor, "1 N m"], first: int
+) -> tuple[Prediction, list[Window]]:
+    """The predictions of the T steps that follow the first slots, and the windows of a SoftAR.
+
+    Another model is read in one pass, without windows.
+    """
+    if not isinstance(model, SoftAR):
+        return model.predict_after(model.hidden_states(vectors=slots)[0, first:]), []
+    windows = read_again(model, slots)
+    hidden = torch.cat([window.hidden[0, window.first :] for window in windows])  # (N+1, d)
+    return model.objective.predict(hidden[first:], model.embedding), windows
+
+
+def _collapse_all(
+    model: Predictor,
+    how: Callable,
+    trajectory: Trajectory,
+    prompt_ids: Tensor,
+    windows: list[Window],
+    prediction: Prediction,
+    draws: _Draws,
+) -> Tensor:
+    """The symbols of all T steps (T,)."""
+    steps, first = len(trajectory), len(prompt_ids)
+    # 1) the mixing layer reads each window in one call
+    if how is collapses.mixing:
+        layer = mixing_layer(model, 'collapse "mixing"')
+        log_probs = [
+            layer.log_probs(window.hidden, model.embedding)[0, window.first :] for window in windows
+        ]
+        return _pick_all(torch.cat(log_probs)[first:].exp(), draws)
+    # 2) no step depends on another one: all in one call
+    if isinstance(how, collapses.Vote) or not how.needs_context:
+        seeds = (draws.seed,) * steps
+        context = StepContext(torch.arange(steps), prediction, None, None, model.embedding, seeds)
+        return _pick_all(collapses.ask(how, prediction, model.embedding, context), draws)
+    # 3) other collapses need the context of each step
+    states = [state for window in windows for state in window.states()][first:]
+    return _step_by_step(model, how, trajectory, prompt_ids, states, prediction, draws)
+
+
+def _pick_all(probs: Float[Tensor, "T V"], draws: _Draws) -> Tensor:
     """`pick` for T steps, each at its own temperature."""
     token_ids = torch.zeros(len(probs), dtype=torch.long, device=probs.device)
-    for temperature in heat.unique().tolist():
-        steps = (heat == temperature).to(probs.device)
-        token_ids[steps] = collapses.pick(probs[steps], temperature, uniform[steps])
+    for temperature in draws.heat.unique().tolist():
+        steps = (draws.heat == temperature).to(probs.device)
+        token_ids[steps] = collapses.pick(probs[steps], temperature, draws.uniform[steps])
     return token_ids
 
 
@@ -223,9 +257,7 @@ def _step_by_step(
     prompt_ids: Tensor,
     states: list[SoftState],
     prediction: Prediction,
-    heat: Float[Tensor, " T"],
-    uniform: Tensor,
-    seed: int,
+    draws: _Draws,
 ) -> Tensor:
     """Ask a collapse that takes the step's context, step by step as in generation.
 
@@ -238,9 +270,10 @@ def _step_by_step(
         step = torch.tensor([t], device=model.device)
         one = _row(model, prediction, state, t)
         was_hard = hard[t - 1 : t] if t else torch.zeros_like(hard[:1])
-        context = StepContext(step, one, None, None, embedding, (seed,), was_hard, state, run)
+        context = StepContext(step, one, None, None, embedding, (draws.seed,), was_hard, state, run)
         probs = collapse(one, embedding, context)
-        run.tokens.append(collapses.pick(probs, heat[t].item(), uniform[t : t + 1]))
+        uniform = draws.uniform[t : t + 1]
+        run.tokens.append(collapses.pick(probs, draws.heat[t].item(), uniform))
     return torch.cat(run.tokens[len(prompt_ids) :])
 
 

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.predictor import Predictor
+from ..core.checks import whole_number
+from ..core.predictor import Predictor, divergence
 from ..core.registry import Adapted, Registry
 from ..data.corpora import load_language
 from ..models.nearest import nearest_distance
@@ -81,8 +82,7 @@ class EveryK(Schedule):
     k: int = 4
 
     def __post_init__(self):
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
-            raise ValueError(f"every(k) needs a whole number k of at least 1, not {self.k!r}")
+        object.__setattr__(self, "k", whole_number("every(k)", self.k))
 
     def __call__(self, context: StepContext) -> Bool[Tensor, " B"]:
         return (context.step + 1) % self.k == 0
@@ -117,8 +117,7 @@ class Retro(Schedule):
     k: int = 4
 
     def __post_init__(self):
-        if not isinstance(self.k, int) or isinstance(self.k, bool) or self.k < 1:
-            raise ValueError(f"retro(k) needs a whole number k of at least 1, not {self.k!r}")
+        object.__setattr__(self, "k", whole_number("retro(k)", self.k))
 
     def __call__(self, context: StepContext) -> Bool[Tensor, "B n"]:
         hard = torch.zeros(
@@ -267,11 +266,9 @@ class Oracle(Threshold):
         reader = context.run.aligned_state(
             context.run.model if self._truth is None else self._truth
         )
-        model = context.prediction.log_probs.double()
-        truth = reader.log_probs.to(model)  # (B, V)
-        share = truth.exp()
-        divergence = torch.where(share > 0, share * (truth - model), 0).sum(-1)
-        return divergence.masked_fill(reader.lost.to(model.device), math.inf)
+        model = context.prediction.log_probs
+        found = divergence(reader.log_probs.to(model.device), model)
+        return found.masked_fill(reader.lost.to(model.device), math.inf)
 
     @cached_property
     def _truth(self) -> Predictor | None:

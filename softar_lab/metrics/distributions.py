@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from ..core.estimates import Estimate
-from ..core.predictor import Predictor
+from ..core.predictor import Predictor, divergence
 from .texts import Judgement, bits_per_char, distinct_n, diversity, judge, repetition
 
 __all__ = [
@@ -73,8 +73,7 @@ def kl_bits(
     found = []
     for some in token_ids.split(rows):
         log_q, log_p = _next_log_probs(truth, some, "truth"), _next_log_probs(model, some, "model")
-        q = log_q.exp()  # (rows, T, V)
-        found.append((q * (log_q - log_p)).masked_fill(q == 0, 0).sum(-1) / math.log(2))
+        found.append(divergence(log_q, log_p) / math.log(2))  # (rows, T)
     return torch.cat(found)
 
 

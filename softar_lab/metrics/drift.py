@@ -17,7 +17,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..core.predictor import Predictor
+from ..core.checks import whole_number
+from ..core.predictor import Predictor, divergence
 from ..core.trajectory import Trajectory
 from ..models.aligned_predictor import AlignedPredictor
 from ..models.nearest import nearest_distance
@@ -135,13 +136,6 @@ def _check_same(
 # -- drift -----------------------------------------------------------------------------------------
 
 
-def divergence(log_q: Float[Tensor, "S V"], log_p: Float[Tensor, "S V"]) -> Float[Tensor, " S"]:
-    """KL(q || p) of each row (S,), in nats, in float64; a symbol with q = 0 adds nothing."""
-    log_q, log_p = log_q.double(), log_p.double()
-    share = log_q.exp()
-    return torch.where(share > 0, share * (log_q - log_p), 0).sum(-1)
-
-
 @torch.inference_mode()
 def drift(
     trajectories: Trajectory | Sequence[Trajectory],
@@ -205,7 +199,7 @@ def coherence_horizon(drift: pd.DataFrame, limit: float | int = 0.1, over: int =
         and the horizon is at least that.
 
     Raises:
-        ValueError: where over is below 1.
+        ValueError: where over is not a whole number of at least 1.
     """
     above = _lasting(drift, over) > limit
     rows = {
@@ -226,7 +220,7 @@ def drift_curve(drift: pd.DataFrame, over: int = 1) -> pd.DataFrame:
     trajectories are lost (kl inf).
 
     Raises:
-        ValueError: where over is below 1.
+        ValueError: where over is not a whole number of at least 1.
     """
     steps = _lasting(drift, over).groupby(level="step")
     at = {"median": 0.5, "low": 0.25, "high": 0.75}
@@ -237,8 +231,7 @@ def drift_curve(drift: pd.DataFrame, over: int = 1) -> pd.DataFrame:
 
 def _lasting(drift: pd.DataFrame, over: int) -> pd.Series:
     """The mean kl of the last `over` steps; the kl counts as 0 before the first step."""
-    if over < 1:
-        raise ValueError(f"over must be a whole number of at least 1, not {over!r}")
+    over = whole_number("over", over)
 
     def mean(kl: pd.Series) -> np.ndarray:
         padded = np.concatenate([np.zeros(over - 1), kl.to_numpy()])

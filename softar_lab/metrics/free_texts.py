@@ -8,13 +8,11 @@ from collections.abc import Collection, Sequence
 
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from ..core.predictor import Predictor
 from ..core.trajectory import Trajectory
 from ..models.scoring import Piece, per_char, scores, separator_id, windows
-from .texts import Judgement, distinct_n, judge, repetition
+from .texts import Judgement, distinct_n, judge, judgement, repetition
 
 WORD = re.compile(r"\w+")
 
@@ -65,8 +63,10 @@ def judge_texts(
         begin += len(one)
     # 3) score all windows, then split into texts and characters
     found = scores(judging, torch.cat(ids), pieces).double().split([len(one) for one in ids])
-    found = [per_char(judging, one, log_probs) for one, log_probs in zip(ids, found)]
-    return [Judgement(_ended(one[len(prompt) :])) for one, prompt in zip(found, prompts)]
+    return [
+        judgement(per_char(judging, one, log_probs), text, prompt)
+        for one, log_probs, text, prompt in zip(ids, found, texts, prompts)
+    ]
 
 
 def _any_unknown(tokenizer, wholes: list[str]) -> bool:
@@ -85,12 +85,6 @@ def _overlapping(length: int, context: int) -> list[Piece]:
         pieces.append((begin, end, done - begin))
         done = end
     return pieces
-
-
-def _ended(log_probs: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
-    """The same log_probs, with NaN after the first impossible character."""
-    impossible = log_probs.isneginf().cumsum(0)
-    return log_probs.masked_fill((impossible - log_probs.isneginf().long()) > 0, torch.nan)
 
 
 def known_words(text: str, words: Collection[str], prompt: str = "") -> float:

@@ -168,19 +168,31 @@ def judge(text: str, judge: Predictor, prompt: str = "", separator: str | None =
     ids = torch.cat(
         [tokenizer.encode(prompt[:readable]), tokenizer.encode(whole[len(prompt) : readable])]
     )
-    # 2) score, give the result to characters, and find where it stops
-    read = _read(judge, ids, separator_id(judge, separator)).double()
-    found = torch.cat([per_char(judge, ids[: len(read)], read), torch.tensor([-math.inf])])
+    # 2) score, and give the result to characters
+    read = _read(judge, ids, separator_id(judge, separator))
+    return judgement(per_char(judge, ids[: len(read)], read.double()), text, prompt)
+
+
+def judgement(log_probs: Float64[Tensor, " C"], text: str, prompt: str) -> Judgement:
+    """The judgement of a text, from log p of the first C characters of prompt + text.
+
+    It ends at the first impossible character, or after C characters.
+
+    Raises:
+        ValueError: where it ends in the prompt.
+    """
+    whole = prompt + text
+    found = torch.cat([log_probs, torch.tensor([-math.inf])])
     # the first impossible character, or the end of the text
     stop = int((found == -math.inf).nonzero()[0])
     if stop < len(prompt):
         raise ValueError(
             f"the prompt is impossible for this judge: {whole[stop]!r} at position {stop}"
         )
-    # 3) cut off the prompt; NaN after the stop
-    log_probs = torch.full((len(whole) + 1,), math.nan, dtype=torch.float64)
-    log_probs[: stop + 1] = found[: stop + 1]
-    return Judgement(log_probs[len(prompt) : -1])
+    # cut off the prompt; NaN after the stop
+    after = torch.full((max(0, len(whole) - stop - 1),), math.nan, dtype=torch.float64)
+    end = max(len(whole), len(log_probs))
+    return Judgement(torch.cat([found[: stop + 1], after])[len(prompt) : end])
 
 
 def _read(

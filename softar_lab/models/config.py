@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..core.checks import whole_number
 from .activations import MLPS
 from .embedding_tables import TABLES
 from .objectives import OBJECTIVES, READOUTS, make_objective
@@ -74,25 +75,31 @@ class ModelConfig:
     tied: bool = False
 
     def __post_init__(self):
-        # 1) fill in the defaults that depend on other fields
+        self._fill_in_defaults()
+        self._check_numbers()
+        self._complete_names()
+        self._check_combinations()
+        self._check_window()
+
+    def _fill_in_defaults(self) -> None:
+        """Set the fields whose defaults depend on other fields."""
         if self.table is None:
             object.__setattr__(
                 self, "table", "joint" if OBJECTIVES.name_of(self.objective) == "ce" else "random"
             )
-        table = TABLES.name_of(self.table)
+        orthonormal = TABLES.name_of(self.table) == "orthonormal"
         if self.embedding_dim is None:
             object.__setattr__(
-                self, "embedding_dim", self.vocab_size if table == "orthonormal" else self.d_model
+                self, "embedding_dim", self.vocab_size if orthonormal else self.d_model
             )
-        # 2) numbers: in range, each by itself
+
+    def _check_numbers(self) -> None:
+        """Check that numbers are in range, and that the sizes of the body fit each other."""
         for name in _COUNTS:
             value = getattr(self, name)
             if value is None and name == "attention_window":
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(
-                    f"ModelConfig.{name} must be a whole number of at least 1, not {value!r}"
-                )
+            object.__setattr__(self, name, whole_number(f"ModelConfig.{name}", value))
         for name in ("rotary_base", "norm_eps", "mlp_ratio"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"ModelConfig.{name} must be above 0, not {getattr(self, name)!r}")
@@ -105,8 +112,10 @@ class ModelConfig:
                 f"ModelConfig.d_model must be n_heads times an even number; {self.d_model} is not "
                 f"with n_heads={self.n_heads}"
             )
-        # 3) names: known, and stored with all their arguments
-        TABLES.check(table)
+
+    def _complete_names(self) -> None:
+        """Check that names are known, and store them with all their arguments."""
+        TABLES.check(TABLES.name_of(self.table))
         with torch.device("meta"):  # checks the arguments without computing anything
             objective = make_objective(
                 self.objective, self.readout, self.d_model, self.vocab_size, self.embedding_dim
@@ -120,7 +129,9 @@ class ModelConfig:
                 raise ValueError(
                     f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}"
                 )
-        # 4) fields that must fit each other
+
+    def _check_combinations(self) -> None:
+        """Check fields that must fit each other."""
         if self.n_heads % self.queries_per_key:
             raise ValueError(f"ModelConfig.n_heads ({self.n_heads}) must be a multiple of queries_per_key, "
                              f"{self.queries_per_key}")  # fmt: skip
@@ -131,12 +142,15 @@ class ModelConfig:
         if self.tied and OBJECTIVES.name_of(self.objective) != "ce":
             raise ValueError(f'ModelConfig.tied is for the objective "ce", whose head has a row a symbol, '
                              f"not {self.objective!r}")  # fmt: skip
-        if table == "orthonormal" and self.embedding_dim < self.vocab_size:
+        orthonormal = TABLES.name_of(self.table) == "orthonormal"
+        if orthonormal and self.embedding_dim < self.vocab_size:
             raise ValueError(
                 f"ModelConfig.embedding_dim must be at least vocab_size ({self.vocab_size}) for orthonormal "
                 f"rows, not {self.embedding_dim}"
             )
-        # 5) the window must fit the context
+
+    def _check_window(self) -> None:
+        """Check that the window fits the context, and store it with all its arguments."""
         window = resolve(self.window)
         object.__setattr__(self, "window", window and LAYOUTS.spec(window))
         if window:

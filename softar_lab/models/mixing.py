@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.checks import whole_number
 from ..core.predictor import Prediction, Predictor
 from .config import ModelConfig
 from .objectives import squared_distance
@@ -27,11 +28,7 @@ class MixingCollapse(nn.Module):
 
     def __init__(self, config: ModelConfig, window: int = 16, seed: int = 0):
         super().__init__()
-        if not isinstance(window, int) or isinstance(window, bool) or window < 1:
-            raise ValueError(
-                f"window must be a whole number of hidden states, at least 1, not {window!r}"
-            )
-        self.window = window
+        self.window = window = whole_number("window", window)
         d_model, n_heads = config.d_model, config.n_heads
         with torch.random.fork_rng(devices=[]):
             self.block = Block(config)

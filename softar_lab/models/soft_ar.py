@@ -79,8 +79,8 @@ class SoftAR(nn.Module, VectorPredictor):
         self.mixing: MixingCollapse | None = None  # for collapse "mixing"; set by train_mixing
         generator = torch.Generator().manual_seed(seed)
         m, d = config.embedding_dim, config.d_model
-        # The first values that torch draws are overwritten below; the global generator must not
-        # move.
+        # 1) the parts; their first values are overwritten below, and torch's global generator must
+        # not move
         with torch.random.fork_rng(devices=[]):
             self.table = make_table(config.table, config.vocab_size, m, generator)
             self.input = nn.Linear(m, d, bias=False)
@@ -88,23 +88,40 @@ class SoftAR(nn.Module, VectorPredictor):
             self.objective = make_objective(
                 config.objective, config.readout, d, config.vocab_size, m
             )
-        if config.input_map:
-            self.input.weight.data.normal_(0, d**-0.5, generator=generator)
-        else:
-            self.input.requires_grad_(False).weight.data.copy_(torch.eye(d))
-        self.body.initialise(generator)
-        self.objective.initialise(generator)
+        # 2) the first weights
+        self._initialise(generator)
+        # 3) the memory
         self.memory = make_memory(config, generator)
         self.n_front = 1 + (self.memory.slots if self.memory else 0)  # slots before the first token
+        # 4) the table: tied to the head, with given rows
         if config.tied:
             self.objective.head.weight = self.table.weight
+        self._fill_table(rows)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        """Draw the first weights of everything but the table and the memory."""
+        if self.config.input_map:
+            deviation = self.config.d_model**-0.5
+            self.input.weight.data.normal_(0, deviation, generator=generator)
+        else:
+            identity = torch.eye(self.config.d_model)
+            self.input.requires_grad_(False).weight.data.copy_(identity)
+        self.body.initialise(generator)
+        self.objective.initialise(generator)
+
+    def _fill_table(self, rows: Tensor | None) -> None:
+        """Copy given rows into the table, if any.
+
+        Raises:
+            ValueError: where they have the wrong shape, or where the table "pretrained" gets none.
+        """
         if rows is not None:
             if rows.shape != self.embedding.shape:
                 raise ValueError(
                     f"rows must be {tuple(self.embedding.shape)} here, not {tuple(rows.shape)}"
                 )
             self.table.weight.data.copy_(rows)
-        elif TABLES.name_of(config.table) == "pretrained":
+        elif TABLES.name_of(self.config.table) == "pretrained":
             raise ValueError(
                 'the table "pretrained" needs rows: SoftAR(config, rows=pretrained_rows(folder))'
             )

@@ -5,11 +5,13 @@ scale is labelled with the weights themselves.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import plotly.graph_objects as go
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Rectangle
 
 from .style import ACCENT, GREY, plain, visible
@@ -119,51 +121,64 @@ def draw_attention(
         head: its head, from 0; None for the mean of the layer's heads.
         query: the query (0 … T - 1) that is framed, and whose weights colour the text.
     """
-    layers, heads = weights.shape[:2]
-    look = {"cmap": "Blues", "norm": PowerNorm(0.5, 0, 1), "aspect": "auto"}
     figure = plt.figure(figsize=(10.4, 6.0), layout="constrained")
     places = figure.add_gridspec(2, 2, height_ratios=(6, 1), width_ratios=(1, 1.25))
-    # 1) all heads as small maps; the chosen head (or its layer) is framed
-    grid = places[0, 0].subgridspec(layers, heads, wspace=0.06, hspace=0.06)
+    # 1) all heads as small maps
+    _draw_heads(figure, places[0, 0], weights, layer, head)
+    # 2) the chosen head as a large map
+    chosen = weights[layer].mean(0) if head is None else weights[layer, head]  # (T, S)
+    ax = figure.add_subplot(places[0, 1])
+    _draw_head(ax, chosen, queries, keys, query)
+    name = "mean of all heads" if head is None else f"head {head + 1}"
+    ax.set_title(f"layer {layer + 1}, {name}", fontsize=10)
+    # 3) the text below both
+    _draw_text(figure.add_subplot(places[1, :]), chosen, queries, keys, query)
+    plt.close(figure)
+    return figure
+
+
+def _look() -> dict[str, Any]:
+    """How matplotlib draws a map of weights."""
+    norm = PowerNorm(0.5, 0, 1)
+    return {"cmap": "Blues", "norm": norm, "aspect": "auto", "interpolation": "nearest"}
+
+
+def _draw_heads(figure: Figure, place: SubplotSpec, weights, layer: int, head: int | None) -> None:
+    """Draw all heads as small maps; the chosen head, or its whole layer, is framed."""
+    layers, heads = weights.shape[:2]
+    look = _look()
+    grid = place.subgridspec(layers, heads, wspace=0.06, hspace=0.06)
     for i in range(layers):
         for j in range(heads):
             ax = figure.add_subplot(grid[i, j])
-            ax.imshow(weights[i, j], interpolation="nearest", **look)
+            ax.imshow(weights[i, j], **look)
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
+            # 1) the frame
             chosen = i == layer and head in (j, None)
+            colour, width = (ACCENT, 2) if chosen else ("#d9dce1", 0.8)
             for spine in ax.spines.values():
-                spine.set(
-                    visible=True,
-                    color=ACCENT if chosen else "#d9dce1",
-                    linewidth=2 if chosen else 0.8,
-                )
+                spine.set(visible=True, color=colour, linewidth=width)
+            # 2) numbers at the upper and the left edge
             if i == 0:
                 ax.set_title(f"head {j + 1}" if j == 0 else str(j + 1), fontsize=9)
             if j == 0:
                 ax.set_ylabel(f"layer {i + 1}" if i == 0 else str(i + 1), fontsize=9)
-    # 2) the chosen head as a large map (T, S), with a frame around the query's row
-    ax, row = (
-        figure.add_subplot(places[0, 1]),
-        weights[layer].mean(0) if head is None else weights[layer, head],
-    )
-    image = ax.imshow(row, interpolation="nearest", **look)
+
+
+def _draw_head(
+    ax: plt.Axes, weights, queries: Sequence[str], keys: Sequence[str], query: int
+) -> None:
+    """Draw one head as a large map (T, S), with a frame around the row of one query."""
+    image = ax.imshow(weights, **_look())
     ax.grid(visible=False)
     size = max(4, min(10, 320 // max(len(keys), len(queries))))
     ax.set_xticks(range(len(keys)), [visible(word) for word in keys], fontsize=size)
     ax.set_yticks(range(len(queries)), [visible(word) for word in queries], fontsize=size)
     ax.tick_params(length=0)
     ax.add_patch(Rectangle((-0.5, query - 0.5), len(keys), 1, fill=False, edgecolor=ACCENT, lw=1.4))
-    ax.set_title(
-        f"layer {layer + 1}, {'mean of all heads' if head is None else f'head {head + 1}'}",
-        fontsize=10,
-    )
     ax.set(xlabel="is looked at", ylabel="looks")
-    figure.colorbar(image, ax=ax, ticks=_TICKS, format=lambda w, _: f"{w:.0%}", fraction=0.04)
-    # 3) the text below both
-    _draw_text(figure.add_subplot(places[1, :]), row, queries, keys, query)
-    plt.close(figure)
-    return figure
+    ax.figure.colorbar(image, ax=ax, ticks=_TICKS, format=lambda w, _: f"{w:.0%}", fraction=0.04)
 
 
 def _draw_text(

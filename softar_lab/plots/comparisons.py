@@ -113,24 +113,8 @@ def draw_ranking(
     figure, axes = plt.subplots(1, len(tables), figsize=(10, 0.9 + 0.38 * len(order)), sharex=True, sharey=True,
                                 layout="constrained", squeeze=False)  # fmt: skip
     for ax, table in zip(axes[0], tables, strict=True):
-        for i, readout in enumerate(readouts):
-            part = frame[(frame["table"] == table) & (frame["readout"] == readout)]
-            # each readout is moved a little up or down, so that intervals do not overlap
-            at = order.get_indexer(part["objective"]) + 0.12 * (i - len(readouts) / 2 + 0.5)
-            ends = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
-            ax.errorbar(part["mean"], at, xerr=ends, fmt=MARKS[i % len(MARKS)], color=f"C{i}", ms=5, lw=1.2,
-                        label=readout)  # fmt: skip
-            # a mean beyond the right edge becomes a number with an arrow
-            for y, mean in zip(at, part["mean"], strict=True):
-                if limit is not None and mean > limit:
-                    ax.annotate(
-                        f"{mean:.0f} →",
-                        (limit, y),
-                        ha="right",
-                        va="center",
-                        color=f"C{i}",
-                        fontsize=9,
-                    )
+        part = frame[frame["table"] == table]
+        _draw_readouts(ax, part, readouts, order, limit)
         if limit is not None:
             ax.set_xlim(0.9 * frame["mean"].min(), limit)
         if reference is not None:
@@ -143,6 +127,33 @@ def draw_ranking(
     )
     plt.close(figure)
     return figure
+
+
+def _draw_readouts(
+    ax: plt.Axes,
+    frame: pd.DataFrame,
+    readouts: Sequence[str],
+    order: pd.Index,
+    limit: float | int | None,
+) -> None:
+    """Draw the means and intervals of one table, with one mark per readout.
+
+    `order`: the objectives, from the lowest row to the top row.
+    """
+    for i, readout in enumerate(readouts):
+        part, colour = frame[frame["readout"] == readout], f"C{i}"
+        # 1) each readout is moved a little up or down, so that intervals do not overlap
+        at = order.get_indexer(part["objective"]) + 0.12 * (i - len(readouts) / 2 + 0.5)
+        ends = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
+        mark = MARKS[i % len(MARKS)]
+        ax.errorbar(
+            part["mean"], at, xerr=ends, fmt=mark, color=colour, ms=5, lw=1.2, label=readout
+        )
+        # 2) a mean beyond the right edge becomes a number with an arrow
+        style = {"ha": "right", "va": "center", "color": colour, "fontsize": 9}
+        for y, mean in zip(at, part["mean"], strict=True):
+            if limit is not None and mean > limit:
+                ax.annotate(f"{mean:.0f} →", (limit, y), **style)
 
 
 def draw_intervals(

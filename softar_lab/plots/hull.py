@@ -14,6 +14,7 @@ from .style import ACCENT, COLORMAP, GREY, axis_label, plain, written_ids
 
 BLUE = "#0072B2"
 LEAST = 0.01  # a symbol with less weight does not count as part of a mixture
+_SILENT = {"hoverinfo": "skip", "showlegend": False}  # a trace without hover text or legend
 CURVES = {  # columns of metrics.drift.detectors, and their titles
     "entropy": "entropy (nats)",
     "distance": "distance to the nearest symbol",
@@ -35,12 +36,13 @@ def hull_figure(width: int = 690, height: int = 560) -> go.Figure:
     It holds the path so far, the present vector and the mixture nearest to that vector.
     """
     figure = go.Figure()
-    hidden = {"hoverinfo": "skip", "showlegend": False}
     faint = {"color": "rgba(110,118,135,0.18)", "width": 1}
     # 1) the background: the whole path, faint, and the symbols
-    figure.add_trace(go.Scatter(name="ahead", mode="lines", line=faint, **hidden))
+    figure.add_trace(go.Scatter(name="ahead", mode="lines", line=faint, **_SILENT))
     figure.add_trace(
-        go.Scatter(name="symbols", mode="text", textfont={"size": 14, "color": "#9aa0ab"}, **hidden)
+        go.Scatter(
+            name="symbols", mode="text", textfont={"size": 14, "color": "#9aa0ab"}, **_SILENT
+        )
     )
     # 2) the path so far, coloured by step
     marker = {"size": 8, "colorscale": COLORMAP, "line": {"width": 0.6, "color": "white"}}
@@ -51,17 +53,7 @@ def hull_figure(width: int = 690, height: int = 560) -> go.Figure:
         )
     )
     # 3) the nearest mixture, its symbols, and the line from it to the soft token
-    figure.add_trace(go.Scatter(name="its symbols", mode="lines", line={"color": BLUE, "width": 1.4, "dash": "dot"},
-                                **hidden))  # fmt: skip
-    figure.add_trace(go.Scatter(name="weights", mode="text", textposition="top left", hoverinfo="skip",
-                                showlegend=False))  # fmt: skip
-    figure.add_trace(
-        go.Scatter(name="off the hull", mode="lines", line={"color": ACCENT, "width": 4}, **hidden)
-    )
-    blue = {"size": 13, "symbol": "diamond", "color": BLUE, "line": {"width": 1, "color": "white"}}
-    figure.add_trace(
-        go.Scatter(name="nearest mixture of symbols", mode="markers", marker=blue, hoverinfo="text")
-    )
+    _add_mixture(figure)
     # 4) the soft token of the present step
     now = {"size": 17, "symbol": "circle-open", "color": ACCENT, "line": {"width": 3}}
     figure.add_trace(
@@ -77,6 +69,21 @@ def hull_figure(width: int = 690, height: int = 560) -> go.Figure:
     }
     figure.update_layout(plane_layout(height), width=width, showlegend=True, legend=legend)
     return figure
+
+
+def _add_mixture(figure: go.Figure) -> None:
+    """Add the empty traces of the nearest mixture to a `hull_figure`."""
+    figure.add_trace(go.Scatter(name="its symbols", mode="lines", line={"color": BLUE, "width": 1.4, "dash": "dot"},
+                                **_SILENT))  # fmt: skip
+    figure.add_trace(go.Scatter(name="weights", mode="text", textposition="top left", hoverinfo="skip",
+                                showlegend=False))  # fmt: skip
+    figure.add_trace(
+        go.Scatter(name="off the hull", mode="lines", line={"color": ACCENT, "width": 4}, **_SILENT)
+    )
+    blue = {"size": 13, "symbol": "diamond", "color": BLUE, "line": {"width": 1, "color": "white"}}
+    figure.add_trace(
+        go.Scatter(name="nearest mixture of symbols", mode="markers", marker=blue, hoverinfo="text")
+    )
 
 
 def update_hull(

@@ -10,6 +10,9 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patheffects import withStroke
 
 from ..core.trajectory import Trajectory
+from ..generation.collapse import COLLAPSES
+from ..generation.feedback import FEEDBACKS
+from ..generation.schedule import SCHEDULES
 from ..metrics.pca import PCABasis
 from .style import COLORMAP, MANY, axis_label, visible
 
@@ -120,10 +123,11 @@ def draw_symbols(ax: plt.Axes, rows: np.ndarray, tokens: Sequence[str], shown: s
 
 def _title(trajectory: Trajectory, part: slice, width: int = 44) -> str:
     """The settings, and below them the beginning of the text of the drawn part."""
-    names = ("collapse", "schedule", "feedback")
+    names = {"collapse": COLLAPSES, "schedule": SCHEDULES, "feedback": FEEDBACKS}
+    specs = {name: str(trajectory.settings.get(name)) for name in names}
     words = "".join(drawable(trajectory.tokens[i]) for i in trajectory.token_ids[part].tolist())
     shown = words if len(words) <= width else words[: width - 1] + "…"
-    return " · ".join(str(trajectory.settings.get(name)) for name in names) + "\n" + shown
+    return " · ".join(names[name].short(spec) for name, spec in specs.items()) + "\n" + shown
 
 
 def draw_paths(trajectories: Sequence[Trajectory], basis: PCABasis, embedding, **options) -> Figure:

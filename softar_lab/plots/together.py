@@ -168,39 +168,49 @@ def draw_together(
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(7.4, 7.6), height_ratios=(3, 1), layout="constrained"
     )  # fmt: skip
-    # 1) above: the paths, and the symbols around them
+    _draw_paths(above, trajectories, basis, embedding, part)
+    _draw_drift(below, drift)
+    plt.close(figure)
+    return figure
+
+
+def _draw_paths(
+    ax: plt.Axes,
+    trajectories: dict[str, Trajectory],
+    basis: PCABasis | None,
+    embedding,
+    part: slice,
+) -> None:
+    """Draw the paths, and the symbols around them."""
+    if not trajectories:
+        ax.set_axis_off()
+        return
+    # 1) the steps of each path
     for name, path in trajectories.items():
         which = "ABCD".index(name)
+        colour, mark = SETTINGS[which], _MARKS[which][1]
         points = basis.transform(path.vectors[part])[:, :2].numpy()
-        above.plot(*points.T, color=SETTINGS[which], lw=0.8, alpha=0.3)
-        above.scatter(
-            *points.T,
-            s=22,
-            marker=_MARKS[which][1],
-            color=SETTINGS[which],
-            alpha=0.7,
-            lw=0,
-            label=name,
-        )
-    if trajectories:
-        shown = {i for path in trajectories.values() for i in path.token_ids[part].tolist()}
-        rows = basis.transform(embedding)[:, :2].numpy()
-        draw_symbols(above, rows, next(iter(trajectories.values())).tokens, shown)
-        above.set(xlabel=axis_label(basis, 0), ylabel=axis_label(basis, 1))
-        above.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
-    else:
-        above.set_axis_off()
-    # 2) below: the drift, and a dashed line at 0.1 nats
+        ax.plot(*points.T, color=colour, lw=0.8, alpha=0.3)
+        ax.scatter(*points.T, s=22, marker=mark, color=colour, alpha=0.7, lw=0, label=name)
+    # 2) the symbols; those that a path emits stand out
+    emitted = {i for path in trajectories.values() for i in path.token_ids[part].tolist()}
+    rows = basis.transform(embedding)[:, :2].numpy()
+    draw_symbols(ax, rows, next(iter(trajectories.values())).tokens, emitted)
+    # 3) the axes
+    ax.set(xlabel=axis_label(basis, 0), ylabel=axis_label(basis, 1))
+    ax.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
+
+
+def _draw_drift(ax: plt.Axes, drift: dict[str, Sequence[float]]) -> None:
+    """Draw the drift of each setting, and a dashed line at 0.1 nats."""
     for name, kl in drift.items():
         which = "ABCD".index(name)
         line = [np.nan if value is None else value for value in drawn_drift(kl)]
-        below.plot(line, color=SETTINGS[which], marker=_MARKS[which][1], ms=2.5, lw=1.2, label=name)
-    below.axhline(0.1, color=ACCENT, ls="--", lw=1)
+        ax.plot(line, color=SETTINGS[which], marker=_MARKS[which][1], ms=2.5, lw=1.2, label=name)
+    ax.axhline(0.1, color=ACCENT, ls="--", lw=1)
     # before the scale: a logarithmic axis finds no limits of its own where all values are equal
-    below.set_ylim(FLOOR * 0.8, 30)
-    below.set(yscale="log", xlabel="step", ylabel=DRIFT)
-    plt.close(figure)
-    return figure
+    ax.set_ylim(FLOOR * 0.8, 30)
+    ax.set(yscale="log", xlabel="step", ylabel=DRIFT)
 
 
 def _faint(colour: str) -> str:

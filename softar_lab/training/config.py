@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from ..core.checks import whole_number
 from .soft_inputs import SOFT_INPUTS
 
 
@@ -47,17 +48,15 @@ class TrainConfig:
         for name, least in (
             ("steps", 1),
             ("batch_size", 1),
+            ("window", 1),
             ("history", 0),
             ("eval_every", 0),
             ("save_every", 0),
         ):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(
-                    f"TrainConfig.{name} must be a whole number of at least {least}, not {value!r}"
-                )
-        if self.window is not None and (not isinstance(self.window, int) or self.window < 1):
-            raise ValueError(f"TrainConfig.window must be None or at least 1, not {self.window!r}")
+            if value is None and name == "window":
+                continue
+            object.__setattr__(self, name, whole_number(f"TrainConfig.{name}", value, least))
         for name in ("muon_learning_rate", "adam_learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"TrainConfig.{name} must be above 0, not {getattr(self, name)!r}")

@@ -98,101 +98,189 @@ def train(
     # 1) the rows to train on, the windows to evaluate on, the optimizers
     model.to(pick_device(device))
     model.mixing = None  # it was fitted on the body as it was
-    rows = TrainingRows(model, corpus, config, seed)
-    if model.memory is not None and model.memory.prior is not None:
-        counts = torch.bincount(rows.ids, minlength=model.vocab_size)
-        model.memory.prior.copy_(counts / counts.sum())
-    held_out = scored_windows(model, corpus.val, corpus.separator, "validation")
-    optimizers = make_optimizers(model, config)
+    trainer = _Trainer(model, corpus, config, seed, out)
     # 2) the recipe, and the saved run that it continues
-    recipe = {
+    recipe = _recipe(corpus, config, seed)
+    if resume:
+        trainer.resume(recipe)
+    model.card.update(recipe)
+    # 3) the steps
+    interrupted = _make_steps(trainer, progress, on_step)
+    # 4) the figures of the last step
+    if interrupted and not trainer.evaluated:
+        trainer.evaluate()  # for the caller only; the saved run continues without it
+    model.eval()
+    return Run(model, pd.DataFrame(trainer.history), interrupted)
+
+
+def _recipe(corpus: Corpus, config: TrainConfig, seed: int) -> dict[str, Any]:
+    """What decides a run, except the model; JSON-able."""
+    return {
         "train": asdict(config),
         "train_seed": seed,
-        "corpus": {"name": corpus.name, "sha256": corpus.sha256},
+        "corpus": {
+            "name": corpus.name,
+            "sha256": corpus.sha256,
+            "floor_bits_per_char": corpus.floor_bits_per_char,
+        },
     }
-    recipe["corpus"]["floor_bits_per_char"] = corpus.floor_bits_per_char
-    step, history = 0, []
-    if out is not None and resume and (Path(out) / MANIFEST).exists():
-        step, history = resume_run(model, optimizers, recipe, Path(out))
-    model.card.update(recipe)
 
-    # 3) what the loop calls now and then
-    def save() -> None:
-        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
-            raise diverged("weights hold NaN or infinity")
-        if out is not None:
-            model.card["steps_done"] = step
-            if history:
-                model.card["val_bits_per_char"] = history[-1]["val_bits_per_char"]
-            state = {"step": step, "history": history}
-            moments = {
-                f"{i}.{k}": v for i, o in enumerate(optimizers) for k, v in flat_state(o).items()
-            }
-            model.save(
-                out, **{PROGRESS: json.dumps(state).encode(), MOMENTS: vectors_to_bytes(moments)}
-            )
 
-    def diverged(what: str) -> TrainingDiverged:
-        return TrainingDiverged(
-            f"the {what} at step {step}: lower muon_learning_rate ({config.muon_learning_rate}) or "
-            f"adam_learning_rate ({config.adam_learning_rate})"
-        )
+def _make_steps(
+    trainer: "_Trainer", progress: bool, on_step: Callable[[dict[str, Any]], Any] | None
+) -> bool:
+    """Make the remaining steps; evaluate and save now and then.
 
-    def evaluate_now(train_loss: float) -> dict[str, Any]:
-        model.eval()
-        rows.calibrate(model)
-        nats = -per_char(model, held_out[0], scores(model, *held_out)).double().mean().item()
-        row = {"step": step, "train_loss": train_loss, "val_nats_per_char": nats}
-        table = model.embedding
-        row |= {"embedding_rank": effective_rank(table), "embedding_norm": mean_norm(table).item()}
-        history.append(
-            {**row, "val_bits_per_char": nats / math.log(2), "seconds": round(seconds, 3)}
-        )
-        model.train()
-        return history[-1]
-
-    # 4) the loop
-    seconds = history[-1]["seconds"] if history else 0.0
-    interrupted = False
-    model.train()
+    Returns:
+        Whether the run was interrupted before its last step.
+    """
+    config, interrupted = trainer.config, False
+    trainer.model.train()
     bar = tqdm(
         total=config.steps,
-        initial=step,
+        initial=trainer.step,
         disable=not progress,
         unit="step",
-        desc=f"train {corpus.name}",
+        desc=f"train {trainer.corpus.name}",
     )
     with interruption() as stop, bar:
-        while step < config.steps and not interrupted:
-            # a) one step; soft inputs need a readout that fits the weights as they are by now
-            begin = time.perf_counter()
-            if config.soft_inputs and step % REFIT == 0:
-                rows.calibrate(model)
-            loss = update(model, rows, step, optimizers, config)
-            seconds += time.perf_counter() - begin
-            if not math.isfinite(loss):
-                raise diverged(f"loss is {loss}")
+        while trainer.step < config.steps and not interrupted:
+            # a) one step
+            trainer.make_step()
+            step, last = trainer.step, trainer.step == config.steps
             # b) report it
-            step += 1
-            event = {"step": step, "steps": config.steps, "train_loss": loss, "seconds": seconds}
+            event = {"step": step, "steps": config.steps}
+            event |= {"train_loss": trainer.loss, "seconds": trainer.seconds}
             bar.update()
-            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bar.set_postfix_str(f"loss {trainer.loss:.3f}", refresh=False)
             # c) evaluate now and then, and at the end
-            last = step == config.steps
             if last or (config.eval_every and step % config.eval_every == 0):
-                event.update(evaluate_now(loss))
+                event.update(trainer.evaluate())
             # d) ask whether to go on
             if on_step is not None and on_step(event) is True:
                 stop.set()
             interrupted = stop.is_set() and not last
             # e) save now and then, and when the loop ends
             if last or interrupted or (config.save_every and step % config.save_every == 0):
-                save()
-    # 5) the figures of the last step
-    if interrupted and (not history or history[-1]["step"] != step):
-        evaluate_now(loss)  # for the caller only; the saved run continues without it
-    model.eval()
-    return Run(model, pd.DataFrame(history), interrupted)
+                trainer.save()
+    return interrupted
+
+
+class _Trainer:
+    """A run in progress: what it trains and reads, how far it is, and how it is saved.
+
+    Attributes:
+        step: how many steps are done.
+        seconds: how long they took.
+        loss: the loss of the last one; NaN before the first.
+        history: one row per evaluation.
+    """
+
+    def __init__(
+        self,
+        model: SoftAR,
+        corpus: Corpus,
+        config: TrainConfig,
+        seed: int,
+        out: str | Path | None,
+    ):
+        self.model, self.corpus, self.config, self.out = model, corpus, config, out
+        self.rows = TrainingRows(model, corpus, config, seed)
+        if model.memory is not None and model.memory.prior is not None:
+            counts = torch.bincount(self.rows.ids, minlength=model.vocab_size)
+            model.memory.prior.copy_(counts / counts.sum())
+        self.held_out = scored_windows(model, corpus.val, corpus.separator, "validation")
+        self.optimizers = make_optimizers(model, config)
+        self.step, self.seconds, self.loss = 0, 0.0, math.nan
+        self.history: list[dict[str, Any]] = []
+
+    def resume(self, recipe: dict[str, Any]) -> None:
+        """Continue the run that is saved in `out`, if any.
+
+        Raises:
+            CheckpointError: where it is the run of another recipe, or its files are damaged.
+        """
+        if self.out is None or not (Path(self.out) / MANIFEST).exists():
+            return
+        self.step, self.history = resume_run(self.model, self.optimizers, recipe, Path(self.out))
+        if self.history:
+            self.seconds = self.history[-1]["seconds"]
+
+    def make_step(self) -> None:
+        """Update the weights once.
+
+        Raises:
+            TrainingDiverged: where the loss is not finite.
+        """
+        begin = time.perf_counter()
+        # soft inputs need a readout that fits the weights as they are by now
+        if self.config.soft_inputs and self.step % REFIT == 0:
+            self.rows.calibrate(self.model)
+        self.loss = update(self.model, self.rows, self.step, self.optimizers, self.config)
+        self.seconds += time.perf_counter() - begin
+        if not math.isfinite(self.loss):
+            raise self._diverged(f"loss is {self.loss}")
+        self.step += 1
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether the model was evaluated after the last step."""
+        return bool(self.history) and self.history[-1]["step"] == self.step
+
+    def evaluate(self) -> dict[str, Any]:
+        """Add a row of figures to the history, and return it."""
+        # 1) fit the readout, and read the validation text
+        model = self.model
+        model.eval()
+        self.rows.calibrate(model)
+        log_probs = per_char(model, self.held_out[0], scores(model, *self.held_out))
+        nats = -log_probs.double().mean().item()
+        # 2) the figures
+        table = model.embedding
+        self.history.append(
+            {
+                "step": self.step,
+                "train_loss": self.loss,
+                "val_nats_per_char": nats,
+                "embedding_rank": effective_rank(table),
+                "embedding_norm": mean_norm(table).item(),
+                "val_bits_per_char": nats / math.log(2),
+                "seconds": round(self.seconds, 3),
+            }
+        )
+        model.train()
+        return self.history[-1]
+
+    def save(self) -> None:
+        """Save the run in `out`, if any.
+
+        Raises:
+            TrainingDiverged: where a weight is not finite; nothing is saved then.
+        """
+        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+            raise self._diverged("weights hold NaN or infinity")
+        if self.out is None:
+            return
+        # 1) the figures on the model's card
+        self.model.card["steps_done"] = self.step
+        if self.history:
+            self.model.card["val_bits_per_char"] = self.history[-1]["val_bits_per_char"]
+        # 2) what resuming needs
+        state = {"step": self.step, "history": self.history}
+        moments = {
+            f"{i}.{name}": tensor
+            for i, optimizer in enumerate(self.optimizers)
+            for name, tensor in flat_state(optimizer).items()
+        }
+        files = {PROGRESS: json.dumps(state).encode(), MOMENTS: vectors_to_bytes(moments)}
+        self.model.save(self.out, **files)
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        config = self.config
+        return TrainingDiverged(
+            f"the {what} at step {self.step}: lower muon_learning_rate "
+            f"({config.muon_learning_rate}) or adam_learning_rate ({config.adam_learning_rate})"
+        )
 
 
 def make_optimizers(model: SoftAR, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -1,6 +1,8 @@
 """Fitting the layer behind collapse "mixing" (K4) on a trained model, whose body stays as it is."""
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.corpora import Corpus
@@ -48,12 +50,8 @@ def train_mixing(
     drawn = TrainingRows(model, corpus, TrainConfig(steps=steps, batch_size=batch_size), seed)
     layer = MixingCollapse(model.config, window, seed).to(model.device)
     _begin_as(model, layer)
-    # 2) what the layer reads and predicts: the body reads every row once
-    batches = range(-(-rows // batch_size))
-    targets = torch.cat([drawn.batch(i) for i in batches])[:rows]  # (rows, T+1)
-    with torch.no_grad():
-        read = [(drawn.batch(i)[:, :-1], None, drawn.memory(model, i)) for i in batches]
-        hidden = torch.cat([model.hidden_states(*one) for one in read])[:rows]  # (rows, T+1, d)
+    # 2) what the layer reads and predicts
+    hidden, targets = _read_rows(model, drawn, rows)
     # 3) fit it
     optimizer = torch.optim.AdamW(
         layer.parameters(), lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.99)
@@ -74,6 +72,18 @@ def train_mixing(
     model.mixing = layer.eval().requires_grad_(False)
     model.card["mixing"] = {"corpus": corpus.sha256, "steps": steps, "seed": seed}
     return layer
+
+
+def _read_rows(
+    model: SoftAR, drawn: TrainingRows, count: int
+) -> tuple[Float[Tensor, "N T d"], Int[Tensor, "N T"]]:
+    """The hidden states of the first `count` rows, read once each, and their next symbols."""
+    batches = range(-(-count // drawn.size))
+    targets = torch.cat([drawn.batch(i) for i in batches])[:count]  # (N, T)
+    with torch.no_grad():
+        read = [(drawn.batch(i)[:, :-1], None, drawn.memory(model, i)) for i in batches]
+        hidden = torch.cat([model.hidden_states(*one) for one in read])[:count]  # (N, T, d)
+    return hidden, targets
 
 
 def _begin_as(model: SoftAR, layer: MixingCollapse) -> None:

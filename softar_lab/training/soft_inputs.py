@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.checks import whole_number
 from ..core.predictor import Prediction
 from ..core.registry import Registry
 from ..models.simplex import posterior_gumbel
@@ -50,8 +51,7 @@ class Scheduled:
     def __post_init__(self):
         if not 0 <= self.share <= 1:
             raise ValueError(f"share must lie in [0, 1], not {self.share!r}")
-        if not isinstance(self.passes, int) or isinstance(self.passes, bool) or self.passes < 1:
-            raise ValueError(f"passes must be a whole number of at least 1, not {self.passes!r}")
+        object.__setattr__(self, "passes", whole_number("passes", self.passes))
 
     def __call__(self, prediction, token_ids, table, done, generator):
         soft = (

@@ -115,35 +115,19 @@ class AttentionExplorer(Panel):
                 given, or where a weight is not a share between 0 and 1.
         """
         between = keys is not None  # attention from one text to another
-
-        # 1) check the weights
         queries, keys = list(queries), list(queries if keys is None else keys)
-        if weights.ndim != 4 or weights.shape[2:] != (len(queries), len(keys)):
-            wanted = f"(layers, heads, {len(queries)}, {len(keys)})"
-            raise ValueError(
-                f"weights must be {wanted} for these tokens, not {tuple(weights.shape)}"
-            )
-        if not (len(queries) and len(keys) and weights.numel()):
-            raise ValueError("there is nothing to look at: give at least one token, layer and head")
-        if not (torch.isfinite(weights).all() and weights.min() >= 0 and weights.max() <= 1 + 1e-4):
-            raise ValueError("weights must be shares between 0 and 1: those after the softmax")
-
-        # 2) adapt the controls, then draw
+        _check_weights(weights, queries, keys)
         with self._drawing:
+            # 1) what is displayed
             self.weights = None  # the controls' callbacks draw nothing while this is None
             found = weights[..., :MOST, :MOST].detach().float().cpu().clamp(0, 1)
-            self.queries, self.looked_at, self._soft = (
-                queries[:MOST],
-                keys[:MOST],
-                [bool(one) for one in soft][:MOST],
-            )
+            self.queries, self.looked_at = queries[:MOST], keys[:MOST]
+            self._soft = [bool(one) for one in soft][:MOST]
             self._between = between
+            # 2) adapt the controls
             layers, heads = found.shape[:2]
-            layer, head = min(self.layer.value, layers), min(self.head.value, heads)
-            self.layer.options = list(range(1, layers + 1))
-            self.head.options = [("mean of all", 0), *((str(i), i) for i in range(1, heads + 1))]
-            self.layer.value, self.head.value = layer, head
-            self.token.max = self.token.value = len(self.queries) - 1
+            self._fit_controls(layers, heads)
+            # 3) draw
             self.weights = found
             tiles, self._side = mosaic(found)
             plots.update_heads(self.heads, tiles, layers, heads, self._side)
@@ -152,6 +136,14 @@ class AttentionExplorer(Panel):
             f" · of {len(queries)} tokens the first {MOST} are shown" if len(queries) > MOST else ""
         )
         self.say(f"{layers} layers of {heads} heads, {len(self.queries)} slots{cut}")
+
+    def _fit_controls(self, layers: int, heads: int) -> None:
+        """Offer the given layers and heads and the displayed queries; choose the last query."""
+        layer, head = min(self.layer.value, layers), min(self.head.value, heads)
+        self.layer.options = list(range(1, layers + 1))
+        self.head.options = [("mean of all", 0), *((str(i), i) for i in range(1, heads + 1))]
+        self.layer.value, self.head.value = layer, head
+        self.token.max = self.token.value = len(self.queries) - 1
 
     def _read(self, text: str | Trajectory) -> None:
         """Let the model read a text or a trajectory, and display its attention."""
@@ -257,6 +249,17 @@ class AttentionExplorer(Panel):
         return (
             f"AttentionExplorer(layer {self.layer.value}, {head}: {slot} looks at {masked(found)})"
         )
+
+
+def _check_weights(weights: Tensor, queries: Sequence[str], keys: Sequence[str]) -> None:
+    """Raise ValueError where these are not attention weights of the queries to the keys."""
+    if weights.ndim != 4 or weights.shape[2:] != (len(queries), len(keys)):
+        wanted = f"(layers, heads, {len(queries)}, {len(keys)})"
+        raise ValueError(f"weights must be {wanted} for these tokens, not {tuple(weights.shape)}")
+    if not (len(queries) and len(keys) and weights.numel()):
+        raise ValueError("there is nothing to look at: give at least one token, layer and head")
+    if not (torch.isfinite(weights).all() and weights.min() >= 0 and weights.max() <= 1 + 1e-4):
+        raise ValueError("weights must be shares between 0 and 1: those after the softmax")
 
 
 def mosaic(

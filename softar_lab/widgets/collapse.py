@@ -56,26 +56,13 @@ class CollapseExplorer(Panel):
         self._measuring = threading.Lock()  # held while the drift is measured
         self.models, self.judge = by_name(models), judge
         self._plane, self._basis = self._fit_plane()
-        self.beginning = Beginning(prompt, steps, seed)
-        self.prompt, self.steps, self.seed = self.beginning.children
-        self.button = w.Button(description="Generate", button_style="primary", icon="play")
-        self.stop_button = w.Button(description="Stop", icon="stop")
-        self.add_button = w.Button(description="Add setting", icon="plus")
-        self.remove_button = w.Button(
-            description="Remove", icon="minus", tooltip="the last setting"
-        )
-        self.legend, self.missing = w.HTML(_LEGEND), w.HTML()
-        self.figure, self.drift_figure = plots.together_figure(), plots.drift_figure()
-        if self._basis:
-            plots.update_symbols(
-                self.figure, self._basis, self._plane.embedding, self._plane.tokenizer.tokens
-            )
-        self._pictures = Picture(self.figure), Picture(self.drift_figure)
-        self.shown = w.IntRangeSlider(value=(0, 40), min=0, max=max(40, steps), description="Steps drawn", style=NARROW,
-                                      layout=w.Layout(width="60%"))  # fmt: skip
+        # 1) the parts
+        self._make_controls(prompt, steps, seed)
+        self._make_pictures()
         self.columns = w.HBox(layout=w.Layout(align_items="stretch"))
         for chosen in settings:
             self._append(**chosen)
+        # 2) their places
         buttons = w.HBox([self.button, self.stop_button, self.add_button, self.remove_button])
         picture = (
             [self.legend, self.shown, self._pictures[0], self.missing]
@@ -84,8 +71,32 @@ class CollapseExplorer(Panel):
         )
         below = [w.HTML(_drift_title(judge)), self._pictures[1]]
         self.children = (self.beginning, buttons, self.status, self.columns, *picture, *below)
+        # 3) the first texts
         self.generate()
         self._connect()
+
+    def _make_controls(self, prompt: str, steps: int, seed: int) -> None:
+        """Make the controls that all settings share."""
+        self.beginning = Beginning(prompt, steps, seed)
+        self.prompt, self.steps, self.seed = self.beginning.children
+        self.button = w.Button(description="Generate", button_style="primary", icon="play")
+        self.stop_button = w.Button(description="Stop", icon="stop")
+        self.add_button = w.Button(description="Add setting", icon="plus")
+        self.remove_button = w.Button(
+            description="Remove", icon="minus", tooltip="the last setting"
+        )
+        self.shown = w.IntRangeSlider(value=(0, 40), min=0, max=max(40, steps), description="Steps drawn", style=NARROW,
+                                      layout=w.Layout(width="60%"))  # fmt: skip
+
+    def _make_pictures(self) -> None:
+        """Make the empty pictures of paths and drift, and the notes on them."""
+        self.legend, self.missing = w.HTML(_LEGEND), w.HTML()
+        self.figure, self.drift_figure = plots.together_figure(), plots.drift_figure()
+        if self._basis:
+            plots.update_symbols(
+                self.figure, self._basis, self._plane.embedding, self._plane.tokenizer.tokens
+            )
+        self._pictures = Picture(self.figure), Picture(self.drift_figure)
 
     def _fit_plane(self) -> tuple[Predictor | None, PCABasis | None]:
         """Return the first model with vectors, and the plane in which its rows vary most."""

@@ -83,8 +83,29 @@ class GenerationPanel(Panel):
             for name, model in self.models.items()
             if has_rows(model)
         }
+        # 1) the controls, and the columns of both settings
         beginning = Beginning(prompt, steps, seed)
         self.prompt, self.steps, self.seed = beginning.children
+        self._make_controls()
+        self.first = _Column("A", self.models, schedules)
+        self.second = _Column("B", self.models, schedules)
+        for name in ("model", *CHOICES):
+            setattr(self, name, getattr(self.first, name))
+        # 2) their places
+        self._columns = w.HBox([self.first])
+        self.children = (
+            beginning,
+            w.HBox([self.button, self.stop_button, self.compare, self.view]),
+            self.status,
+            w.HBox([self.play, self.step]),
+            self._columns,
+        )
+        # 3) the first text
+        self.generate()
+        self._connect()
+
+    def _make_controls(self) -> None:
+        """Make the buttons and the slider of steps."""
         self.button = w.Button(description="Generate", button_style="primary", icon="play")
         self.stop_button = w.Button(description="Stop", icon="stop")
         self.compare = w.ToggleButton(
@@ -95,20 +116,6 @@ class GenerationPanel(Panel):
                                 layout=w.Layout(width="60%"))  # fmt: skip
         self.play = w.Play(min=0, max=self.steps.value - 1, interval=350)
         w.jslink((self.play, "value"), (self.step, "value"))
-        self.first = _Column("A", self.models, schedules)
-        self.second = _Column("B", self.models, schedules)
-        for name in ("model", *CHOICES):
-            setattr(self, name, getattr(self.first, name))
-        self._columns = w.HBox([self.first])
-        self.children = (
-            beginning,
-            w.HBox([self.button, self.stop_button, self.compare, self.view]),
-            self.status,
-            w.HBox([self.play, self.step]),
-            self._columns,
-        )
-        self.generate()
-        self._connect()
 
     def _connect(self) -> None:
         self.button.on_click(lambda _: self._run_in_background(self._write))

@@ -18,6 +18,11 @@ from .setting import NARROW, by_name
 WIDTH = w.Layout(width="400px")
 
 
+def _slider(label: str, value: int, low: int, high: int) -> w.IntSlider:
+    return w.IntSlider(value, min=low, max=high, description=label, style=NARROW, layout=WIDTH,
+                       continuous_update=True)  # fmt: skip
+
+
 class WindowExplorer(Panel):
     """A story of `tales` as a strip, coloured by slot, and a model's answers to its question.
 
@@ -45,29 +50,16 @@ class WindowExplorer(Panel):
                 raise ValueError(f"{name} has no window: train it with ModelConfig(window=…)")
         self.answers: dict[str, Answer] = {}
         self.parts: list[str] = []
-        own = next(iter(self.models.values())).config
-        most = max(one.config.context for one in self.models.values())
-
-        def slider(label: str, value: int, low: int, high: int) -> w.IntSlider:
-            return w.IntSlider(value, min=low, max=high, description=label, style=NARROW, layout=WIDTH,
-                               continuous_update=True)  # fmt: skip
-
-        self.model = w.Dropdown(options=list(self.models), description="Model", style=NARROW)
-        self.story = w.Textarea(story, description="Story", continuous_update=False, style=NARROW,
-                                layout=w.Layout(width="100%", height="84px"))  # fmt: skip
-        self.read = slider("Read", len(story), 0, len(story))
-        self.aggregate = slider("Aggregate", own.layout.aggregate, 0, 1)
-        self.segments = slider("Segments", own.layout.segments, 0, 4)
-        self.stretch = slider("Stretch", own.layout.stretch, 4, 64)
-        self.hard = slider("Hard", own.tokens - 8, 0, most)
-        self.soft = slider("Soft", 8, 0, most)
-        self.boxes, self.strip, self.said = w.HTML(), w.HTML(), w.HTML()
+        # 1) the controls
+        self._make_controls(story)
+        # 2) their places, above what they display
         sizes = w.HBox(
             [
                 w.VBox([self.aggregate, self.segments, self.stretch]),
                 w.VBox([self.hard, self.soft, self.read]),
             ]
         )
+        self.boxes, self.strip, self.said = w.HTML(), w.HTML(), w.HTML()
         self.children = (
             self.model,
             self.story,
@@ -77,10 +69,25 @@ class WindowExplorer(Panel):
             self.strip,
             self.said,
         )
+        # 3) every change of a control draws again
         for control in (self.model, self.story, self.read, self.aggregate, self.segments, self.stretch, self.hard,
                         self.soft):  # fmt: skip
             control.observe(lambda _: self._changed(), "value")
         self.update()
+
+    def _make_controls(self, story: str) -> None:
+        """Make the menu, the story, and the sliders, which begin with the first model's window."""
+        own = next(iter(self.models.values())).config
+        most = max(one.config.context for one in self.models.values())
+        self.model = w.Dropdown(options=list(self.models), description="Model", style=NARROW)
+        self.story = w.Textarea(story, description="Story", continuous_update=False, style=NARROW,
+                                layout=w.Layout(width="100%", height="84px"))  # fmt: skip
+        self.read = _slider("Read", len(story), 0, len(story))
+        self.aggregate = _slider("Aggregate", own.layout.aggregate, 0, 1)
+        self.segments = _slider("Segments", own.layout.segments, 0, 4)
+        self.stretch = _slider("Stretch", own.layout.stretch, 4, 64)
+        self.hard = _slider("Hard", own.tokens - 8, 0, most)
+        self.soft = _slider("Soft", 8, 0, most)
 
     @property
     def window(self) -> Window:

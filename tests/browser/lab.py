@@ -3,15 +3,16 @@ stays unseen.
 
     with Lab() as lab:                         # a server on a free port, a browser
         lab.take(ROOT / "notebooks", shots)    # a copy of a folder of notebooks; where pictures go
-        lab.open("00_tour.ipynb")              # a fresh page and kernel; earlier problems are
-        forgotten lab.run_all()                          # returns when every cell has really ended
-        lab.choose("Collapse", "nearest")      # Dropdown, Select lab.slide("Temperature", 0.8)
-        # IntSlider, FloatSlider lab.write("Prompt", "Once upon")       # Text, Textarea, IntText,
-        FloatText, Combobox lab.tick("Show words")                 # Checkbox: toggles it
-        lab.press("Generate")                  # Button, ToggleButton lab.wait_for(r"200 of 200
-        steps")      # until what the outputs show matches lab.screenshot("generated")            #
-        the notebook at its full height; returns the file lab.check()                            #
-        AssertionError naming every problem seen since open()
+        lab.open("00_tour.ipynb")              # a fresh page and kernel; forgets earlier problems
+        lab.run_all()                          # returns when every cell has really ended
+        lab.choose("Collapse", "nearest")      # Dropdown, Select
+        lab.slide("Temperature", 0.8)          # IntSlider, FloatSlider
+        lab.write("Prompt", "Once upon")       # Text, Textarea, IntText, FloatText, Combobox
+        lab.tick("Show words")                 # Checkbox: toggles it
+        lab.press("Generate")                  # Button, ToggleButton
+        lab.wait_for(r"200 of 200 steps")      # until what the outputs show matches
+        lab.screenshot("generated")            # the notebook at its full height; returns the file
+        lab.check()                            # AssertionError naming every problem since open()
 
 Widgets are named by their description, exactly. Each action returns when the kernel has handled
 every message it was sent; work in a thread goes on, so wait for what it shows: `wait_for(regex)`,

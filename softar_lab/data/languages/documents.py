@@ -113,15 +113,3 @@ class Documents(Language):
         return folded.reshape(
             B, math.ceil(T / self.document_length) * self.document_length, *folded.shape[2:]
         )[:, :T]
-
-
-def _whole(name: str, value: int, least: int, most: int | None = None) -> int:
-    if (
-        not isinstance(value, int)
-        or isinstance(value, bool)
-        or value < least
-        or (most is not None and value > most)
-    ):
-        upto = "" if most is None else f" and at most {most}"
-        raise ValueError(f"{name} must be a whole number of at least {least}{upto}, not {value!r}")
-    return value

@@ -5,7 +5,8 @@ import string
 
 import numpy as np
 
-from .documents import Documents, _whole
+from ...core.checks import whole_number
+from .documents import Documents
 from .language import letters
 
 
@@ -27,12 +28,13 @@ class Recall(Documents):
     """
 
     def __init__(self, n_keys: int = 8, n_values: int = 8, n_pairs: int = 4, n_queries: int = 1):
-        self.n_keys = _whole("n_keys", n_keys, 1, 26)
-        self.n_values = _whole("n_values", n_values, 1, 10)
-        self.n_pairs = _whole("n_pairs", n_pairs, 1, n_keys)
-        self.n_queries = _whole("n_queries", n_queries, 1)
+        self.n_keys = whole_number("n_keys", n_keys, 1, 26)
+        self.n_values = whole_number("n_values", n_values, 1, 10)
+        self.n_pairs = whole_number("n_pairs", n_pairs, 1, n_keys)
+        self.n_queries = whole_number("n_queries", n_queries, 1)
         super().__init__(
-            string.digits[:n_values] + "?" + letters(n_keys), 2 * (n_pairs + n_queries) + 2
+            string.digits[: self.n_values] + "?" + letters(self.n_keys),
+            2 * (self.n_pairs + self.n_queries) + 2,
         )
         self._values, self._query = slice(1, 1 + n_values), 1 + n_values
         self._keys = slice(2 + n_values, None)

@@ -6,7 +6,8 @@ from numpy.typing import ArrayLike
 from scipy.special import digamma, entr
 from scipy.stats import betabinom
 
-from .documents import Documents, _whole
+from ...core.checks import whole_number
+from .documents import Documents
 from .language import letters
 
 
@@ -44,7 +45,7 @@ class Urn(Documents):
         for name, values in (("initial", self.initial), ("reinforcement", np.array(reinforcement))):
             if not ((values > 0) & np.isfinite(values)).all():
                 raise ValueError(f"{name} must be positive, not {values.tolist()}")
-        self.reinforcement, self.length = float(reinforcement), _whole("length", length, 1)
+        self.reinforcement, self.length = float(reinforcement), whole_number("length", length, 1)
         symbols = letters(len(self.initial)) if symbols is None else symbols
         if len(symbols) != len(self.initial):
             raise ValueError(

@@ -151,32 +151,11 @@ def _unpack(file: Path, folder: Path) -> None:
     The manifest is written last and marks the copy as complete.
     """
     from safetensors.torch import save
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # 1) read the file
-    from_file = {"gguf_file": file.name, "local_files_only": True}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **from_file)
-        network = AutoModelForCausalLM.from_pretrained(
-            file.parent, dtype=torch.float32, **from_file
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, IndexError) as error:
-        raise PretrainedError(f"{file}: transformers cannot read it ({error})") from error
+    tokenizer, network = _from_gguf(file)
     # 2) collect the weights (tied ones once) and the config
-    tied = (
-        set(getattr(network, "_tied_weights_keys", None) or ())
-        if network.config.tie_word_embeddings
-        else set()
-    )
-    weights = {
-        name: value.contiguous() for name, value in network.state_dict().items() if name not in tied
-    }
-    config = {
-        key: value
-        for key, value in network.config.to_dict().items()
-        if key != "quantization_config"
-    }
-    config["architectures"] = [type(network).__name__]
+    weights, config = _weights(network), _config(network)
     # 3) write everything; an old manifest goes first, the new one comes last
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -191,12 +170,47 @@ def _unpack(file: Path, folder: Path) -> None:
             for path in sorted(folder.iterdir())
             if path.is_file()
         }
-        write_atomic(
-            folder / MANIFEST, json.dumps({"source": file.name, "crc32": sums}, indent=1).encode()
-        )
+        manifest = {"source": file.name, "crc32": sums}
+        write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     except (OSError, StoreError) as error:
         raise PretrainedError(f"{folder}: the unpacked model cannot be kept ({error}); SOFTAR_CACHE names another "
                               "folder") from error  # fmt: skip
+
+
+def _from_gguf(file: Path) -> tuple[Any, Any]:
+    """The tokenizer and the network in a GGUF file, as transformers reads them.
+
+    Raises:
+        PretrainedError: where it cannot read them.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from_file = {"gguf_file": file.name, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **from_file)
+        network = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, **from_file
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, IndexError) as error:
+        raise PretrainedError(f"{file}: transformers cannot read it ({error})") from error
+    return tokenizer, network
+
+
+def _weights(network: Any) -> dict[str, torch.Tensor]:
+    """The weights of a network by name, without those that are tied to others."""
+    tied = set()
+    if network.config.tie_word_embeddings:
+        tied = set(getattr(network, "_tied_weights_keys", None) or ())
+    return {
+        name: value.contiguous() for name, value in network.state_dict().items() if name not in tied
+    }
+
+
+def _config(network: Any) -> dict[str, Any]:
+    """The config of a network, as that of unquantized weights; it names the network's class."""
+    config = network.config.to_dict()
+    config.pop("quantization_config", None)
+    return {**config, "architectures": [type(network).__name__]}
 
 
 def _is_whole(folder: Path) -> bool:

@@ -11,6 +11,7 @@ kinds of memory.
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...core.checks import whole_number
 from ...core.registry import Registry
 from .memories import MEMORIES
 
@@ -58,10 +59,7 @@ class Window:
             value, least = getattr(self, name), int(name in ("stretch", "keep"))
             if value is None and name in ("hard", "soft", "keep"):
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(
-                    f"Window.{name} must be a whole number of at least {least}, not {value!r}"
-                )
+            object.__setattr__(self, name, whole_number(f"Window.{name}", value, least))
         if self.hard is None and self.soft is None:
             raise ValueError(
                 "Window.hard and Window.soft cannot both be None: give one, the other is what remains"

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ...core.checks import whole_number
 from ...core.registry import Registry
 from ..by_row import product
 
@@ -246,8 +247,7 @@ class Bound(Sums):
     several = True
 
     def __init__(self, window: Any, shape: Any, generator: torch.Generator, width: int = 256):
-        if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-            raise ValueError(f"width must be a whole number of at least 1, not {width!r}")
+        width = whole_number("width", width)
         super().__init__(window, shape, generator, width)
         binders = torch.randn(2, self.banks, width, shape.embedding_dim, generator=generator)
         binders[1] *= width**-0.5
@@ -280,8 +280,7 @@ class Gist(nn.Module):
 
     def __init__(self, window: Any, shape: Any, generator: torch.Generator, unroll: int = 4):
         super().__init__()
-        if not isinstance(unroll, int) or isinstance(unroll, bool) or unroll < 1:
-            raise ValueError(f"unroll must be a whole number of at least 1, not {unroll!r}")
+        unroll = whole_number("unroll", unroll)
         self.slots, self.unroll, m, d = window.memory, unroll, shape.embedding_dim, shape.d_model
         self.block = window.stride(shape.context)
         if self.block > shape.context - 2 * self.slots:

@@ -1,0 +1,25 @@
+"""A check of arguments that many classes share."""
+
+from numbers import Integral
+from typing import Any
+
+
+def whole_number(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """The value as an int, where it is a whole number from `least` to `most`.
+
+    NumPy's integers are whole numbers; True and False are not.
+
+    Args:
+        name: how the message calls the value, such as "ModelConfig.n_layers".
+        value: what was given.
+        least: the smallest allowed number.
+        most: the largest allowed number; None: there is none.
+
+    Raises:
+        ValueError: for anything else, naming the value and what would be right.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        up_to = "" if most is None else f" and at most {most}"
+        raise ValueError(f"{name} must be a whole number of at least {least}{up_to}, not {value!r}")
+    return int(value)

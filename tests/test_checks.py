@@ -1,0 +1,67 @@
+"""Whole numbers: which values count as one, and what the message says of the others."""
+
+import dataclasses
+import json
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+from softar_lab.core.checks import whole_number
+from softar_lab.generation import EveryK
+from softar_lab.generation.config import GenerationConfig
+from softar_lab.models.config import ModelConfig
+from softar_lab.training.config import TrainConfig
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.int32(3), np.uint8(3)])
+def test_whole_number_is_an_int(value):
+    found = whole_number("n", value)
+    assert found == 3
+    assert type(found) is int
+
+
+@pytest.mark.parametrize("value", [True, np.True_, 3.0, np.float64(3), "3", None, torch.tensor(3)])
+def test_whole_number_refuses_what_is_none(value):
+    with pytest.raises(ValueError, match="n must be a whole number of at least 1, not"):
+        whole_number("n", value)
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most", "message"),
+    [
+        (0, 1, None, "M.n must be a whole number of at least 1, not 0"),
+        (-1, 0, None, "M.n must be a whole number of at least 0, not -1"),
+        (27, 1, 26, "M.n must be a whole number of at least 1 and at most 26, not 27"),
+    ],
+)
+def test_whole_number_says_what_would_be_right(value, least, most, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        whole_number("M.n", value, least, most)
+
+
+def test_whole_number_may_be_a_bound_itself():
+    assert [whole_number("n", value, 0, 2) for value in (0, 1, 2)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "more"),
+    [
+        (EveryK, "k", {}),
+        (GenerationConfig, "steps", {}),
+        (TrainConfig, "window", {}),
+        (ModelConfig, "n_layers", {"vocab_size": 5}),
+    ],
+)
+def test_configs_hold_numpys_integers_as_ints_and_refuse_truth_values(
+    kind, name, more, monkeypatch
+):
+    """Ints can be saved; a NumPy integer would break JSON."""
+    # as outside of pytest, where no annotation is enforced
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    config = kind(**{name: np.int64(3)}, **more)
+    assert json.dumps(getattr(config, name)) == "3"
+    assert dataclasses.replace(config) == config
+    with pytest.raises(ValueError, match="must be a whole number of at least 1, not True"):
+        kind(**{name: True}, **more)
