@@ -21,8 +21,8 @@ def transitions(language: Predictor) -> Float64[Tensor, "V V"]:
     Raises:
         ValueError: where the language is of another kind or order.
     """
-    order = getattr(language, "order", None)
-    if not isinstance(language, Markov) or order != 1:
+    order = language.order if isinstance(language, Markov) else None
+    if order != 1:
         raise ValueError(
             f"marginals need a Markov language of order 1, not {type(language).__name__} of {order=}"
         )

@@ -292,7 +292,7 @@ def test_bf16_is_for_the_body_alone_and_costs_no_gradient(tiny, rng, spec):
     for precision in ("fp32", "bf16"):
         model.zero_grad()
         with autocast(model.device, precision):
-            soft = soft_rows(model, ids, how, 0.5, rng())
+            soft = soft_rows(model, ids, SOFT_INPUTS.resolve(how), 0.5, rng())
             hidden = model.hidden_states(vectors=soft)
         assert soft.dtype == torch.float32
         model.objective.loss(hidden.float()[:, :-1], ids, model.table.weight, rng()).backward()

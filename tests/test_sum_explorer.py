@@ -33,6 +33,9 @@ def test_sum_is_what_is_typed(explorer):
         ("king + duke", "'duke' is not among the 5 words"),
         ("", "write words with"),
         ("+", "write words with"),
+        ("king -", "write words with"),
+        ("king ring", "write words with"),
+        ("king + - ring", "write words with"),
     ],
 )
 def test_what_cannot_be_added_is_said_and_the_last_sum_stays(explorer, typed, complaint):

@@ -9,7 +9,6 @@ input token before reading it. `done` is the share of the training that is over.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,11 +17,29 @@ from torch.nn import functional as F
 
 from ..core.checks import whole_number
 from ..core.predictor import Prediction
-from ..core.registry import Registry
+from ..core.registry import Adapted, Registry
 from ..models.simplex import posterior_gumbel
 from ..models.soft_ar import SoftAR
 
-SOFT_INPUTS = Registry("soft_inputs")
+
+class SoftInputs:
+    """Base of the members: what each of them declares.
+
+    Attributes:
+        passes: how many times soft tokens are made before the pass that learns; each time the model
+            reads those made before.
+    """
+
+    passes: int = 1
+
+
+class FunctionSoftInputs(Adapted, SoftInputs):
+    """A function, or any other callable, as a member."""
+
+
+SOFT_INPUTS = Registry(
+    "soft_inputs", lambda one: one if isinstance(one, SoftInputs) else FunctionSoftInputs(one)
+)
 names = SOFT_INPUTS.names
 
 REFIT = 50  # after so many steps the readout that pass 1 uses is fitted again
@@ -30,7 +47,7 @@ REFIT = 50  # after so many steps the readout that pass 1 uses is fitted again
 
 @SOFT_INPUTS.register("scheduled")
 @dataclass(frozen=True)
-class Scheduled:
+class Scheduled(SoftInputs):
     """Two-pass scheduled sampling: a growing share of inputs is replaced by the predicted vector.
 
     The share grows linearly from 0 to `share` at the end. The vector is the model's mean, or one
@@ -65,7 +82,7 @@ class Scheduled:
 
 @SOFT_INPUTS.register("posterior-gumbel")
 @dataclass(frozen=True)
-class PosteriorGumbel:
+class PosteriorGumbel(SoftInputs):
     """Every input is softmax((log p + g) / temperature) E, with g under which the true token wins.
 
     g is Gumbel noise, drawn given that the true token has the largest entry. So each soft token
@@ -92,14 +109,14 @@ class PosteriorGumbel:
 def soft_rows(
     model: SoftAR,
     token_ids: Int[Tensor, "B T"],
-    how: Any,
+    how: SoftInputs,
     done: float,
     generator: torch.Generator,
     memory: Float[Tensor, "B M d"] | None = None,
 ) -> Float[Tensor, "B T m"]:
     """Soft tokens (B, T, m) for the input tokens (B, T): the passes before the one that learns.
 
-    There are `how.passes` of them, one by default. Each reads what the one before made, replaced in
+    There are `how.passes` of them. Each reads what the one before made, replaced in
     the same places with the same draws. In bf16 training only the body is bf16: predictions and
     soft tokens are float32, as in the loss and in generation.
 
@@ -117,7 +134,7 @@ def soft_rows(
     newest = model.config.layout and model.config.layout.newest(model.config.context)
     hard = 0 if newest is None else max(0, token_ids.shape[1] - newest)
     inputs, draws = F.embedding(token_ids, model.table.weight), generator.get_state()
-    for _ in range(getattr(how, "passes", 1)):
+    for _ in range(how.passes):
         with torch.no_grad():
             hidden = (
                 model.hidden_states(vectors=inputs[:, :-1], memory=memory).flatten(0, 1).float()

@@ -54,6 +54,8 @@ class AttentionExplorer(Panel):
         head: the head at the start.
     """
 
+    weights: Tensor | None = None  # those on display
+
     def __init__(
         self,
         model: SoftAR | None = None,
@@ -235,10 +237,10 @@ class AttentionExplorer(Panel):
         )  # fmt: skip
 
     def __repr__(self) -> str:
-        if getattr(self, "weights", None) is None:
+        if self.weights is None:
             return (
                 f"AttentionExplorer(nothing: {self.problem})"
-                if getattr(self, "problem", "")
+                if self.problem
                 else "AttentionExplorer()"
             )
         head = f"head {self.head.value}" if self.head.value else "mean of all heads"

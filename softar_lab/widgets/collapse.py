@@ -41,6 +41,8 @@ class CollapseExplorer(Panel):
         ValueError: where the number of settings is not 2 to 4, or where a choice is unknown.
     """
 
+    columns: w.HBox | None = None  # the settings side by side, once they are made
+
     def __init__(
         self,
         models: Predictor | Mapping[str, Predictor],
@@ -321,7 +323,7 @@ class CollapseExplorer(Panel):
     def __repr__(self) -> str:
         told = (
             [f"{one.name}: {one.tell(one.problem)}" for one in self.settings]
-            if hasattr(self, "columns")
+            if self.columns
             else []
         )
         return (

@@ -68,6 +68,8 @@ class GenerationPanel(Panel):
         schedules: more schedules for the menus, such as "entropy(0.3)".
     """
 
+    first: _Column | None = None  # setting A, once it is made
+
     def __init__(
         self,
         models: Predictor | Mapping[str, Predictor],
@@ -216,11 +218,7 @@ class GenerationPanel(Panel):
         return plots.draw_path(trajectory, self._bases[name], self.models[name].embedding)
 
     def __repr__(self) -> str:
-        told = (
-            [setting.tell(self.problem) for setting in self._active()]
-            if hasattr(self, "first")
-            else []
-        )
+        told = [setting.tell(self.problem) for setting in self._active()] if self.first else []
         return (
             f"GenerationPanel(prompt={self.prompt.value!r}: {'; '.join(told)})"
             if told

@@ -16,9 +16,10 @@ class Panel(w.VBox):
     The still picture is for readers without a kernel.
     """
 
+    problem = ""  # the error in the status line; "" without one
+
     def __init__(self):
         self.status = w.HTML()
-        self.problem = ""  # the error in the status line; "" without one
         self._order, self._turn = (
             threading.Lock(),  # held while new work replaces the stop event
             threading.Lock(),  # held by the work that is running

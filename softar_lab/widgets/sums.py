@@ -17,6 +17,8 @@ from ..models.simplex import barycentric
 from .panel import Panel
 
 SHOWN = 6  # words per list
+TERM = re.compile(r"([+-]?)\s*([^\s+-]+)")  # a sign and a word
+SUM = re.compile(r"[+-]?\s*[^\s+-]+(\s*[+-]\s*[^\s+-]+)*")
 
 
 class SumExplorer(Panel):
@@ -32,9 +34,11 @@ class SumExplorer(Panel):
         sum: the sum at the start.
     """
 
+    terms: Sequence[tuple[int, int]] = ()  # sign and row of each word; none before a sum is read
+
     def __init__(self, table: Float[Tensor, "V m"], words: Sequence[str], sum: str):
         super().__init__()
-        self.table, self.words, self.terms = table, list(words), []
+        self.table, self.words = table, list(words)
         self.sum = w.Text(
             sum, description="Sum", continuous_update=False, layout=w.Layout(width="70%")
         )
@@ -50,9 +54,9 @@ class SumExplorer(Panel):
             ValueError: where the text is not a sum of known words.
         """
         text = self.sum.value.strip()
-        found = re.findall(r"([+-]?)\s*([^\s+-]+)", text)
-        if not found or re.sub(r"[\s+-]|[^\s+-]+", "", text):
+        if not SUM.fullmatch(text):
             raise ValueError('write words with + or - between them, such as "king - man + woman"')
+        found = TERM.findall(text)
         if unknown := [word for _, word in found if word not in self.words]:
             raise ValueError(
                 f"{unknown[0]!r} is not among the {len(self.words)} words, as are {self.words[-4:]}"
@@ -122,12 +126,8 @@ class SumExplorer(Panel):
         return plots.draw_sum(self.rows(), self.sum.value) if self.terms else None
 
     def __repr__(self) -> str:
-        if not getattr(self, "terms", None):
-            return (
-                f"SumExplorer(nothing: {self.problem})"
-                if getattr(self, "problem", "")
-                else "SumExplorer()"
-            )
+        if not self.terms:
+            return f"SumExplorer(nothing: {self.problem})" if self.problem else "SumExplorer()"
         # Both words of a sum can be equally near to it; then rounding decides which comes first.
         best = {name: masked(repr(rows[0][0])) for name, rows in self.rows().items()}
         return f"SumExplorer({self.sum.value!r}: {', '.join(f'{name} {word}' for name, word in best.items())})"

@@ -1,6 +1,7 @@
 """TokenExplorer: type a text and see its tokens, their ids and their embedding rows."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import ipywidgets as w
 
@@ -25,6 +26,8 @@ class TokenExplorer(Panel):
         text: the text at the start.
         width: how many of the first numbers of each row are displayed.
     """
+
+    shown: Mapping[str, w.HTML] = MappingProxyType({})  # one text per model
 
     def __init__(
         self, models: Predictor | Mapping[str, Predictor], text: str = "", width: int = 12
@@ -85,7 +88,7 @@ class TokenExplorer(Panel):
         return plots.draw_tokens(cuts) if self.text.value else None
 
     def __repr__(self) -> str:
-        if not hasattr(self, "shown"):
+        if not self.shown:
             return "TokenExplorer()"
         told = [self.problem] if self.problem else []
         for name in self.models if not told else ():

@@ -31,6 +31,8 @@ class TrajectoryExplorer(Panel):
         options: further arguments of `generate()`.
     """
 
+    trajectory: Trajectory | None = None  # the one on display
+
     def __init__(
         self, model: Predictor, trajectory: Trajectory | str = "", steps: int = 120, **options: Any
     ):
@@ -121,7 +123,7 @@ class TrajectoryExplorer(Panel):
         )
 
     def __repr__(self) -> str:
-        if getattr(self, "trajectory", None) is None:
+        if self.trajectory is None:
             return (
                 f"TrajectoryExplorer(nothing: {self.problem})"
                 if self.problem

@@ -1,7 +1,7 @@
 """WindowExplorer: resize a structured window; see each character's slot and the answers."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import ipywidgets as w
@@ -42,6 +42,8 @@ class WindowExplorer(Panel):
         ValueError: where a model has no window.
     """
 
+    parts: Sequence[str] = ()  # what sits in each slot; nothing before a story is read
+
     def __init__(self, models: SoftAR | Mapping[str, SoftAR], story: str):
         super().__init__()
         self.models = by_name(models)
@@ -49,7 +51,6 @@ class WindowExplorer(Panel):
             if model.config.layout is None:
                 raise ValueError(f"{name} has no window: train it with ModelConfig(window=…)")
         self.answers: dict[str, Answer] = {}
-        self.parts: list[str] = []
         # 1) the controls
         self._make_controls(story)
         # 2) their places, above what they display
@@ -191,11 +192,9 @@ class WindowExplorer(Panel):
         return answers or "where the characters sit"
 
     def __repr__(self) -> str:
-        if not getattr(self, "parts", None):
+        if not self.parts:
             return (
-                f"WindowExplorer(nothing: {self.problem})"
-                if getattr(self, "problem", "")
-                else "WindowExplorer()"
+                f"WindowExplorer(nothing: {self.problem})" if self.problem else "WindowExplorer()"
             )
         sizes = ", ".join(
             f"{n}={getattr(self, n).value}"
