@@ -5,6 +5,7 @@ another way.
 import math
 import re
 from collections import Counter
+from fractions import Fraction
 from functools import cache
 from itertools import pairwise, permutations, product
 
@@ -450,6 +451,19 @@ def test_urn_draws_cost_ever_less_down_to_the_limit():
     assert 0 < entropies[-1] - urn.limit_entropy() < 0.005
 
 
+@pytest.mark.parametrize("reinforcement", [1.0, 1e-6, 1e-9, 1e-12, 1e-15])
+@pytest.mark.parametrize("initial", [(1, 1), (0.1, 0.2, 0.3), (1e-9, 1.0), (5, 1e6, 3)])
+def test_urn_entropies_are_possible_however_little_a_draw_adds(initial, reinforcement):
+    """They lie between the limit's entropy and the first draw's, and never rise."""
+    urn = Urn(np.array(initial), reinforcement, 200)
+    first, entropies = entr(np.array(initial) / sum(initial)).sum(), urn.draw_entropies()
+    assert entropies[0] == pytest.approx(first, rel=1e-12)
+    # a share near 1 has rounding of its own, which its entropy inherits
+    assert (np.diff(entropies) <= 1e-12 * first + 8 * np.finfo(float).eps).all()
+    if reinforcement <= 1e-9 * min(initial):  # it is as good as independent draws
+        assert entropies == pytest.approx(first, rel=1e-6)
+
+
 def test_urn_is_exchangeable():
     urn, rng = Urn([1, 2, 0.3], length=12), np.random.default_rng(1)
     document = urn.sample(12, seed=1)[0]
@@ -628,6 +642,49 @@ def test_any_markov_chain_is_scored_alike_in_every_way(V, order, length, seed, c
         rows.gather(-1, token_ids[..., None])[..., 0], language.log_probs(token_ids)
     )
     np.testing.assert_allclose(rows.exp().sum(-1), 1, rtol=1e-12)
+
+
+def by_fractions(probs: np.ndarray) -> list[Fraction]:
+    """The stationary law of an irreducible chain (n, n), solved without rounding."""
+    n = len(probs)
+    rows = [[Fraction(float(p)) for p in row] for row in probs.T]  # balance: law P = law
+    for i in range(n):
+        rows[i][i] = -sum(Fraction(float(p)) for j, p in enumerate(probs[i]) if j != i)
+    rows[-1] = [Fraction(1)] * n
+    right = [Fraction(0)] * (n - 1) + [Fraction(1)]
+    for i in range(n):  # Gauss and Jordan
+        pivot = next(r for r in range(i, n) if rows[r][i])
+        rows[i], rows[pivot], right[i], right[pivot] = rows[pivot], rows[i], right[pivot], right[i]
+        for r in range(n):
+            if r != i and rows[r][i]:
+                factor = rows[r][i] / rows[i][i]
+                rows[r] = [a - factor * b for a, b in zip(rows[r], rows[i])]
+                right[r] -= factor * right[i]
+    return [right[i] / rows[i][i] for i in range(n)]
+
+
+@pytest.mark.parametrize("concentration", [0.01, 0.05, 1.0])
+def test_markov_finds_the_smallest_shares_of_its_law(concentration):
+    """Parts that are hardly ever left, and symbols that hardly ever occur (at 0.01, 5e-26)."""
+    found = 0
+    for seed in range(20):
+        try:
+            chain = Markov.random(4, 1, seed, concentration)
+        except ValueError:  # parts that are never left
+            continue
+        inside = np.flatnonzero(chain.stationary)
+        exact = by_fractions(chain._table[chain._full :][np.ix_(inside, inside)])
+        assert chain.stationary[inside] == pytest.approx([float(p) for p in exact], rel=1e-13)
+        found += 1
+    assert found >= 10
+
+
+@pytest.mark.parametrize("n", [63, 64, 65, 130, 200])
+def test_markov_law_of_many_states_is_that_of_the_balance_equations(n):
+    """The states are taken out in blocks of 64."""
+    probs = np.random.default_rng(n).dirichlet(np.ones(n), size=n)
+    law = Markov(probs, "".join(map(chr, range(0x4E00, 0x4E00 + n)))).stationary
+    assert law @ probs == pytest.approx(law, rel=1e-12)
 
 
 def test_markov_is_stationary():

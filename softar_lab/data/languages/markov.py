@@ -144,15 +144,34 @@ def stationary(probs: np.ndarray, follow: np.ndarray) -> np.ndarray:
             f"no unique stationary law: {len(closed)} classes of states are never left, such as those of state {one} "
             f"and state {other}"
         )
-    # 3) solve the balance equations within this class; other states have probability 0
+    # 3) solve within this class; other states have probability 0
     inside = np.flatnonzero(of == closed[0])
-    flow = step.toarray()[np.ix_(inside, inside)]
-    np.fill_diagonal(flow, 0)
-    # inflow less outflow; the outflow is a sum, because 1 - p would lose a rare departure
-    balance = flow.T - np.diag(flow.sum(1))
-    balance[-1] = 1  # one equation is redundant; it is replaced by: the probabilities sum to 1
     law = np.zeros(N)
-    law[inside] = np.linalg.solve(balance, np.eye(len(inside))[-1]).clip(min=0)
+    law[inside] = _balanced(step.toarray()[np.ix_(inside, inside)])
+    return law
+
+
+def _balanced(flow: np.ndarray) -> np.ndarray:
+    """The stationary distribution (n,) of an irreducible chain with transition matrix (n, n).
+
+    States are taken out of the chain one by one, the last first, and their flow is led on to the
+    others. Nothing is subtracted, so every entry is exact to rounding, however small (a difference
+    1 - p would lose a rare departure).
+
+    Source: Grassmann, Taksar and Heyman (1985), Operations Research 33(5).
+    """
+    n, size = len(flow), 64  # states whose flow into the rest is added in one matrix product
+    for end in range(n, 1, -size):
+        begin = max(1, end - size)
+        for k in range(end - 1, begin - 1, -1):
+            flow[:k, k] /= flow[k, :k].sum()
+            flow[begin:k, :k] += np.outer(flow[begin:k, k], flow[k, :k])
+            flow[:begin, begin:k] += np.outer(flow[:begin, k], flow[k, begin:k])
+        flow[:begin, :begin] += flow[:begin, begin:end] @ flow[begin:end, :begin]
+    law = np.ones(n)
+    for k in range(1, n):
+        law[k] = law[:k] @ flow[:k, k]
+        law[: k + 1] /= law[: k + 1].max()  # else a rare first state would overflow
     return law / law.sum()
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 from numpy.typing import ArrayLike
-from scipy.special import digamma, entr
-from scipy.stats import betabinom
+from scipy.special import digamma, entr, gammaln
 
 from ...core.checks import whole_number
 from .documents import Documents
@@ -55,12 +54,13 @@ class Urn(Documents):
 
     def draw_entropies(self) -> Float64[np.ndarray, " T"]:
         """Exact mean entropy (nats) of each draw in a document, given earlier draws: (length,)."""
-        alpha, before = self.initial / self.reinforcement, np.arange(self.length)[:, None]
-        # drawn (1, T): how often a colour was drawn in `before` (T, 1) draws; it is beta-binomial
-        drawn, total = before.T, alpha.sum()
+        total = self.initial.sum()
+        added, before = self.reinforcement / total, np.arange(self.length)[:, None]
+        # drawn (1, T): how often a colour was drawn in `before` (T, 1) draws
+        drawn = before.T
         costs = (
-            betabinom.pmf(drawn, before, a, total - a) * entr((a + drawn) / (total + before))
-            for a in alpha
+            _drawn(self.length, share, added) * entr((share + drawn * added) / (1 + before * added))
+            for share in self.initial / total
         )
         return sum(costs).sum(1)
 
@@ -86,3 +86,24 @@ class Urn(Documents):
         memory = memory.copy()
         memory[np.arange(len(ids)), ids - 1] += self.reinforcement
         return memory
+
+
+def _drawn(length: int, share: float, added: float) -> Float64[np.ndarray, "T T"]:
+    """The probability of k draws of a colour among n, at [n, k], for n and k below `length`.
+
+    It is beta-binomial. Shares of the urn stand for its content, so no large numbers are subtracted
+    however little each draw adds.
+
+    Args:
+        length: the number of rows and columns.
+        share: of the colour, before the first draw.
+        added: what one draw adds, as a share of the urn's first content.
+    """
+    steps = np.arange(length - 1)
+    mine, others, urn = (
+        np.append(0.0, np.log(first + steps * added).cumsum()) for first in (share, 1 - share, 1.0)
+    )
+    n, k = np.arange(length)[:, None], np.arange(length)
+    left = np.maximum(n - k, 0)
+    orders = gammaln(n + 1) - gammaln(k + 1) - gammaln(left + 1)
+    return np.where(k <= n, np.exp(orders + mine[k] + others[left] - urn[n]), 0.0)
