@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from .core.cells import cell_path, kept
 from .core.estimates import interval
+from .core.fingerprint import fingerprint
 from .core.predictor import Predictor
 from .generation import Trajectory, collapse, feedback, generate, schedule
 from .generation.schedule import Always
@@ -96,7 +97,7 @@ def run_conditions(
         steps: symbols per text.
         temperature, soft_temperature: as in `generate`.
         out: a folder in which each condition is saved when it is done, so that it is not run again.
-            Name the folder after the model: it belongs to one, and the cells do not record which.
+            It belongs to one model, judge and setting: a cell of another is an error.
         progress: whether to show a progress bar.
 
     Returns:
@@ -114,7 +115,7 @@ def run_conditions(
     # 1) what a cell depends on
     settings = {"steps": steps, "temperature": temperature, "soft_temperature": soft_temperature}
     scoring = {"judge": judge, "truth": truth, "words": words, "separator": separator}
-    recipe = _recipe(prompts, seeds, settings, scoring)
+    recipe = _recipe(model, prompts, seeds, settings, scoring) if out is not None else {}
     # 2) run every condition, or load its cell
     rows: list[dict[str, Any]] = []
     always: dict[str, list] = {}  # rows by collapse: "always" uses no feedback
@@ -204,6 +205,7 @@ def against_control(runs: pd.DataFrame, figure: str = "bits") -> pd.DataFrame:
 
 
 def _recipe(
+    model: Predictor,
     prompts: Sequence[str],
     seeds: int,
     settings: dict[str, Any],
@@ -214,18 +216,32 @@ def _recipe(
         "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
         "seeds": seeds,
         **settings,
-        **{name: type(scoring[name]).__name__ for name in ("judge", "truth")},
+        "model": fingerprint(model),
+        **{name: fingerprint(one) for name, one in scoring.items()},
     }
 
 
 def _conditions(
     collapses: Sequence[Any], schedules: Sequence[Any], feedbacks: Sequence[Any]
 ) -> list[tuple[Any, ...]]:
-    """Every combination of a collapse, a schedule and a feedback, as strategies."""
-    return [
-        tuple(_AXES[name].resolve(part) for name, part in zip(CONDITION, condition, strict=True))
-        for condition in product(collapses, schedules, feedbacks)
-    ]
+    """Every combination of a collapse, a schedule and a feedback, as strategies.
+
+    Raises:
+        ValueError: where two of one axis have the same name, which would make their rows one.
+    """
+    axes = []
+    for name, specs in zip(CONDITION, (collapses, schedules, feedbacks), strict=True):
+        axis = _AXES[name]
+        strategies = {axis.spec(one): one for one in (axis.resolve(spec) for spec in specs)}
+        if len(strategies) < len(specs):
+            names = [axis.spec(axis.resolve(spec)) for spec in specs]
+            twice = next(one for one in names if names.count(one) > 1)
+            raise ValueError(
+                f"two {name}s are named {twice!r}: leave one out, or give a function a name of its own "
+                "(register it, or set its __name__)"
+            )
+        axes.append(strategies.values())
+    return list(product(*axes))
 
 
 def _names(condition: tuple[Any, ...]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from softar_lab.compare import (
     CONDITION,
@@ -180,6 +181,35 @@ def test_finished_ways_are_not_written_again(model, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(run_conditions(*arguments, out=tmp_path / "kept", **HOW), first)
     with pytest.raises(StoreError, match="made by another recipe.*steps: saved 12, now 13"):
         run_conditions(*arguments, out=tmp_path / "kept", **{**HOW, "steps": 13})
+
+
+@pytest.mark.parametrize("changed", ["model", "judge", "truth", "words", "separator"])
+def test_cells_of_another_model_or_judge_are_not_taken(model, tiny, tmp_path, changed):
+    """A cell is what its name says only for those who made it: the weights count, not the class."""
+    other = tiny(seed=1)
+    made = {"model": model, "judge": model, "truth": model, "words": {"a"}, "separator": None}
+    change = {"words": {"b"}, "separator": "\n"}.get(changed, other)
+    for options in (made, {**made, changed: change}):
+        arguments = dict(options, prompts=PROMPTS, collapses=["softmax"], schedules=["never"])
+        arguments |= dict(feedbacks=["mixture"], seeds=1, out=tmp_path, **HOW)
+        if options is made:
+            run_conditions(**arguments)
+        else:
+            with pytest.raises(StoreError, match=f"made by another recipe.*{changed}: saved"):
+                run_conditions(**arguments)
+
+
+def test_two_functions_of_one_name_are_refused(model):
+    def made(k):
+        def favourite(prediction, embedding):
+            return torch.nn.functional.one_hot(prediction.probs.argmax(1) * 0 + k, 13).float()
+
+        return favourite
+
+    with pytest.raises(ValueError, match="two collapses are named 'favourite'"):
+        compare(model, PROMPTS, collapses=[made(1), made(2)], judge=model, progress=False)
+    with pytest.raises(ValueError, match="two schedules are named 'always'"):
+        compare(model, PROMPTS, schedules=["always", "always"], judge=model, progress=False)
 
 
 @pytest.mark.parametrize(
