@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from softar_lab.core.checks import whole_number
-from softar_lab.generation import EveryK
+from softar_lab.generation import EveryK, generate
 from softar_lab.generation.config import GenerationConfig
+from softar_lab.generation.feedback import Mixture
 from softar_lab.models.config import ModelConfig
 from softar_lab.training.config import TrainConfig
 
@@ -65,3 +66,26 @@ def test_configs_hold_numpys_integers_as_ints_and_refuse_truth_values(
     assert dataclasses.replace(config) == config
     with pytest.raises(ValueError, match="must be a whole number of at least 1, not True"):
         kind(**{name: True}, **more)
+
+
+@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), 0.5])
+def test_numpy_numbers_are_numbers_and_can_be_recorded(number):
+    configs = [
+        TrainConfig(muon_learning_rate=number, weight_decay=number),
+        ModelConfig(vocab_size=5, norm_eps=number),
+        GenerationConfig(temperature=number),
+    ]
+    for config in configs:
+        json.dumps([v for v in vars(config).values() if isinstance(v, float)])
+    assert GenerationConfig(feedback=Mixture(number)).recorded()["feedback"] == (
+        "mixture(temperature=0.5, top_k=None)"
+    )
+
+
+def test_numpy_seeds_are_seeds(tiny):
+    texts = [
+        generate(tiny(), ["ab", "c"], 6, seed=seeds)[0].text
+        for seeds in ([1, 2], np.array([1, 2]), (np.int64(1), np.int32(2)))
+    ]
+    assert len(set(texts)) == 1
+    assert GenerationConfig(seed=np.int64(3)).seeds(2) == (3, 3)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pooch
 import pytest
 
+from softar_lab.core.store import cache_folder
 from softar_lab.data import corpora
 from softar_lab.data.corpora import Corpus, CorpusError, load_corpus
 from softar_lab.data.languages.tales import TALES
@@ -134,6 +135,8 @@ def test_load_corpus_names_what_is_wrong_with_a_file(text_file, tmp_path):
         load_corpus(tmp_path)
     with pytest.raises(CorpusError, match=r"latin\.txt is not UTF-8: .* at byte 7"):
         load_corpus(text_file(b"\xef\xbb\xbfabcd\xe9 and so on", "latin.txt"))
+    with pytest.raises(CorpusError, match=r"If it is utf-16, save it as UTF-8: path.write_text"):
+        load_corpus(text_file("the king".encode("utf-16"), "wide.txt"))
     for nothing in ("", "\ufeff"):
         with pytest.raises(CorpusError, match=r"empty\.txt is empty"):
             load_corpus(text_file(nothing, "empty.txt"))
@@ -265,3 +268,9 @@ def test_corpus_refuses_an_empty_split():
 def test_repr_never_shows_the_text(tales):
     assert len(repr(tales)) < 150
     assert "Once" not in repr(tales)
+
+
+def test_the_cache_folder_may_lie_in_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SOFTAR_CACHE", "~/texts")
+    assert cache_folder() == tmp_path / "texts"

@@ -1,5 +1,6 @@
 """What goes back in."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -109,6 +110,21 @@ def test_gumbel_noise_depends_on_seed_and_step_and_not_on_the_neighbours():
     assert torch.equal(soft[0], soft[3])
     assert not torch.allclose(soft[0], soft[1])
     assert not torch.allclose(soft[0], soft[2])
+
+
+@pytest.mark.parametrize("spec", ["mixture({})", "mixture({}, 3)", "gumbel({})"])
+@pytest.mark.parametrize("temperature", ["1e-30", "1e-38", "1e-45", "1e-300"])
+def test_the_coldest_temperatures_give_the_row_of_the_best_symbol(tiny, spec, temperature):
+    """Log-probabilities divided by so little are infinite in float32."""
+    model = tiny(objective="mse")
+    how = {"schedule": "never", "temperature": 0, "collapse": "softmax"}
+    path = generate(model, "ab", 6, feedback=spec.format(temperature), **how)
+    torch.testing.assert_close(path.inputs, model.embedding[path.token_ids])
+
+
+def test_gumbel_refuses_a_temperature_that_is_infinite():
+    with pytest.raises(ValueError, match="needs a temperature above 0, not inf"):
+        feedback.GumbelSoft(math.inf)
 
 
 def test_gumbel_refuses_a_temperature_of_zero():

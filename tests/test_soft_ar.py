@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import shutil
+from copy import deepcopy
 from itertools import product
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from bounds import exact
 from conftest import EVERY_OBJECTIVE, LETTERS, OBJECTIVES, TABLES
 from softar_lab.core.store import CheckpointError, StoreError
 from softar_lab.data.tokenizers.char import CharTokenizer
+from softar_lab.generation import generate
 from softar_lab.models.config import POSITIONS, ModelConfig
-from softar_lab.models.scoring import calibrate
+from softar_lab.models.scoring import calibrate, evaluate
 from softar_lab.models.soft_ar import SoftAR
 
 KNOWN = {
@@ -727,3 +729,32 @@ def test_load_follows_no_name_out_of_its_folder(tiny, tmp_path, files):
     path.write_bytes(_sealed(json.dumps(manifest).encode()))
     with pytest.raises(StoreError, match=r"config\.json"):
         SoftAR.load(tmp_path)
+
+
+# -- other precisions --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", EVERY_OBJECTIVE)
+def test_a_model_in_float64_says_the_same_more_exactly(tiny, objective):
+    model = tiny(objective=objective)
+    double = deepcopy(model).double()
+    ids = torch.randint(13, (2, 9), generator=torch.Generator().manual_seed(0))
+    found, exact = model.next_log_probs(ids), double.next_log_probs(ids)
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(found.double(), exact, atol=1e-2, rtol=1e-3)
+    step = double.predict(double.read(double.start(2), ids[:, :-1])).log_probs
+    torch.testing.assert_close(step, exact[:, -1], atol=1e-10, rtol=1e-10)
+    assert len(generate(double, "ab", 6, schedule="every(2)").text) == 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused_at_once(tiny, dtype):
+    model = deepcopy(tiny()).to(dtype)
+    calls = (
+        lambda: generate(model, "ab", 4),
+        lambda: model.next_log_probs(torch.zeros(1, 3, dtype=torch.long)),
+        lambda: evaluate(model, "abcabc"),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"computes in float32 or float64.*model\.float\(\)"):
+            call()

@@ -15,10 +15,13 @@ from test_generate import Chain
 from softar_lab import plots, widgets
 from softar_lab.counting.exact import TWO_STRINGS, CountingModel
 from softar_lab.data.corpora import Corpus
+from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.evidence import masked
 from softar_lab.generation import generate
 from softar_lab.generation.collapse import COLLAPSES
 from softar_lab.metrics.pca import PCABasis
+from softar_lab.models.config import ModelConfig
+from softar_lab.models.soft_ar import SoftAR
 from softar_lab.training.config import TrainConfig
 from softar_lab.training.loop import train
 from softar_lab.widgets import GenerationPanel, TrainingMonitor
@@ -502,3 +505,14 @@ def test_an_error_without_words_is_named_by_its_kind():
 
     panel._attempt(fail)
     assert said(panel) == "⚠ KeyError"
+
+
+def test_a_panel_of_two_symbols_and_one_of_two_numbers_work():
+    """They have one and two principal directions where pictures want three."""
+    tokenizer = CharTokenizer.fit("ab")
+    for size in ({"d_model": 16, "n_heads": 2}, {"d_model": 16, "n_heads": 2, "embedding_dim": 2}):
+        model = SoftAR(ModelConfig(vocab_size=2, n_layers=1, **size), tokenizer)
+        panel = GenerationPanel(model, "ab", 5)
+        panel.view.value = "3-D"
+        assert panel.problem == ""
+        assert "image/png" in panel._repr_mimebundle_()

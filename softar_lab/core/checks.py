@@ -1,7 +1,10 @@
-"""A check of arguments that many classes share."""
+"""Checks of arguments that many classes share."""
 
+from dataclasses import fields
 from numbers import Integral
 from typing import Any
+
+import numpy as np
 
 
 def whole_number(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
@@ -23,3 +26,14 @@ def whole_number(name: str, value: Any, least: int = 1, most: int | None = None)
         up_to = "" if most is None else f" and at most {most}"
         raise ValueError(f"{name} must be a whole number of at least {least}{up_to}, not {value!r}")
     return int(value)
+
+
+def plain(value: Any) -> Any:
+    """A NumPy number as a Python number; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def plain_fields(config: Any) -> None:
+    """Replace the NumPy numbers in a frozen dataclass by Python numbers, which JSON can hold."""
+    for one in fields(config):
+        object.__setattr__(config, one.name, plain(getattr(config, one.name)))

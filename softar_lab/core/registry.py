@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from .checks import plain
+
 
 class Registry:
     """The members of one axis (collapse, schedule, objective, …) by name.
@@ -185,6 +187,7 @@ def _written(name: str, values: dict[str, Any], bare: bool) -> str:
 
 
 def _literal(value: Any) -> str:
+    value = plain(value)
     return (
         repr(value)
         if isinstance(value, str | int | float | tuple | None)

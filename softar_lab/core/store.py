@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pooch
 import torch
 from safetensors import SafetensorError
 from safetensors import torch as safe
@@ -31,6 +32,12 @@ _UNSET = "0" * 64
 Vectors = Mapping[str, Any] | Sequence[Any] | Tensor | np.ndarray  # see save_vectors
 Metadata = Mapping[str, Any] | None
 Loaded = tuple[Tensor | dict[str, Tensor], dict[str, Any]]  # vectors, metadata
+
+
+def cache_folder() -> Path:
+    """Where downloads and unpacked models are saved: $SOFTAR_CACHE, by default the user's cache."""
+    named = os.environ.get("SOFTAR_CACHE")
+    return Path(named).expanduser() if named else Path(pooch.os_cache("softar-lab"))
 
 
 class StoreError(ValueError):

@@ -14,6 +14,7 @@ from random import Random
 import numpy as np
 import pooch
 
+from ..core.store import cache_folder
 from .languages import Language, Recall, mess3
 from .languages.tales import TALES, TALES_LANGUAGE
 from .tokenizers.word_level import WordAlphabet
@@ -204,7 +205,7 @@ def _told(rng: Random, chars: int) -> str:
 
 
 def _shakespeare(seed: int) -> Corpus:
-    folder = Path(os.environ.get("SOFTAR_CACHE") or pooch.os_cache("softar-lab"))
+    folder = cache_folder()
     path = folder / SHAKESPEARE_FILE
     if not path.is_file():
         _fetch_shakespeare(path)
@@ -277,12 +278,17 @@ def _read(path: Path) -> str:
     if path.is_dir():
         raise CorpusError(f"{path} is a folder; a corpus is one UTF-8 text file")
     try:
-        text = path.read_bytes().decode("utf-8")
+        data = path.read_bytes()
+        text = data.decode("utf-8")
     except FileNotFoundError:
         known = ", ".join(sorted(_BUILT_IN))
         raise CorpusError(f"{path} is neither a file nor a built-in corpus ({known})") from None
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+        guess = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1"
+        raise CorpusError(
+            f"{path} is not UTF-8: {error.reason} at byte {error.start}. If it is {guess}, save it as UTF-8: "
+            f"path.write_text(path.read_text({guess!r}), 'utf-8')"
+        ) from None
     except (OSError, ValueError) as error:
         raise CorpusError(f"{path} cannot be read: {error}") from error
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.checks import whole_number
+from ..core.checks import plain_fields, whole_number
 from . import collapse as collapses
 from . import feedback as feedbacks
 from . import schedule as schedules
@@ -41,6 +41,7 @@ class GenerationConfig:
     device: str = "auto"
 
     def __post_init__(self):
+        plain_fields(self)
         for name, axis in (
             ("collapse", collapses),
             ("schedule", schedules),
@@ -57,7 +58,8 @@ class GenerationConfig:
 
     def seeds(self, count: int) -> tuple[int, ...]:
         """One seed for each of `count` prompts; ValueError where that many were not given."""
-        seeds = (self.seed,) * count if isinstance(self.seed, int) else tuple(self.seed)
+        one = isinstance(self.seed, int)
+        seeds = (self.seed,) * count if one else tuple(int(seed) for seed in self.seed)
         if len(seeds) != count:
             raise ValueError(
                 f"{len(seeds)} seeds for {count} prompts; give one seed, or one a prompt"

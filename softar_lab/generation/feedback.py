@@ -36,6 +36,8 @@ class FunctionFeedback(Adapted, Feedback):
     """A function, or any other callable, as a feedback."""
 
 
+TINY = 1e-37  # the least temperature that float32 can divide by
+SMALL = 1e-30  # below such a temperature, scores divided by it may overflow in float32
 FEEDBACKS = Registry(
     "feedback", lambda one: one if isinstance(one, Feedback) else FunctionFeedback(one)
 )
@@ -45,6 +47,13 @@ register, names, resolve = FEEDBACKS.register, FEEDBACKS.names, FEEDBACKS.resolv
 def mixture(probs: Float[Tensor, "B V"], embedding: Float[Tensor, "V m"]) -> Float[Tensor, "B m"]:
     """The probability-weighted mean of the rows, pE: (B, V) @ (V, m) -> (B, m)."""
     return product(probs, embedding)
+
+
+def softened(scores: Float[Tensor, "B n"], temperature: float | int) -> Float[Tensor, "B n"]:
+    """softmax(scores / temperature), also where dividing by the temperature overflows."""
+    if temperature < SMALL:
+        scores, temperature = scores - scores.amax(-1, keepdim=True), max(temperature, TINY)
+    return torch.softmax(scores / temperature, dim=-1)
 
 
 @register("mixture")
@@ -79,10 +88,10 @@ class Mixture(Feedback):
         prediction, table = context.prediction, context.embedding
         if self.top_k is not None and self.top_k < len(table):
             best = prediction.log_probs.topk(self.top_k)
-            weights = torch.softmax(best.values / self.temperature, dim=-1)  # (B, k)
+            weights = softened(best.values, self.temperature)  # (B, k)
             return (weights[..., None] * table[best.indices]).sum(1)  # (B, k, 1) * (B, k, m)
         if self.temperature != 1:
-            return mixture(torch.softmax(prediction.log_probs / self.temperature, dim=-1), table)
+            return mixture(softened(prediction.log_probs, self.temperature), table)
         return (
             prediction.vector
             if isinstance(prediction, MixturePrediction)
@@ -111,13 +120,13 @@ class GumbelSoft(Feedback):
     symbol's own row.
 
     Raises:
-        ValueError: where temperature is not above 0.
+        ValueError: unless temperature is above 0 and finite.
     """
 
     temperature: float | int = 1.0
 
     def __post_init__(self):
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(
                 f"gumbel(temperature) needs a temperature above 0, not {self.temperature!r}"
             )
@@ -127,7 +136,7 @@ class GumbelSoft(Feedback):
         perturbed = posterior_gumbel(
             log_probs, context.token_ids, context.uniform(log_probs.shape[-1])
         )
-        return mixture(torch.softmax(perturbed / self.temperature, dim=-1), context.embedding)
+        return mixture(softened(perturbed, self.temperature), context.embedding)
 
 
 @register("norm-restored")

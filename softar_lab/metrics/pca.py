@@ -32,23 +32,23 @@ class PCABasis:
     def fit(cls, table: Float[Tensor, "V m"], n_components: int = 3) -> "PCABasis":
         """Fit on the rows of a table (V, m), or on `SAMPLE` evenly spread rows of a larger one.
 
+        A table of fewer rows or columns than `n_components` has no further directions: these are
+        zero, and so are the coordinates along them.
+
         Raises:
-            ValueError: where there are fewer rows or columns than directions, all rows are alike,
-                or the table holds NaN.
+            ValueError: where all rows are alike, or the table holds NaN.
         """
         some = np.linspace(0, len(table) - 1, min(len(table), SAMPLE)).astype(int)
         rows = table.detach()[torch.from_numpy(some).to(table.device)].cpu().double().numpy()
-        if min(rows.shape) < n_components:
-            raise ValueError(
-                f"a table of shape {tuple(rows.shape)} has no {n_components} principal directions"
-            )
         if (rows == rows[0]).all():
             raise ValueError("all rows of the table are alike, so none of its directions leads")
-        pca = PCA(n_components, svd_solver="full").fit(rows)
+        missing = max(0, n_components - min(rows.shape))
+        pca = PCA(n_components - missing, svd_solver="full").fit(rows)
         largest = np.abs(pca.components_).argmax(axis=1)
-        signs = np.sign(pca.components_[np.arange(n_components), largest])
-        components = torch.from_numpy(pca.components_ * signs[:, None]).float()
-        explained = torch.from_numpy(pca.explained_variance_ratio_).float()
+        signs = np.sign(pca.components_[np.arange(len(largest)), largest])
+        components = np.pad(pca.components_ * signs[:, None], ((0, missing), (0, 0)))
+        explained = np.pad(pca.explained_variance_ratio_, (0, missing))
+        components, explained = (torch.from_numpy(x).float() for x in (components, explained))
         return cls(torch.from_numpy(pca.mean_).float(), components, explained)
 
     def transform(self, vectors: Float[Tensor, "*n m"]) -> Float[Tensor, "*n k"]:

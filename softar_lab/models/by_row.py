@@ -43,6 +43,11 @@ def log_softmax(
     )
 
 
+def single(x: Float[Tensor, "*n k"]) -> Float[Tensor, "*n k"]:
+    """The same numbers in float32, or as they are where they are float64."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def multiply(rows: Float[Tensor, "*n k"], matrix: np.ndarray) -> Float[Tensor, "*n c"]:
     """As `product`, for callers that know that the kernels apply."""
     compiled, x = kernels(), _flat(rows)

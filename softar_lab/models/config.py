@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core.checks import whole_number
+from ..core.checks import plain_fields, whole_number
 from .activations import MLPS
 from .embedding_tables import TABLES
 from .objectives import OBJECTIVES, READOUTS, make_objective
@@ -75,6 +75,7 @@ class ModelConfig:
     tied: bool = False
 
     def __post_init__(self):
+        plain_fields(self)
         self._fill_in_defaults()
         self._check_numbers()
         self._complete_names()

@@ -9,6 +9,7 @@ are the same; a test compares both.
 import math
 
 import numpy as np
+import torch
 from scipy.special import erf
 from torch import Tensor, nn
 
@@ -33,9 +34,11 @@ class RowDecoder:
 
     @staticmethod
     def suits(body: nn.Module) -> bool:
-        """Whether a body is on a CPU and of the KIND that this decoder knows."""
-        return body.start.device.type == "cpu" and all(
-            getattr(body.config, name) == value for name, value in KIND.items()
+        """Whether a body is on a CPU, in float32 and of the KIND that this decoder knows."""
+        return (
+            body.start.device.type == "cpu"
+            and body.start.dtype == torch.float32
+            and all(getattr(body.config, name) == value for name, value in KIND.items())
         )
 
     def __init__(self, input: nn.Linear, body: nn.Module):

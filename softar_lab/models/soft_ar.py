@@ -272,6 +272,7 @@ class SoftAR(nn.Module, VectorPredictor):
         self, token_ids: Tensor | None, vectors: Tensor | None, memory: Tensor | None
     ) -> Tensor:
         """The body's input: the start slot, the memory slots and T tokens, (B, n_front+T, d)."""
+        self._check_dtype()
         x = self.input(self._vectors(token_ids, vectors))
         if x.shape[1] > self.config.tokens:
             raise ValueError(
@@ -282,6 +283,14 @@ class SoftAR(nn.Module, VectorPredictor):
         return self._with_start(
             self.read_memory(self.update_memory(len(x))) if memory is None else memory, x
         )
+
+    def _check_dtype(self) -> None:
+        """Raise ValueError where the weights are in half precision."""
+        if self.body.start.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"a SoftAR computes in float32 or float64, and its weights are {self.body.start.dtype}: "
+                'model.float() brings them back; TrainConfig(precision="bf16") trains in bfloat16'
+            )
 
     def behind_start(self, *slots: Float[Tensor, "B _ d"]) -> Float[Tensor, "B slots d"]:
         """The body's output for the start slot followed by the given slots, in their order."""
@@ -366,6 +375,7 @@ class SoftAR(nn.Module, VectorPredictor):
     @without_gradients
     def start(self, batch_size: int = 1) -> SoftState:
         """The state in which only the start slot (and an empty memory) has been read."""
+        self._check_dtype()
         return self._begin(batch_size, self.update_memory(batch_size), 0)
 
     def _begin(

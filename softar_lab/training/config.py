@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ..core.checks import whole_number
+from ..core.checks import plain_fields, whole_number
 from .soft_inputs import SOFT_INPUTS
 
 
@@ -45,6 +45,7 @@ class TrainConfig:
     save_every: int = 100
 
     def __post_init__(self):
+        plain_fields(self)
         for name, least in (
             ("steps", 1),
             ("batch_size", 1),

@@ -6,7 +6,6 @@ unpacked copy is saved as safetensors.
 
 import json
 import logging
-import os
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -16,10 +15,9 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pooch
 import torch
 
-from ...core.store import StoreError, write_atomic
+from ...core.store import StoreError, cache_folder, write_atomic
 from ...models.soft_ar import pick_device
 
 if TYPE_CHECKING:
@@ -137,7 +135,7 @@ def _unpacked(file: Path, device: str, dtype: torch.dtype) -> "Pretrained":
         raise PretrainedError(
             f"{file} is no file: give the folder and the name of a GGUF file in it"
         )
-    folder = Path(os.environ.get("SOFTAR_CACHE") or pooch.os_cache("softar-lab"), "pretrained")
+    folder = cache_folder() / "pretrained"
     folder /= f"{file.stem}-{zlib.crc32(file.read_bytes()):08x}"
     if not _is_whole(folder):
         _need("gguf", "accelerate")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...core.predictor import Prediction
 from ...core.registry import Registry
-from ..by_row import product
+from ..by_row import product, single
 from .readouts import READOUTS
 
 OBJECTIVES = Registry("objective")
@@ -49,11 +49,11 @@ class Objective(nn.Module):
         """Draw the first weights, for objectives that do not start at zero."""
 
     def output(self, hidden: Float[Tensor, "N d"]) -> Float[Tensor, "N out"]:
-        """The head's output (N, out), in float32.
+        """The head's output (N, out), in float32 at least.
 
         It uses a product instead of calling the module, which would double the cost.
         """
-        return product(hidden, self.head.weight.T).float()
+        return single(product(hidden, self.head.weight.T))
 
     def loss(
         self,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..by_row import product
+from ..by_row import product, single
 from .base import OBJECTIVES, Objective, normal
 
 
@@ -37,7 +37,7 @@ class Sampler(Objective):
     def output(self, hidden):
         """The part of g that does not depend on the noise: (N, d) -> (N, m + width)."""
         inner = product(hidden, self.from_hidden.weight.T) + self.from_hidden.bias
-        return torch.cat([product(hidden, self.head.weight.T), inner], -1).float()
+        return single(torch.cat([product(hidden, self.head.weight.T), inner], -1))
 
     def net(self, output, noise):
         """g: output (N, m + width) and noise (…, N, k) or (…, 1, k) -> vectors (…, N, m)."""
