@@ -18,6 +18,7 @@ from softar_lab.metrics.drift import detectors, drift
 from softar_lab.metrics.pca import PCABasis
 from softar_lab.models.simplex import barycentric
 from softar_lab.widgets import CollapseExplorer, TrajectoryExplorer
+from softar_lab.widgets import setting as settings
 
 pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
 
@@ -368,3 +369,16 @@ def test_walk_tells_its_step_and_carries_a_still_picture(walk):
         f"⟨{one.text!r}⟩; step 4 of 9 shows ⟨{one.text[4]!r}⟩: entropy ⟨{float(one.entropy[4]):.3g}⟩, "
     )
     assert base64.b64decode(walk._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")
+
+
+def test_a_setting_with_another_control_writes_what_generate_writes(model, monkeypatch):
+    """Whatever a control is called, a text that is read again is the one it would be if written."""
+    control = None, lambda value: settings.menu("Soft temp.", [None, 0, 0.5], value)
+    monkeypatch.setitem(settings.CHOICES, "soft_temperature", control)
+    explorer = CollapseExplorer(model, "abc", steps=9, settings=({}, SOFT))
+    one = explorer.settings[1]
+    for value in (0, 0.5, None):
+        one.soft_temperature.value = value
+        explorer.generate()
+        expected = generate(model, "abc", 9, **one.values(), seed=explorer.seed.value)
+        assert one.trajectory.text == expected.text

@@ -359,3 +359,14 @@ def test_nbval_masks_digits_and_compares_verdicts(tmp_path):
         str(i): "PASSED" if ok else "FAILED" for i, (_, _, ok) in enumerate(cells.values(), 1)
     }
     assert verdicts == {"0": "PASSED"} | expected, output
+
+
+def test_git_never_changes_the_line_ends_of_data(tmp_path):
+    """Cloned with core.autocrlf=true, as on Windows, checkpoints are what their hashes say."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone")
+    files = [str(path.relative_to(ROOT)) for path in (ROOT / "data").rglob("*") if path.is_file()]
+    command = ["git", "-C", str(ROOT), "check-attr", "text", "--", *files]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(found) == len(files) > 10
+    assert {line.rpartition(" ")[2] for line in found} == {"unset"}

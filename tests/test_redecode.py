@@ -221,3 +221,14 @@ def test_recollapse_says_what_is_wrong(tiny, wrong, message):
     model = tiny(objective="mse")
     with pytest.raises(ValueError, match=message):
         redecode(model, generate(model, "ab", 3), **{"collapse": "nearest", **wrong})
+
+
+@pytest.mark.parametrize("soft", [None, 0, 1.3])
+def test_redecode_with_other_temperatures_is_what_generate_writes_with_them(tiny, soft):
+    model = tiny(objective="mse", scale=0.15)
+    how = {"schedule": "never", "feedback": "raw", "seed": 4}
+    first = generate(model, "ab", 30, temperature=0.7, soft_temperature=0.2, **how)
+    second = generate(model, "ab", 30, temperature=0.9, soft_temperature=soft, **how)
+    found = redecode(model, first, "softmax", 0.9, seed=4, soft_temperature=soft)
+    same(found, second, model)
+    assert found.settings == second.settings

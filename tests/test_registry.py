@@ -152,3 +152,25 @@ def test_get_returns_the_member_itself():
     assert SHAPES.get("circle") is Circle
     with pytest.raises(ValueError, match="known: circle"):
         SHAPES.get("triangle")
+
+
+def test_a_name_is_taken_once_and_may_be_defined_again():
+    names = Registry("shape")
+
+    def define():
+        @names.register("point")
+        def point():
+            return 1
+
+        return point
+
+    define()
+    again = define()  # a cell of a notebook, run again
+    assert names.get("point") is again
+    with pytest.raises(ValueError, match=r"shape 'point' is there already \(.*define.*point\)"):
+
+        @names.register("point")
+        def another():
+            return 2
+
+    assert names.get("point") is again

@@ -624,3 +624,43 @@ def test_save_folder_killed_between_any_two_file_operations_leaves_the_old_or_th
     )  # the old one, then from one moment on the new one
     assert {0, 1} == set(report["seen"])
     assert report["leftovers"] == []  # what killed writers left is swept up by the next save
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_keeps_what_is_written(tmp_path, monkeypatch, number):
+    """Shared folders of virtual machines, old CIFS: fsync fails, the file is there."""
+
+    def fsync(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save_vectors(tmp_path / "a.safetensors", torch.ones(3))
+    vectors, _ = load_vectors(tmp_path / "a.safetensors")
+    assert torch.equal(vectors, torch.ones(3))
+
+
+def test_a_held_folder_has_one_writer_and_names_it(tmp_path):
+    folder = tmp_path / "run"
+    code = "import sys, time; from softar_lab.core.store import held\n"
+    code += "with held(sys.argv[1]):\n    print('held', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", code, str(folder)]
+
+    def refused(holder):
+        message = f"is being written by process {holder} of "
+        with pytest.raises(CheckpointError, match=message), store.held(folder):
+            pass
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        refused(other.pid)
+        other.kill()
+    with store.held(folder):  # a killed process holds nothing
+        refused(os.getpid())
+    with store.held(folder):
+        pass
+
+
+def test_a_folder_that_cannot_be_held_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match="cannot write .*file"), store.held(tmp_path / "file"):
+        pass

@@ -487,3 +487,31 @@ def test_train_on_a_full_disk_says_so_and_keeps_the_old_checkpoint(
     assert same(
         weights(rest.model), weights(train(small(tiny), corpus, SHORT, progress=False).model)
     )
+
+
+def test_two_runs_never_train_into_one_folder(tiny, corpus, tmp_path):
+    """The second is refused at once; the first goes on undisturbed."""
+    inner = []
+
+    def on_step(event):
+        if event["step"] == 2:
+            with pytest.raises(CheckpointError, match="is being written by process"):
+                train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
+            inner.append(event["step"])
+
+    run = train(small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=on_step)
+    assert inner == [2]
+    alone = train(small(tiny), corpus, SHORT, progress=False)
+    for one, other in zip(run.model.parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)  # finished: returned as it is
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_step(tiny, corpus, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    steps = []
+    with pytest.raises(StoreError, match="cannot write"):
+        train(
+            small(tiny), corpus, SHORT, out=tmp_path / "file", progress=False, on_step=steps.append
+        )
+    assert steps == []

@@ -27,9 +27,20 @@ class Registry:
         self._members: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable:
-        """Decorator: register the class or function below it as `name`."""
+        """Decorator: register the class or function below it as `name`.
+
+        Raises:
+            ValueError: where another member has this name. (The same one may be defined again, as
+                when a notebook's cell is run again.)
+        """
 
         def decorate(member):
+            there = self._members.get(name)
+            if there is not None and _place(there) != _place(member):
+                raise ValueError(
+                    f"the {self.kind} {name!r} is there already ({'.'.join(_place(there))}): "
+                    "choose another name"
+                )
             self._members[name] = member if isinstance(member, type) else self.adapt(member)
             return self._members[name]
 
@@ -175,6 +186,12 @@ class Adapted:
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments)
+
+
+def _place(member: Any) -> tuple[str, str]:
+    """Module and name of a class or function."""
+    member = member.function if isinstance(member, Adapted) else member
+    return getattr(member, "__module__", ""), getattr(member, "__qualname__", repr(member))
 
 
 def _written(name: str, values: dict[str, Any], bare: bool) -> str:

@@ -5,13 +5,15 @@ any moment leaves the old file or the new one. A folder of several files is comm
 manifest (`save_folder`).
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 import pooch
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors import torch as safe
 from torch import Tensor
@@ -65,7 +68,7 @@ def write_atomic(path: str | Path, *parts: bytes | memoryview) -> None:
             for part in parts:
                 file.write(part)
             file.flush()
-            os.fsync(file.fileno())
+            _flush_to_disk(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -80,9 +83,49 @@ def _sync_folder(folder: Path) -> None:
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            _flush_to_disk(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _flush_to_disk(descriptor: int) -> None:
+    """fsync; where the file system cannot do it (shared folders, old CIFS), the file is there all the same."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Hold a folder for one writer as long as the block lasts; it is made where there is none.
+
+    A process that is killed holds nothing any more. Where the file system knows no locks, nobody is
+    kept out.
+
+    Raises:
+        CheckpointError: where another writer holds the folder; the message says which.
+        StoreError: where the folder cannot be written.
+    """
+    folder = Path(folder)
+    lock, holder = FileLock(folder / ".lock", timeout=0), folder / ".holder"
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock)
+        except Timeout:
+            whom = holder.read_text() if holder.exists() else "another process"
+            raise CheckpointError(
+                f"{folder} is being written by {whom}: wait for it, or choose another folder"
+            ) from None
+        except NotImplementedError:
+            pass  # no locks here
+        except OSError as error:
+            raise StoreError(f"cannot write {folder}: {error.strerror or error}") from error
+        write_atomic(holder, f"process {os.getpid()} of {socket.gethostname()}".encode())
+        stack.callback(holder.unlink, missing_ok=True)
+        yield
 
 
 # -- one file --------------------------------------------------------------------------------------

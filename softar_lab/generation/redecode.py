@@ -61,6 +61,7 @@ def redecode(
     collapse: Any,
     temperature: float | int | None = None,
     seed: int | None = None,
+    soft_temperature: float | int | None = None,
 ) -> Trajectory:
     """The trajectory with the symbols that `collapse` reads off its path.
 
@@ -75,6 +76,7 @@ def redecode(
         collapse: a name or an instance.
         temperature: None: the temperatures in the trajectory's settings.
         seed: None: the one in the trajectory's settings, else 0, as in generate().
+        soft_temperature: where `temperature` is given, the one of soft tokens; None: the same.
 
     Raises:
         ValueError: for an unknown collapse, one that revises symbols ("deferred"), a path that this
@@ -86,8 +88,9 @@ def redecode(
         raise ValueError(
             f"collapse {collapse!r} decides several slots at once, which only generate() asks it to"
         )
-    soft_temperature = stored.get("soft_temperature") if temperature is None else None
-    temperature = stored.get("temperature", 1.0) if temperature is None else temperature
+    if temperature is None:
+        temperature = stored.get("temperature", 1.0)
+        soft_temperature = stored.get("soft_temperature")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature!r}")
     seed = stored.get("seed", 0) if seed is None else seed
@@ -104,13 +107,16 @@ def redecode(
         token_ids = _collapse_all(model, how, trajectory, prompt_ids, windows, prediction, draws)
         log_probs = prediction.log_probs.gather(1, token_ids[:, None]).squeeze(1)
     # 4) the same trajectory with other symbols
-    changed = {"collapse": collapses.COLLAPSES.spec(how), "temperature": temperature}
+    settings = {**stored, "collapse": collapses.COLLAPSES.spec(how), "temperature": temperature}
+    settings.pop("soft_temperature", None)
+    if soft_temperature is not None:
+        settings["soft_temperature"] = soft_temperature
     return replace(
         trajectory,
         text=model.tokenizer.decode(token_ids),
         token_ids=token_ids.cpu().clone(),
         log_probs=log_probs.cpu().clone(),
-        settings={**stored, **changed},
+        settings=settings,
     )
 
 

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ..core.store import vectors_to_bytes
+from ..core.store import held, vectors_to_bytes
 from ..data.corpora import Corpus
 from ..models.embedding_tables import effective_rank, mean_norm
 from ..models.scoring import per_char, scored_windows, scores
@@ -87,7 +87,9 @@ def train(
 
     Raises:
         TrainingDiverged: where the loss or a weight is not finite; the message names the step.
-        CheckpointError: where `out` holds the run of another recipe, or damaged files.
+        CheckpointError: where `out` holds the run of another recipe or damaged files, or another
+            process trains into it.
+        StoreError: where `out` cannot be written, before the first step.
         ValueError: for a text shorter than one window, or a model without a tokenizer.
     """
     config = config or TrainConfig()
@@ -98,14 +100,14 @@ def train(
     # 1) the rows to train on, the windows to evaluate on, the optimizers
     model.to(pick_device(device))
     model.mixing = None  # it was fitted on the body as it was
-    trainer = _Trainer(model, corpus, config, seed, out)
-    # 2) the recipe, and the saved run that it continues
-    recipe = _recipe(corpus, config, seed)
-    if resume:
-        trainer.resume(recipe)
-    model.card.update(recipe)
-    # 3) the steps
-    interrupted = _make_steps(trainer, progress, on_step)
+    trainer, recipe = _Trainer(model, corpus, config, seed, out), _recipe(corpus, config, seed)
+    with held(out) if out is not None else nullcontext():
+        # 2) the saved run that it continues
+        if resume:
+            trainer.resume(recipe)
+        model.card.update(recipe)
+        # 3) the steps
+        interrupted = _make_steps(trainer, progress, on_step)
     # 4) the figures of the last step
     if interrupted and not trainer.evaluated:
         trainer.evaluate()  # for the caller only; the saved run continues without it

@@ -16,14 +16,8 @@ from ..metrics.texts import differing
 from .setting import Setting, has_rows
 
 NAMES = "ABCD"
-# A path that does not depend on its symbols (`path_is_free`) depends on these values only.
-_PATH = (
-    "model",
-    "prompt",
-    "steps",
-    "schedule",
-    "feedback",
-)
+# What decides the symbols alone, where a path does not depend on them (`path_is_free`).
+_SYMBOLS = ("collapse", "temperature", "soft_temperature", "seed")
 
 
 class Compared(Setting):
@@ -72,7 +66,7 @@ class Compared(Setting):
         same = (
             self._complete()
             and has_rows(model)
-            and all(self.asked[name] == wanted[name] for name in _PATH)
+            and all(self.asked[name] == wanted[name] for name in wanted if name not in _SYMBOLS)
         )
         again = same and path_is_free(wanted["schedule"], wanted["feedback"], wanted["collapse"])
         again = again and can_redecode(model, wanted["collapse"])
@@ -80,7 +74,8 @@ class Compared(Setting):
         # 2) read it again, or generate; an error is recorded, not raised
         try:
             if again:
-                found = redecode(model, stored, wanted["collapse"], wanted["temperature"], seed)
+                how = {name: wanted[name] for name in _SYMBOLS if name in wanted}
+                found = redecode(model, stored, **how)
             else:
                 found = generate(
                     model, wanted["prompt"], wanted["steps"], **choices, seed=seed, stop=stopped

@@ -16,7 +16,7 @@ from ..generation.schedule import SCHEDULES
 NARROW = {"description_width": "86px"}
 
 
-def menu(label: str, options: list[str], value: str) -> w.Dropdown:
+def menu(label: str, options: list[Any], value: Any) -> w.Dropdown:
     """A dropdown of `options`, and of `value` where it is none of them."""
     options = list(dict.fromkeys([*options, value]))
     return w.Dropdown(options=options, value=value, description=label, style=NARROW)
