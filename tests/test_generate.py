@@ -21,6 +21,8 @@ from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.generation import Always, EveryK, Never, collapse, feedback, generate, schedule
 from softar_lab.generation.run_context import RunContext
 from softar_lab.generation.step_context import StepContext
+from softar_lab.models.config import ModelConfig
+from softar_lab.models.soft_ar import SoftAR
 from softar_lab.models.vector_predictor import VectorPredictor
 
 ARRAYS = ("vectors", "inputs", "log_probs", "entropy", "distance", "top_probs")
@@ -651,6 +653,30 @@ def test_what_is_held_grows_by_the_trajectory_alone(tiny, choice, steps):
     assert (
         large - small < own * (steps - 128) + 20_000
     )  # half a window's worth of cache, more or less
+
+
+# -- candidates -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["always", "never", "every(3)", "retro(2)", "liquid(2)"])
+@pytest.mark.parametrize("how", ["softmax", "nearest", "deferred"])
+def test_what_is_emitted_is_among_its_candidates(tiny, when, how):
+    path = generate(tiny(objective="mse"), "ab", 80, collapse=how, schedule=when, temperature=4)
+    among = path.top_ids == path.token_ids[:, None]
+    assert (among.sum(1) == 1).all()
+    torch.testing.assert_close(path.top_probs[among], path.log_probs.exp())
+    assert (path.top_probs.diff(dim=1) <= 0).all()
+    if how == "softmax":
+        assert among[:, -1].any()  # some are not among the best eight of thirteen
+
+
+def test_among_equals_the_smaller_id_comes_first():
+    """A model that was not trained holds everything equally probable."""
+    tokenizer = CharTokenizer.fit("abcdefghijklmnopqrstuvwxyz")
+    model = SoftAR(ModelConfig(vocab_size=26, n_layers=1, d_model=16, n_heads=2), tokenizer)
+    path = generate(model, "z", 5, temperature=0)
+    assert path.text == "aaaaa"
+    assert path.top_ids.tolist() == [list(range(8))] * 5
 
 
 # -- predictors without vectors ---------------------------------------------------------------------------------------

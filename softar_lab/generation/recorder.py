@@ -20,6 +20,24 @@ ENTRIES = 2**22
 _TOKEN_IDS, _COLLAPSED, _INPUTS = range(3)
 
 
+def candidates(
+    probs: Float[Tensor, "N V"], token_ids: Int[Tensor, " N"]
+) -> tuple[Int[Tensor, "N k"], Float[Tensor, "N k"]]:
+    """The most probable symbols and their probabilities, the emitted symbol always among them.
+
+    Among equally probable symbols the smaller id comes first. An emitted symbol that is not among
+    the best takes the last place.
+    """
+    # 1) float32 numbers from 0 on are ordered as their bits are; the id decides between equals
+    keys = probs.float().contiguous().view(torch.int32).long() << 32
+    keys -= torch.arange(probs.shape[-1], device=probs.device)
+    top_ids = keys.topk(min(CANDIDATES, probs.shape[-1])).indices
+    # 2) the emitted symbol
+    absent = (top_ids != token_ids[:, None]).all(1)
+    top_ids[:, -1] = torch.where(absent, token_ids, top_ids[:, -1])
+    return top_ids, probs.gather(1, top_ids)
+
+
 class Recorder:
     """The steps of B rows, in order; only the latest of them are held in full.
 
@@ -148,7 +166,7 @@ class Recorder:
         """
         prediction = Prediction(log_probs.flatten(0, 1))
         shape = token_ids.shape
-        top_probs, top_ids = prediction.probs.topk(min(CANDIDATES, log_probs.shape[-1]))
+        top_ids, top_probs = candidates(prediction.probs, token_ids.flatten())
         distance = torch.full(shape, math.nan)
         if self.embedding is not None:
             distance = nearest_distance(vectors.flatten(0, 1), self.embedding).view(shape)

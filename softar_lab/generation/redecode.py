@@ -23,6 +23,7 @@ from ..models.window_memory.memories import MemoryState
 from . import collapse as collapses
 from . import feedback as feedbacks
 from . import schedule as schedules
+from .recorder import candidates
 from .run_context import RunContext
 from .step_context import StepContext
 
@@ -65,7 +66,8 @@ def redecode(
 ) -> Trajectory:
     """The trajectory with the symbols that `collapse` reads off its path.
 
-    `token_ids`, `text` and `log_probs` change, and the collapse and temperature in its settings.
+    `token_ids`, `text`, `log_probs` and the candidates change, and the collapse and temperatures in
+    its settings.
     Where `path_is_free` (no symbol was fed back, and the feedback looked at none), this is what
     generate() writes with that collapse. Elsewhere the slots still hold the symbols of the first
     text.
@@ -106,6 +108,7 @@ def redecode(
         # 3) collapse every step
         token_ids = _collapse_all(model, how, trajectory, prompt_ids, windows, prediction, draws)
         log_probs = prediction.log_probs.gather(1, token_ids[:, None]).squeeze(1)
+        top_ids, top_probs = candidates(prediction.probs, token_ids)
     # 4) the same trajectory with other symbols
     settings = {**stored, "collapse": collapses.COLLAPSES.spec(how), "temperature": temperature}
     settings.pop("soft_temperature", None)
@@ -116,6 +119,8 @@ def redecode(
         text=model.tokenizer.decode(token_ids),
         token_ids=token_ids.cpu().clone(),
         log_probs=log_probs.cpu().clone(),
+        top_ids=top_ids.cpu().clone(),
+        top_probs=top_probs.cpu().clone(),
         settings=settings,
     )
 
