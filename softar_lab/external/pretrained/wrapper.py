@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .kv_cache import Memory
 
 _TOKENS = 4096  # the most tokens read in one pass when whole texts are scored
+# How the configs of transformers call the number of positions.
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 _HALF = (torch.float16, torch.bfloat16)
 _ENTRIES = 2**24  # log-probabilities held at once when texts are scored: 64 MB
 
@@ -63,9 +65,8 @@ class Pretrained(nn.Module, VectorPredictor):
         table = network.get_input_embeddings()
         self.vocab_size, width = table.weight.shape
         text = network.config.get_text_config(decoder=True)
-        context = getattr(text, "max_position_embeddings", None) or getattr(
-            text, "n_positions", 2048
-        )
+        lengths = (getattr(text, name, None) for name in _LENGTHS)
+        context = next((n for n in lengths if n is not None and n > 0), 2048)
         self.config = PretrainedConfig(self.vocab_size, context, width, source)
         self.tokenizer = PieceTokenizer(tokenizer, self.vocab_size)
         self._scale, self._cap = _of_logits(text)  # see _log_probs
