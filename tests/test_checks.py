@@ -69,7 +69,8 @@ def test_configs_hold_numpys_integers_as_ints_and_refuse_truth_values(
 
 
 @pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), 0.5])
-def test_numpy_numbers_are_numbers_and_can_be_recorded(number):
+def test_numpy_numbers_are_numbers_and_can_be_recorded(number, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     configs = [
         TrainConfig(muon_learning_rate=number, weight_decay=number),
         ModelConfig(vocab_size=5, norm_eps=number),
@@ -82,7 +83,8 @@ def test_numpy_numbers_are_numbers_and_can_be_recorded(number):
     )
 
 
-def test_numpy_seeds_are_seeds(tiny):
+def test_numpy_seeds_are_seeds(tiny, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     texts = [
         generate(tiny(), ["ab", "c"], 6, seed=seeds)[0].text
         for seeds in ([1, 2], np.array([1, 2]), (np.int64(1), np.int32(2)))
