@@ -28,10 +28,12 @@ def candidates(
     Among equally probable symbols the smaller id comes first. An emitted symbol that is not among
     the best takes the last place.
     """
-    # 1) float32 numbers from 0 on are ordered as their bits are; the id decides between equals
-    keys = probs.to(torch.float32).contiguous().view(torch.int32).long() << 32
-    keys -= torch.arange(probs.shape[-1], device=probs.device)
-    top_ids = keys.topk(min(CANDIDATES, probs.shape[-1])).indices
+    size = min(CANDIDATES, probs.shape[1])
+    # 1) the best, and one more: only where two of them are equal does the order need care
+    best, top_ids = probs.topk(min(size + 1, probs.shape[1]))
+    top_ids, tied = top_ids[:, :size], (best[:, 1:] == best[:, :-1]).any(1)
+    if tied.any():
+        top_ids[tied] = probs[tied].sort(descending=True, stable=True).indices[:, :size]
     # 2) the emitted symbol
     absent = (top_ids != token_ids[:, None]).all(1)
     top_ids[:, -1] = torch.where(absent, token_ids, top_ids[:, -1])
