@@ -4,7 +4,6 @@ A condition is one collapse, schedule and feedback. It is one *cell*: it depends
 one row per seed, and is saved as a file as soon as it is done.
 """
 
-import hashlib
 import math
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -213,7 +212,7 @@ def _recipe(
 ) -> dict[str, Any]:
     """What decides the rows of a cell, except its condition; JSON-able."""
     return {
-        "prompts": hashlib.sha256("\0".join(prompts).encode()).hexdigest(),
+        "prompts": fingerprint([*prompts]),
         "seeds": seeds,
         **settings,
         "model": fingerprint(model),

@@ -10,6 +10,7 @@ from bounds import exact_logits, float64
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from softar_lab.core.fingerprint import fingerprint
 from softar_lab.external.pretrained.load import PretrainedError, load_pretrained
 from softar_lab.generation import Trajectory, generate
 
@@ -200,6 +201,26 @@ def test_weights_that_are_not_all_the_files_say_are_named(folder, tmp_path, chan
     save_file(weights, place / "model.safetensors", {"format": "pt"})
     with pytest.raises(PretrainedError, match=f"not the weights of this model; {message}"):
         load_pretrained(place, device="cpu")
+
+
+def test_masks_and_angles_of_older_files_are_no_weights(folder, tmp_path, model):
+    place = shutil.copytree(folder, tmp_path / "copy")
+    weights = load_file(place / "model.safetensors")
+    weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(weights, place / "model.safetensors", {"format": "pt"})
+    ids = model.tokenizer.encode("the king has")[None]
+    again = load_pretrained(place, device="cpu")
+    assert torch.equal(again.log_probs(ids), model.log_probs(ids))
+
+
+def test_the_fingerprint_is_that_of_the_files_whatever_was_written(folder, model):
+    before = fingerprint(model)
+    generate(model, "the king", 5, schedule="every(2)")
+    assert model.tokenizer.tokens
+    assert fingerprint(model) == before == fingerprint(load_pretrained(folder, device="cpu"))
+    other = load_pretrained(folder, device="cpu")
+    other.tokenizer.library.add_tokens(["hat and"])
+    assert fingerprint(other) != before
 
 
 def without(weights, name):

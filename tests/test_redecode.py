@@ -2,6 +2,7 @@
 is fed back.
 """
 
+import math
 from dataclasses import fields, replace
 
 import pytest
@@ -234,3 +235,14 @@ def test_redecode_with_other_temperatures_is_what_generate_writes_with_them(tiny
     found = redecode(model, first, "softmax", 0.9, seed=4, soft_temperature=soft)
     same(found, second, model)
     assert found.settings == second.settings
+
+
+def test_redecode_takes_one_temperature_of_the_settings_and_one_that_is_given(tiny):
+    model = tiny(objective="mse", scale=0.15)
+    how = {"schedule": "never", "feedback": "raw", "seed": 4, "temperature": 0.7}
+    first = generate(model, "ab", 30, soft_temperature=0.2, **how)
+    found = redecode(model, first, "softmax", seed=4, soft_temperature=1.3)
+    same(found, generate(model, "ab", 30, soft_temperature=1.3, **how), model)
+    for wrong in (-1, math.inf, math.nan):
+        with pytest.raises(ValueError, match="temperature must be 0 .greedy. or above"):
+            redecode(model, first, "softmax", soft_temperature=wrong)

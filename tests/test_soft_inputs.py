@@ -2,6 +2,7 @@
 exact resumes.
 """
 
+import math
 import os
 import signal
 from itertools import combinations
@@ -474,3 +475,18 @@ def test_train_without_soft_inputs_is_the_plain_loop(tiny, corpus, objective):
     trained = dict(model.named_parameters())
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(parameter, trained[name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", ["1e-30", "1e-38", "1e-300"])
+def test_the_coldest_posterior_gumbel_gives_the_rows_themselves(tiny, rng, temperature):
+    """Log-probabilities divided by so little are infinite in float32."""
+    model = tiny(objective="mse")
+    ids = letters(model, rng())
+    how = SOFT_INPUTS.resolve(f"posterior-gumbel({temperature})")
+    soft = soft_rows(model, ids, how, 0.0, rng()).detach()
+    torch.testing.assert_close(soft, F.embedding(ids, model.embedding))
+
+
+def test_an_infinite_temperature_is_refused():
+    with pytest.raises(ValueError, match="temperature must be above 0, not inf"):
+        PosteriorGumbel(math.inf)

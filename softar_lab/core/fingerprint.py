@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ def fingerprint(thing: Any) -> str:
     """A digest of an object: its class, its settings, and its weights to the bit.
 
     It is the same on every machine, device and run. A function counts by its name, a dataclass by
-    its fields; what a module keeps under a name with an underscore does not count.
+    its fields, an object with a state of its own for pickling by that. What a module keeps under a
+    name with an underscore does not count, nor what a cached property holds.
     """
     digest = hashlib.sha256()
     for part in _parts(thing, ()):
@@ -57,7 +59,15 @@ def _parts(thing: Any, inside: tuple[int, ...]) -> Iterator[bytes]:
         yield thing.__qualname__.encode()
     elif is_dataclass(thing):
         yield from _parts({one.name: getattr(thing, one.name) for one in fields(thing)}, inside)
+    elif type(thing).__getstate__ is not object.__getstate__:
+        yield from _parts(thing.__getstate__(), inside)
     elif hasattr(thing, "__dict__"):
-        yield from _parts(vars(thing), inside)
+        cached = {name for name in vars(thing) if _is_cached(type(thing), name)}
+        yield from _parts({k: v for k, v in vars(thing).items() if k not in cached}, inside)
     else:
         yield repr(thing).encode()
+
+
+def _is_cached(kind: type, name: str) -> bool:
+    """Whether an attribute holds the value of a cached property."""
+    return any(isinstance(vars(base).get(name), cached_property) for base in kind.__mro__)

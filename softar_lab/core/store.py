@@ -89,7 +89,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _flush_to_disk(descriptor: int) -> None:
-    """fsync; where the file system cannot do it (shared folders, old CIFS), the file is there all the same."""
+    """fsync, where the file system can do it; on shared folders and old CIFS it may not."""
     try:
         os.fsync(descriptor)
     except OSError as error:

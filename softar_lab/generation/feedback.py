@@ -16,7 +16,7 @@ from ..core.predictor import MixturePrediction
 from ..core.registry import Adapted, Registry
 from ..models.by_row import product
 from ..models.nearest import nearest
-from ..models.simplex import posterior_gumbel
+from ..models.simplex import posterior_gumbel, softened
 from .collapse import soft_tokens
 from .step_context import StepContext
 
@@ -36,8 +36,6 @@ class FunctionFeedback(Adapted, Feedback):
     """A function, or any other callable, as a feedback."""
 
 
-TINY = 1e-37  # the least temperature that float32 can divide by
-SMALL = 1e-30  # below such a temperature, scores divided by it may overflow in float32
 FEEDBACKS = Registry(
     "feedback", lambda one: one if isinstance(one, Feedback) else FunctionFeedback(one)
 )
@@ -47,13 +45,6 @@ register, names, resolve = FEEDBACKS.register, FEEDBACKS.names, FEEDBACKS.resolv
 def mixture(probs: Float[Tensor, "B V"], embedding: Float[Tensor, "V m"]) -> Float[Tensor, "B m"]:
     """The probability-weighted mean of the rows, pE: (B, V) @ (V, m) -> (B, m)."""
     return product(probs, embedding)
-
-
-def softened(scores: Float[Tensor, "B n"], temperature: float | int) -> Float[Tensor, "B n"]:
-    """softmax(scores / temperature), also where dividing by the temperature overflows."""
-    if temperature < SMALL:
-        scores, temperature = scores - scores.amax(-1, keepdim=True), max(temperature, TINY)
-    return torch.softmax(scores / temperature, dim=-1)
 
 
 @register("mixture")

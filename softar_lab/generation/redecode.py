@@ -67,10 +67,9 @@ def redecode(
     """The trajectory with the symbols that `collapse` reads off its path.
 
     `token_ids`, `text`, `log_probs` and the candidates change, and the collapse and temperatures in
-    its settings.
-    Where `path_is_free` (no symbol was fed back, and the feedback looked at none), this is what
-    generate() writes with that collapse. Elsewhere the slots still hold the symbols of the first
-    text.
+    its settings. Where `path_is_free` (no symbol was fed back, and the feedback looked at none),
+    this is what generate() writes with that collapse. Elsewhere the slots still hold the symbols of
+    the first text.
 
     Args:
         model: the model that wrote the trajectory.
@@ -78,7 +77,8 @@ def redecode(
         collapse: a name or an instance.
         temperature: None: the temperatures in the trajectory's settings.
         seed: None: the one in the trajectory's settings, else 0, as in generate().
-        soft_temperature: where `temperature` is given, the one of soft tokens; None: the same.
+        soft_temperature: of soft tokens. None: as `temperature`, or, where that is None, too, the
+            one in the settings.
 
     Raises:
         ValueError: for an unknown collapse, one that revises symbols ("deferred"), a path that this
@@ -92,9 +92,11 @@ def redecode(
         )
     if temperature is None:
         temperature = stored.get("temperature", 1.0)
-        soft_temperature = stored.get("soft_temperature")
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 (greedy) or above, not {temperature!r}")
+        if soft_temperature is None:
+            soft_temperature = stored.get("soft_temperature")
+    for value in (temperature, soft_temperature or 0):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"temperature must be 0 (greedy) or above, not {value!r}")
     seed = stored.get("seed", 0) if seed is None else seed
     _check(model, trajectory, how)
     draws = _draws_as_generated(trajectory, seed, temperature, soft_temperature, model.device)

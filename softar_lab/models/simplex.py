@@ -111,6 +111,17 @@ def project_to_simplex(points: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
     return (points - excess.gather(-1, kept - 1)).clamp_min(0)
 
 
+TINY = 1e-37  # the least temperature that float32 can divide by
+SMALL = 1e-30  # below such a temperature, scores divided by it may overflow in float32
+
+
+def softened(scores: Float[Tensor, "B n"], temperature: float | int) -> Float[Tensor, "B n"]:
+    """softmax(scores / temperature), also where dividing by the temperature overflows."""
+    if temperature < SMALL:
+        scores, temperature = scores - scores.amax(-1, keepdim=True), max(temperature, TINY)
+    return torch.softmax(scores / temperature, dim=-1)
+
+
 def posterior_gumbel(
     log_probs: Float[Tensor, "N V"], token_ids: Int[Tensor, " N"], uniform: Float[Tensor, "N V"]
 ) -> Float[Tensor, "N V"]:

@@ -8,6 +8,7 @@ table (V, m), done, generator) -> vectors (N, m)``. `prediction` is what pass 1 
 input token before reading it. `done` is the share of the training that is over.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from ..core.checks import whole_number
 from ..core.predictor import Prediction
 from ..core.registry import Adapted, Registry
-from ..models.simplex import posterior_gumbel
+from ..models.simplex import posterior_gumbel, softened
 from ..models.soft_ar import SoftAR
 
 
@@ -90,20 +91,20 @@ class PosteriorGumbel(SoftInputs):
     feedback at generation is: the model reads in training what it will read of itself.
 
     Raises:
-        ValueError: where temperature is not above 0.
+        ValueError: unless temperature is above 0 and finite.
     """
 
     temperature: float | int = 1.0
 
     def __post_init__(self):
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature must be above 0, not {self.temperature!r}")
 
     def __call__(self, prediction, token_ids, table, done, generator):
         shape = prediction.log_probs.shape
         uniform = torch.rand(shape, generator=generator, dtype=torch.float64).to(table.device)
         perturbed = posterior_gumbel(prediction.log_probs, token_ids, uniform)
-        return torch.softmax(perturbed / self.temperature, dim=-1) @ table
+        return softened(perturbed, self.temperature) @ table
 
 
 def soft_rows(
@@ -116,9 +117,9 @@ def soft_rows(
 ) -> Float[Tensor, "B T m"]:
     """Soft tokens (B, T, m) for the input tokens (B, T): the passes before the one that learns.
 
-    There are `how.passes` of them. Each reads what the one before made, replaced in
-    the same places with the same draws. In bf16 training only the body is bf16: predictions and
-    soft tokens are float32, as in the loss and in generation.
+    There are `how.passes` of them. Each reads what the one before made, replaced in the same places
+    with the same draws. In bf16 training only the body is bf16: predictions and soft tokens are
+    float32, as in the loss and in generation.
 
     In a structured window (K8) only the newest tokens may be soft. So the last tokens of a row are
     soft, and the others stay hard.

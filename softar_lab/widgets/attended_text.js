@@ -1,7 +1,7 @@
 // Draws a text in the browser, so that hovering over it needs no answer from the kernel.
 function render({ model, el }) {
     let keys = [], queries = [], told;
-    const name = word => word === '\\n' ? '↵' : word === ' ' ? '␣' : word;
+    const name = word => word === '\n' ? '↵' : word === ' ' ? '␣' : word;
     const line = (words, soft, title) => {
         const box = document.createElement('div');
         box.className = 'attended';
@@ -9,7 +9,7 @@ function render({ model, el }) {
         if (title) box.append(title);
         const spans = words.map((word, i) => {
             const span = document.createElement('span');
-            span.textContent = word === '\\n' ? '↵\\n' : word;
+            span.textContent = word === '\n' ? '↵\n' : word;
             span.style.cssText = 'border-radius:3px;padding:2px 0;' +
                 (soft[i] ? 'border-bottom:2px dotted #0072B2;' : '');
             return span;

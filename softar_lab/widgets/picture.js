@@ -1,7 +1,7 @@
 // Draws a plotly figure from its state: what it finds when it is ready, and every change from then on.
 // plotly itself comes from the kernel once a page, not once a figure.
 const libraries = (globalThis.softarPlotly ??= {});
-const CONFIG = { displayModeBar: false, scrollZoom: false };
+const CONFIG = { displayModeBar: false };
 
 const load = async (model) => {
   const id = model.get("library").replace("IPY_MODEL_", "");

@@ -18,7 +18,7 @@ hard = lab.SoftAR.load("../data/checkpoints/tales-hard")
 NOTEBOOKS = {
     "attention": [
         MODELS,
-        "AttentionExplorer(hard, 'Once the king had a lamp. The king gave the lamp to the')",
+        "AttentionExplorer(hard, 'Once the king had a lamp.\\nThe king gave the lamp to the')",
     ],
     "collapse": [
         MODELS,
@@ -168,6 +168,9 @@ def test_attention_explorer_shows_under_the_pointer_where_a_token_looks(lab):
     lab.wait_for(r"4 layers of 4 heads, 56 slots")
     letters = lab.page.locator(".attended span")
     assert letters.all_inner_texts()[1:5] == list("Once")
+    letters.nth(26).hover()
+    lab.wait_for(r"↵ \(26\) looks at")  # the end of the line
+    lab.page.mouse.move(5, 5)
     tint = "[...document.querySelectorAll('.attended span')].map(e => e.style.background)"
     before = lab.page.evaluate(tint)
     letters.nth(20).hover()

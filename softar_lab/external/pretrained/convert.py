@@ -25,7 +25,7 @@ from ...models.soft_ar import SoftAR, pick_device
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _MLP = {"gelu": "gelu", "gelu_new": "gelu-tanh", "gelu_pytorch_tanh": "gelu-tanh"}
 # masks and angles in older files
-_IGNORED = r"\.attn\.(masked_)?bias$|rotary_emb\.inv_freq$"
+IGNORED = r"\.attn\.(masked_)?bias$|rotary_emb\.inv_freq$"
 
 
 def from_hugging_face(
@@ -180,7 +180,7 @@ def _renamed(
     weights = {
         re.sub(r"^(transformer|model)\.", "", name): tensor for name, tensor in weights.items()
     }
-    left = {name for name in weights if not re.search(_IGNORED, name)}
+    left = {name for name in weights if not re.search(IGNORED, name)}
     turned = kind == "gpt2"  # its linear layers hold matrices (in, out), ours (out, in)
     # 2) collect each of our weights from one or several of theirs
     found = {}

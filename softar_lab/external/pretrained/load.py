@@ -6,6 +6,7 @@ unpacked copy is saved as safetensors.
 
 import json
 import logging
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import torch
 
 from ...core.store import StoreError, cache_folder, write_atomic
 from ...models.soft_ar import pick_device
+from .convert import IGNORED
 
 if TYPE_CHECKING:
     from .wrapper import Pretrained
@@ -145,13 +147,14 @@ def _check_weights(place: str | Path, report: dict[str, Any]) -> None:
         PretrainedError: where a weight is missing (transformers would draw it at random), has no
             place in the network, or has another shape than the config says; the message names it.
     """
+    surplus = [name for name in report["unexpected_keys"] if not re.search(IGNORED, name)]
     problems = {
-        "missing": report.get("missing_keys"),
-        "without a place in the network": report.get("unexpected_keys"),
-        "of another shape than the config says": report.get("mismatched_keys"),
+        "missing": report["missing_keys"],
+        "without a place in the network": surplus,
+        "of another shape than the config says": [name for name, *_ in report["mismatched_keys"]],
     }
     for what, found in problems.items():
-        if names := sorted(str(one[0]) if isinstance(one, tuple) else str(one) for one in found):
+        if names := sorted(found):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise PretrainedError(
                 f"{place}: these files are not the weights of this model; {what}: "
