@@ -1,7 +1,7 @@
 """The choices of one generation, checked when they are made."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,14 @@ class GenerationConfig:
         temperature: 0 takes the most probable symbol; above 0 it is drawn.
         soft_temperature: for a soft token that stays soft, by the same draw; None: `temperature`.
         seed: decides the draws; one for all prompts, or one for each.
+        forced: {step: symbol}, steps counted from 0 after the prompt; there each row emits this
+            symbol, a string or an id, whatever it would choose, and reads it as a hard token.
         device: "auto" is where the model is.
 
     Raises:
-        ValueError: for an unknown name, fewer than one step, a negative or infinite temperature.
+        ValueError: for an unknown name, fewer than one step, a negative or infinite temperature, a
+            forced step that is not among the steps, and forced steps with a collapse that decides
+            several together.
     """
 
     steps: int = 200
@@ -38,6 +42,7 @@ class GenerationConfig:
     temperature: float | int = 1.0
     soft_temperature: float | int | None = None
     seed: int | Sequence[int] = 0
+    forced: Mapping[int, str | int] | None = None
     device: str = "auto"
 
     def __post_init__(self):
@@ -49,12 +54,43 @@ class GenerationConfig:
         ):
             object.__setattr__(self, name, axis.resolve(getattr(self, name)))
         object.__setattr__(self, "steps", whole_number("steps", self.steps))
+        self._check_forced()
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must be 0 (greedy) or above, not {self.temperature!r}")
         if self.soft_temperature is not None and not 0 <= self.soft_temperature < math.inf:
             raise ValueError(
                 f"soft_temperature must be None, 0 (the most probable) or above, not {self.soft_temperature!r}"
             )
+
+    def _check_forced(self) -> None:
+        if not self.forced:
+            return
+        if self.collapse.look:
+            raise ValueError(
+                f"{collapses.COLLAPSES.spec(self.collapse)} decides several steps together, so none "
+                "of them can be forced"
+            )
+        for step in self.forced:
+            if not isinstance(step, int) or not 0 <= step < self.steps:
+                raise ValueError(
+                    f"a forced step must be a whole number from 0 to {self.steps - 1}, not {step!r}"
+                )
+
+    def forced_ids(self, tokenizer: Any) -> dict[int, int]:
+        """The token id of each forced step, in the order of steps.
+
+        Raises:
+            ValueError: where a forced symbol is not one token of the tokenizer's.
+        """
+        found = {}
+        for step, symbol in sorted((self.forced or {}).items()):
+            ids = [symbol] if isinstance(symbol, int) else tokenizer.encode(symbol).tolist()
+            if len(ids) != 1 or not 0 <= ids[0] < tokenizer.vocab_size:
+                raise ValueError(
+                    f"step {step} can be forced to one symbol of the vocabulary, not to {symbol!r}"
+                )
+            found[step] = ids[0]
+        return found
 
     def seeds(self, count: int) -> tuple[int, ...]:
         """One seed for each of `count` prompts; ValueError where that many were not given."""
@@ -68,12 +104,16 @@ class GenerationConfig:
 
     def recorded(self) -> dict[str, Any]:
         """What a trajectory says of its making: strings that hold every parameter, and numbers."""
-        soft = {} if self.soft_temperature is None else {"soft_temperature": self.soft_temperature}
+        more: dict[str, Any] = {}
+        if self.soft_temperature is not None:
+            more["soft_temperature"] = self.soft_temperature
+        if self.forced:
+            more["forced"] = [[step, symbol] for step, symbol in sorted(self.forced.items())]
         return {
             "collapse": collapses.COLLAPSES.spec(self.collapse),
             "schedule": schedules.SCHEDULES.spec(self.schedule),
             "feedback": feedbacks.FEEDBACKS.spec(self.feedback),
             "temperature": self.temperature,
             "steps": self.steps,
-            **soft,
+            **more,
         }

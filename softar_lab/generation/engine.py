@@ -58,7 +58,7 @@ class Engine(EngineState):
         for t in range(self.total):
             if stop():
                 break
-            # 1) predict, 2) collapse to a symbol, 3) but follow prompts that are longer
+            # 1) predict, 2) collapse to a symbol, 3) but follow what is given: prompts that are longer
             prediction = self.model.predict(state)
             probs = ask(self.collapse, prediction, self.embedding, None)
             token_ids = pick(probs, self.temperature, self.uniform[t])
@@ -91,7 +91,7 @@ class Engine(EngineState):
             if self.soft_temperature != self.temperature:
                 soft_ids = pick(probs, self.soft_temperature, self.uniform[t])
                 token_ids = torch.where(hard, token_ids, soft_ids)
-            # 4) follow prompts that are longer
+            # 4) follow what is given: prompts that are longer, and forced symbols
             token_ids, hard = self._lead(t, token_ids, hard)
             # 5) decide slots together, and ground those that were read softly
             if runs:
@@ -121,11 +121,11 @@ class Engine(EngineState):
     def _lead(
         self, t: int, token_ids: Tensor, hard: Tensor
     ) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
-        """The prompt's own symbols, hard, in the rows whose prompt still goes on at position t."""
+        """What some rows have to emit at position t, hard: the rest of a prompt, or what is forced."""
         if t >= len(self.forced):
             return token_ids, hard
-        in_prompt = self.forced[t] >= 0
-        return torch.where(in_prompt, self.forced[t], token_ids), hard | in_prompt
+        given = self.forced[t] >= 0
+        return torch.where(given, self.forced[t], token_ids), hard | given
 
     def _feed_back(self, context: StepContext, hard: Bool[Tensor, " B"]) -> Float[Tensor, "B m"]:
         """The rows of the symbols where they are hard, the feedback's vectors elsewhere."""

@@ -38,10 +38,15 @@ class EngineState:
         self.begin = min(lengths)
         self.first = [n - self.begin for n in lengths]  # each row's first step, after `begin`
         self.total = max(self.first) + config.steps  # positions to predict
-        # What is left of each prompt behind `begin` (steps, B); -1: nothing.
-        self.forced = torch.full((max(self.first), len(prompts)), -1)
+        # What each row has to emit (steps, B); -1: nothing.
+        own = config.forced_ids(model.tokenizer)
+        last = max(own, default=-1) + 1
+        self.forced = torch.full((max(self.first) + last, len(prompts)), -1)
         for row, (ids, first) in enumerate(zip(self.prompt_ids, self.first, strict=True)):
+            # what is left of its prompt behind `begin`, and what the caller asks for
             self.forced[:first, row] = ids[self.begin :]
+            for step, token_id in own.items():
+                self.forced[first + step, row] = token_id
         self.forced = self.forced.to(self.device)
         self.uniform = Draws(self.first, self.seeds, self.device)
         self.steps = Steps(torch.tensor(self.first, device=self.device))

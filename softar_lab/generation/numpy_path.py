@@ -28,6 +28,7 @@ def suits(engine: EngineState, state: Any) -> bool:
     model = engine.model
     return (
         engine.always
+        and not len(engine.forced)
         and engine.collapse is softmax
         and isinstance(model, SoftAR)
         and model.steps_are_its_own

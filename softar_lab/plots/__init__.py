@@ -29,6 +29,7 @@ from .interactive import TRAIL, history_figure, path_figure, update_now, update_
 from .languages import draw_simplex, draw_trie
 from .matrices import draw_matrices
 from .paths import draw_path, draw_paths
+from .river import draw_river, river_state, shared_steps
 from .style import ACCENT, COLORMAP, GREY, MANY, axis_label, visible
 from .sums import draw_offsets, draw_reading, draw_sum
 from .texts import candidates_html, difference_html, step_hover, text_html
@@ -76,6 +77,7 @@ __all__ = [
     "draw_paths",
     "draw_ranking",
     "draw_reading",
+    "draw_river",
     "draw_rows",
     "draw_simplex",
     "draw_step",
@@ -93,6 +95,8 @@ __all__ = [
     "mixture_html",
     "move_cursor",
     "path_figure",
+    "river_state",
+    "shared_steps",
     "slots_html",
     "step_hover",
     "text_html",

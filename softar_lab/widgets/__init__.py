@@ -9,6 +9,7 @@ from .attention import AttentionExplorer
 from .collapse import CollapseExplorer
 from .generation import GenerationPanel
 from .panel import Panel
+from .river import River
 from .sums import SumExplorer
 from .tokens import TokenExplorer
 from .training import TrainingMonitor
@@ -20,6 +21,7 @@ __all__ = [
     "CollapseExplorer",
     "GenerationPanel",
     "Panel",
+    "River",
     "SumExplorer",
     "TokenExplorer",
     "TrainingMonitor",

@@ -68,12 +68,15 @@ class Panel(w.VBox):
         return None
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        bundle = super()._repr_mimebundle_(**options)
-        data = bundle[0] if isinstance(bundle, tuple) else bundle
-        data["text/plain"] = repr(self)
-        figure = self.still()
-        if figure is not None:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=72)
-            data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
-        return bundle
+        return with_still(self, super()._repr_mimebundle_(**options))
+
+
+def with_still(widget: Any, bundle: Any) -> dict[str, Any]:
+    """The mime bundle of a widget, with its `repr` as text and its still picture."""
+    data = bundle[0] if isinstance(bundle, tuple) else bundle or {}
+    data["text/plain"] = repr(widget)
+    if (figure := widget.still()) is not None:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=72)
+        data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
+    return data
