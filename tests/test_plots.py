@@ -21,7 +21,6 @@ from softar_lab.generation import generate
 from softar_lab.metrics.pca import PCABasis
 
 MARKUP = "ab<&>\"'$\\ \n"
-SPACES = (False, True)  # flat, in three dimensions
 
 
 @pytest.fixture(scope="module")
@@ -202,62 +201,38 @@ def test_draw_matrices_breaks_rows_and_leaves_no_empty_frame():
 # pictures to turn
 
 
-@pytest.mark.parametrize("three", SPACES)
-def test_update_path_fills_the_traces_of_its_space(path, basis, model, three):
-    figure = plots.path_figure()
-    plots.update_path(figure, path, basis, model.embedding, three)
-    used, hidden = (
-        (figure.data[3:], figure.data[:3]) if three else (figure.data[:3], figure.data[3:])
-    )
-    assert [trace.name for trace in used] == ["path", "trail", "symbols"]
-    assert all(trace.visible for trace in used)
-    assert not any(trace.visible for trace in hidden)
-    assert {trace.type for trace in used} == {"scatter3d" if three else "scatter"}
-    for trace, vectors in ((used[0], path.vectors), (used[2], model.embedding)):
-        for k, axis in enumerate("xyz" if three else "xy"):
-            np.testing.assert_array_equal(trace[axis], basis.transform(vectors)[:, k])
-    assert list(used[0].marker.color) == list(range(30))
-    assert len(used[0].hovertext) == 30
-
-
-@pytest.mark.parametrize("three", SPACES)
 @pytest.mark.parametrize("step", [0, 3, 17, 29])
-def test_update_now_moves_the_trail_and_its_ring_alone(path, basis, model, three, step):
-    figure = plots.path_figure()
-    plots.update_path(figure, path, basis, model.embedding, three)
-    before = [str(trace.to_plotly_json()) for trace in figure.data]
-    plots.update_now(figure, path, basis, step, three)
-    which, points = (
-        4 if three else 1,
-        basis.transform(path.vectors)[max(0, step - plots.TRAIL) : step + 1],
-    )
-    trail = figure.data[which]
-    for k, axis in enumerate("xyz" if three else "xy"):
-        np.testing.assert_array_equal(trail[axis], points[:, k])
-    assert [size > 0 for size in trail.marker.size] == [False] * (len(points) - 1) + [True]
-    after = [str(trace.to_plotly_json()) for trace in figure.data]
-    assert [i for i in range(6) if before[i] != after[i]] == [which]
+def test_update_plane_shows_the_symbols_and_the_last_steps(path, basis, model, step):
+    figure = plots.plane_figure()
+    plots.update_plane(figure, path, basis, model.embedding, step)
+    symbols, trail = figure.data
+    latest = path.vectors[max(0, step - plots.TRAIL) : step + 1]
+    for trace, vectors in ((trail, latest), (symbols, model.embedding)):
+        for k, axis in enumerate("xy"):
+            np.testing.assert_array_equal(trace[axis], basis.transform(vectors)[:, k])
+    assert trail.marker.symbol[-1] == "circle-open"
+    assert set(trail.marker.symbol[:-1]) <= {"circle"}
+    assert trail.hovertext[-1] == plots.step_hover(path, step)
+    assert re.match(r"PC 1 \(\d+ % of the table's variance\)", figure.layout.xaxis.title.text)
 
 
-def test_update_path_in_place_forgets_the_path_before(path, basis, model):
-    figure = plots.path_figure()
+def test_update_plane_in_place_forgets_the_steps_before(path, basis, model):
+    figure = plots.plane_figure()
     traces = [trace.uid for trace in figure.data]
-    for trajectory in (path, generate(model, "", 2)):
-        for three in (True, False):
-            plots.update_path(figure, trajectory, basis, model.embedding, three)
+    for trajectory, step in ((path, 20), (generate(model, "", 2), 1)):
+        plots.update_plane(figure, trajectory, basis, model.embedding, step)
     assert [trace.uid for trace in figure.data] == traces
-    assert len(figure.data[0].x) == len(figure.data[0].hovertext) == 2
+    assert len(figure.data[1].x) == len(figure.data[1].hovertext) == 2
 
 
-def test_update_path_escapes_what_plotly_would_take_for_markup(path, basis, model):
-    figure = plots.path_figure()
-    plots.update_path(figure, path, basis, model.embedding, False)
-    trodden, _, symbols = figure.data[:3]
+def test_update_plane_escapes_what_plotly_would_take_for_markup(path, basis, model):
+    figure = plots.plane_figure()
+    plots.update_plane(figure, path, basis, model.embedding, 29)
+    symbols, trail = figure.data
     assert dict(zip(model.tokenizer.tokens, symbols.text))["<"] == "&lt;"
-    known = re.compile(
-        "&(lt|gt|amp);|<(b|/b|br)>"
-    )  # plotly's entities and the markup that is meant
-    for text in (*symbols.text, *trodden.hovertext):
+    # plotly's entities and the markup that is meant
+    known = re.compile("&(lt|gt|amp);|<(b|/b|br)>")
+    for text in (*symbols.text, *trail.hovertext):
         assert not re.search("[<>]|&[a-z#]", known.sub("", text)), text
 
 

@@ -72,21 +72,21 @@ def same(one, other):
     return equal and torch.equal(one.vectors, other.vectors)
 
 
-def drawn(setting, three=False):
-    """The path in a setting's picture (T, k)."""
-    path = setting.figure.data[3 if three else 0]
-    return torch.tensor([path[axis] for axis in ("xyz" if three else "xy")]).T
-
-
-def ring(setting, three=False):
-    """Where the ring is (k,)."""
-    trail = setting.figure.data[4 if three else 1]
-    return torch.tensor([trail[axis][-1] for axis in ("xyz" if three else "xy")])
+def drawn(setting):
+    """The last steps in a setting's plane (n, 2)."""
+    trail = setting.figure.data[1]
+    return torch.tensor([trail[axis] for axis in "xy"]).T
 
 
 def place(model, trajectory):
-    """The coordinates of a path in its table's basis (T, 3)."""
-    return PCABasis.fit(model.embedding).transform(trajectory.vectors)
+    """The coordinates of a path in its table's plane (T, 2)."""
+    return PCABasis.fit(model.embedding).transform(trajectory.vectors)[:, :2]
+
+
+def flows(panel):
+    """The texts of a panel's rivers, as the browser gets them."""
+    state = panel.river.rivers
+    return ["".join(state["tokens"][i] for i in river["ids"]) for river in state["rivers"]]
 
 
 class Gate:
@@ -118,9 +118,8 @@ class Gate:
 def test_panel_writes_at_once(panel, model):
     expected = generate(model, "abc", 6, temperature=0.8)
     assert same(panel.trajectory, expected)
-    assert panel.first.text.value == plots.text_html(expected, 0)
-    assert panel.first.candidates.value == plots.candidates_html(expected, 0)
-    torch.testing.assert_close(drawn(panel.first), place(model, expected)[:, :2])
+    assert panel.first.text.value == plots.text_html(expected)
+    assert flows(panel) == [expected.text]
     assert re.fullmatch(r"6 steps, 0 soft, \d+\.\d\d bits a symbol", said(panel))
 
 
@@ -170,23 +169,27 @@ def test_model_is_chosen_by_name(tiny, model):
     panel = GenerationPanel({"wide": model, "narrow": narrow}, "abc", 6)
     panel.model.value = "narrow"
     assert same(panel.generate(), generate(narrow, "abc", 6, temperature=0.8))
-    torch.testing.assert_close(drawn(panel.first), place(narrow, panel.trajectory)[:, :2])
+    assert flows(panel) == [panel.trajectory.text]
+    panel.plane.value = True
+    torch.testing.assert_close(drawn(panel.first), place(narrow, panel.trajectory)[:1])
 
 
 def test_a_model_without_vectors_has_a_text_and_no_path(model):
     panel = GenerationPanel({"chain": Chain(), "soft": model}, "abc", 6)
-    assert panel.first._picture.children == (panel.first.candidates,)
+    panel.plane.value = True
+    assert panel.first.plane not in panel.first.children
+    assert panel.river.rivers["strip"] is None
     assert panel.trajectory.text == generate(Chain(), "abc", 6, temperature=0.8).text
-    panel.step.value, panel.view.value = 3, "3-D"
-    assert panel.first.candidates.value == plots.candidates_html(panel.trajectory, 3)
+    panel.step.value = 3
+    assert flows(panel) == [panel.trajectory.text]
     assert "image/png" in panel._repr_mimebundle_()
     panel.schedule.value = "never"
     panel.generate()
     assert "reads no vectors" in said(panel)
     panel.schedule.value, panel.model.value = "always", "soft"
     panel.generate()
-    assert panel.first._path in panel.first._picture.children
-    torch.testing.assert_close(drawn(panel.first, three=True), place(model, panel.trajectory))
+    assert panel.first.plane in panel.first.children
+    torch.testing.assert_close(drawn(panel.first), place(model, panel.trajectory)[:4])
 
 
 def test_tokens_longer_than_a_letter_are_written_and_drawn():
@@ -207,8 +210,9 @@ def test_model_chosen_in_vain_leaves_the_picture_of_the_other(tiny, model):
     panel.prompt.value = "§"
     panel.model.value = "narrow"
     panel.generate()
-    panel.step.value, panel.view.value = 3, "3-D"
-    torch.testing.assert_close(drawn(panel.first, three=True), place(model, written))
+    panel.step.value, panel.plane.value = 3, True
+    torch.testing.assert_close(drawn(panel.first), place(model, written)[:4])
+    assert flows(panel) == [written.text]
     assert "image/png" in panel._repr_mimebundle_()
     assert "§" in said(panel)
 
@@ -257,7 +261,7 @@ def test_stop_ends_a_long_text_early_and_leaves_what_was_written(panel, model, m
     assert said(panel).startswith("5 steps")
     monkeypatch.undo()
     assert panel.trajectory.text == generate(model, "abc", 50, temperature=0.8).text[:5]
-    assert len(drawn(panel.first)) == 5
+    assert [len(text) for text in flows(panel)] == [5]
     assert panel.step.max == panel.play.max == 4
 
 
@@ -275,7 +279,7 @@ def test_stop_between_two_settings_shows_the_first(panel, model, monkeypatch):
     gate.open.set()
     thread.join(CEILING)
     assert panel.trajectory.prompt == "kji"
-    torch.testing.assert_close(drawn(panel.first), place(model, panel.trajectory)[:, :2])
+    assert flows(panel)[0] == panel.trajectory.text
     assert panel.second.trajectory is before
     assert said(panel).count("steps") == 1
 
@@ -302,7 +306,7 @@ def test_quick_changes_end_in_the_last_setting(panel, model):
         panel.prompt.value = "abcdefghijk"[: i % 11]
     expected = generate(model, "abcdef", 6, collapse="nearest", temperature=1.95)
     wait(lambda: same(panel.trajectory, expected) and "steps" in said(panel))
-    wait(lambda: panel.first.text.value == plots.text_html(expected, 0))
+    wait(lambda: panel.first.text.value == plots.text_html(expected))
 
 
 @pytest.mark.slow
@@ -324,14 +328,16 @@ def test_walking_while_writing_draws_no_nonsense(panel):
     panel.compare.value = True
     for i in range(60):
         panel.step.value = i % 6
-        panel.view.value = ("2-D", "3-D")[i // 7 % 2]
+        panel.plane.value = bool(i // 7 % 2)
         if i % 5 == 0:
             panel.seed.value = i
     panel.generate()
     assert said(panel).count("6 steps") == 2
+    assert flows(panel) == [one.trajectory.text for one in (panel.first, panel.second)]
+    panel.plane.value, panel.step.value = True, 5
     for setting in (panel.first, panel.second):
         torch.testing.assert_close(
-            drawn(setting), place(panel.models["model"], setting.trajectory)[:, :2]
+            drawn(setting), place(panel.models["model"], setting.trajectory)[:6]
         )
 
 
@@ -353,20 +359,23 @@ def test_compare_shows_two_settings_side_by_side(panel, model):
     assert repr(panel).count("wrote") == 1
 
 
-@pytest.mark.parametrize("view", ["2-D", "3-D"])
-def test_step_slider_moves_ring_text_and_candidates(panel, model, view):
-    panel.view.value = view
-    three = view == "3-D"
-    torch.testing.assert_close(
-        drawn(panel.first, three), place(model, panel.trajectory)[:, : 2 + three]
-    )
+def test_the_second_setting_begins_as_a_copy_of_the_first(panel):
+    panel.schedule.value, panel.temperature.value = "never", 0.3
+    panel.second.feedback.value = "raw"  # what was chosen for it stays
+    panel.compare.value = True
+    second = panel.second.values()
+    assert second == {**panel.first.values(), "feedback": "raw"}
+    panel.generate()
+    assert list(panel.river.trajectories) == ["A mixture", "B raw"]
+
+
+def test_a_step_moves_the_plane_and_leaves_text_and_river(panel, model):
+    panel.plane.value = True
+    before = panel.first.text.value, panel.river.rivers
     for step in (4, 1):
         panel.step.value = step
-        torch.testing.assert_close(
-            ring(panel.first, three), place(model, panel.trajectory)[step, : 2 + three]
-        )
-        assert panel.first.candidates.value == plots.candidates_html(panel.trajectory, step)
-        assert panel.first.text.value == plots.text_html(panel.trajectory, step)
+        torch.testing.assert_close(drawn(panel.first), place(model, panel.trajectory)[: step + 1])
+        assert (panel.first.text.value, panel.river.rivers) == before
 
 
 def test_step_slider_ends_where_the_text_ends(panel):
@@ -374,13 +383,49 @@ def test_step_slider_ends_where_the_text_ends(panel):
     panel.steps.value = 3
     panel.generate()
     assert (panel.step.value, panel.step.max, panel.play.max) == (2, 2, 2)
-    assert panel.first.candidates.value == plots.candidates_html(panel.trajectory, 2)
+
+
+def click(panel, name, step, symbol):
+    """What the browser sends where a candidate is clicked."""
+    river = list(panel.river.trajectories).index(name)
+    number = panel.river.rivers["tokens"].index(symbol)
+    panel.river._handle_custom_msg({"force": {"river": river, "step": step, "symbol": number}}, [])
+
+
+def test_a_losing_candidate_is_forced_and_a_change_of_a_control_forgets_it(panel, model):
+    panel.temperature.value = 0.0
+    free = panel.generate()
+    chosen = free.tokens[int(free.token_ids[2])]
+    symbol = next(one for one, _ in free.candidates(2) if one != chosen)
+    click(panel, "", 2, symbol)
+    expected = generate(model, "abc", 6, temperature=0, forced={2: symbol})
+    wait(lambda: same(panel.trajectory, expected) and flows(panel) == [expected.text])
+    assert panel.river.rivers["rivers"][0]["forced"] == [2]
+    later = next(one for one, _ in expected.candidates(4) if one != expected.text[4])
+    click(panel, "", 4, later)
+    both = generate(model, "abc", 6, temperature=0, forced={2: symbol, 4: later})
+    wait(lambda: same(panel.trajectory, both))
+    assert same(panel.generate(), free)
+    assert panel.river.rivers["rivers"][0]["forced"] == []
+
+
+def test_forcing_in_one_of_two_settings_leaves_the_other(panel):
+    panel.compare.value = True
+    panel.second.schedule.value = "never"
+    panel.generate()
+    before = panel.first.trajectory.text
+    name, second = "B never", panel.second.trajectory
+    symbol = next(one for one, _ in second.candidates(0) if one != second.text[0])
+    click(panel, name, 0, symbol)
+    wait(lambda: panel.second.trajectory.text[0] == symbol)
+    wait(lambda: "bits a symbol" in said(panel))
+    assert panel.first.trajectory.text == before
+    assert [river["forced"] for river in panel.river.rivers["rivers"]] == [[], [0]]
 
 
 def test_figures_are_filled_in_place(panel):
-    """A new figure a click would send 5 MB."""
     before, traces = panel.first.figure, [trace.uid for trace in panel.first.figure.data]
-    panel.view.value, panel.seed.value = "3-D", 5
+    panel.plane.value, panel.seed.value = True, 5
     panel.generate()
     assert panel.first.figure is before
     assert [trace.uid for trace in before.data] == traces
@@ -508,11 +553,11 @@ def test_an_error_without_words_is_named_by_its_kind():
 
 
 def test_a_panel_of_two_symbols_and_one_of_two_numbers_work():
-    """They have one and two principal directions where pictures want three."""
+    """They have one and two principal directions, of which a plane wants two."""
     tokenizer = CharTokenizer.fit("ab")
     for size in ({"d_model": 16, "n_heads": 2}, {"d_model": 16, "n_heads": 2, "embedding_dim": 2}):
         model = SoftAR(ModelConfig(vocab_size=2, n_layers=1, **size), tokenizer)
         panel = GenerationPanel(model, "ab", 5)
-        panel.view.value = "3-D"
+        panel.plane.value = True
         assert panel.problem == ""
         assert "image/png" in panel._repr_mimebundle_()

@@ -25,7 +25,7 @@ from .hull import (
     update_curves,
     update_hull,
 )
-from .interactive import TRAIL, history_figure, path_figure, update_now, update_path
+from .interactive import TRAIL, history_figure, plane_figure, update_plane
 from .languages import draw_simplex, draw_trie
 from .matrices import draw_matrices
 from .paths import draw_path, draw_paths
@@ -94,7 +94,7 @@ __all__ = [
     "mark_query",
     "mixture_html",
     "move_cursor",
-    "path_figure",
+    "plane_figure",
     "river_state",
     "shared_steps",
     "slots_html",
@@ -107,8 +107,7 @@ __all__ = [
     "update_drift",
     "update_heads",
     "update_hull",
-    "update_now",
-    "update_path",
+    "update_plane",
     "update_symbols",
     "update_together",
     "visible",

@@ -128,8 +128,9 @@ def draw_river(
             if state["strip"] and river["strip"][t] is not None:
                 color = HEAT(river["strip"][t] / state["strip"]["most"])
                 ax.add_patch(Rectangle((t - 0.48, -0.13), 0.96, 0.08, color=color, lw=0))
+        title = f"{river['name']}:  " if river["name"] else ""
         ax.set_title(
-            f"{river['name']}:  {''.join(map(visible, text))}",
+            title + "".join(map(visible, text)),
             fontsize=9,
             loc="left",
             parse_math=False,

@@ -1,6 +1,5 @@
-"""GenerationPanel: generate with a model and watch the path of its soft tokens."""
+"""GenerationPanel: generate with a model and see, step by step, what it held and what it chose."""
 
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,55 +12,49 @@ from ..generation import Trajectory, generate
 from ..metrics.pca import PCABasis
 from .panel import Panel
 from .picture import Picture
+from .river import River
 from .setting import CHOICES, NARROW, Beginning, Setting, by_name, has_rows
 
 
 class _Column(Setting):
-    """A setting with its text, the picture of its path, and the candidates of one step."""
+    """A setting with its text and, where asked for, its last steps in the plane of the table.
 
-    def __init__(self, title: str, models: Mapping[str, Predictor], schedules: Sequence[str]):
+    `forced` holds the symbols that a reader has chosen in the place of the model: {step: symbol}.
+    """
+
+    def __init__(self, models: Mapping[str, Predictor], schedules: Sequence[str]):
         super().__init__(models, schedules)
-        self.candidates = w.HTML()
-        self.figure = plots.path_figure()
-        self._path = Picture(self.figure)
-        self._picture = w.Box([self._path, self.candidates])
-        self.children = (*self.children, self._picture)
-        self.show(title, alone=True)
-
-    def show(self, title: str, alone: bool) -> None:
-        """Set the layout of the column.
-
-        If it is `alone`, the candidates are beside the picture and the title is empty. Otherwise
-        they are below the picture.
-        """
-        self.title.value = "" if alone else f"<b>{title}</b>"
+        self.forced: dict[int, str] = {}
+        self.figure = plots.plane_figure()
+        self.plane = Picture(self.figure)
         self.layout = w.Layout(flex="1 1 0%", min_width="0", overflow="hidden")
-        self._picture.layout = w.Layout(
-            display="flex", flex_flow="row" if alone else "column", align_items="stretch"
-        )
-        self.candidates.layout = w.Layout(
-            width="290px" if alone else "auto", flex="0 0 auto", padding="8px"
-        )
 
-    def draw(self) -> None:
-        """Send the path as it is now to the browser."""
-        self._path.draw()
+    def show_plane(self, shown: bool) -> None:
+        """Display the plane below the text, or the text alone."""
+        base = (self.title, self.row, self.text)
+        self.children = (*base, self.plane) if shown else base
 
-    def show_picture(self, shown: bool) -> None:
-        """Display the path and the candidates, or only the candidates."""
-        self._picture.children = (self._path, self.candidates) if shown else (self.candidates,)
+    def copy_from(self, other: Setting) -> None:
+        """Take the other's choices where this one still has those that every setting begins with."""
+        for name, (first, _) in CHOICES.items():
+            if getattr(self, name).value == first:
+                getattr(self, name).value = getattr(other, name).value
+        if self.model.value == self.model.options[0]:
+            self.model.value = other.model.value
 
 
 class GenerationPanel(Panel):
-    """Generate with a model and see the text, its surprise, and the path of its soft tokens.
+    """Generate with a model and see the text, its surprise, and a river of what each step held.
 
     Every change of a control generates again; `generate()` does the same from Python. `panel.first`
-    and `panel.second` are two settings side by side; the second one appears when `compare` is on.
-    `panel.collapse` and so on are the controls of the first setting.
+    and `panel.second` are two settings side by side, their rivers on one axis; the second one
+    appears when `compare` is on, as a copy of the first. `panel.collapse` and so on are the
+    controls of the first setting. A click on a candidate that lost forces it, and the model writes
+    on from there; the next change of a control forgets that.
 
     Args:
         models: one predictor, or several by name. Count models and true languages have no vectors,
-            so the panel draws no path for them.
+            so the panel offers no plane for them.
         prompt: the prompt of both settings.
         steps: how many symbols each setting generates.
         seed: the seed of both settings.
@@ -85,22 +78,25 @@ class GenerationPanel(Panel):
             for name, model in self.models.items()
             if has_rows(model)
         }
-        # 1) the controls, and the columns of both settings
+        # 1) the controls, the columns of both settings, and their rivers
         beginning = Beginning(prompt, steps, seed)
         self.prompt, self.steps, self.seed = beginning.children
         self._make_controls()
-        self.first = _Column("A", self.models, schedules)
-        self.second = _Column("B", self.models, schedules)
+        self.first, self.second = (_Column(self.models, schedules) for _ in "AB")
         for name in ("model", *CHOICES):
             setattr(self, name, getattr(self.first, name))
+        self.river = River()
+        self.river.on_force(self._force)
+        w.jslink((self.step, "value"), (self.river, "step"))
         # 2) their places
         self._columns = w.HBox([self.first])
         self.children = (
             beginning,
-            w.HBox([self.button, self.stop_button, self.compare, self.view]),
+            w.HBox([self.button, self.stop_button, self.compare, self.plane]),
             self.status,
-            w.HBox([self.play, self.step]),
             self._columns,
+            w.HBox([self.play, self.step]),
+            self.river,
         )
         # 3) the first text
         self.generate()
@@ -109,18 +105,23 @@ class GenerationPanel(Panel):
     def _make_controls(self) -> None:
         """Make the buttons and the slider of steps."""
         self.button = w.Button(description="Generate", button_style="primary", icon="play")
-        self.stop_button = w.Button(description="Stop", icon="stop")
+        self.stop_button = w.Button(description="Stop", icon="stop", tooltip="keep what is written")
         self.compare = w.ToggleButton(
-            False, description="Compare", tooltip="two settings side by side"
+            False, description="Compare", tooltip="two settings, their rivers on one axis"
         )
-        self.view = w.ToggleButtons(options=["2-D", "3-D"], style={"button_width": "50px"})
+        self.plane = w.ToggleButton(
+            False,
+            description="Plane",
+            disabled=not self._bases,
+            tooltip="the last steps among the symbols, in the plane that holds most of the table",
+        )
         self.step = w.IntSlider(0, min=0, max=self.steps.value - 1, description="Step", style=NARROW,
                                 layout=w.Layout(width="60%"))  # fmt: skip
         self.play = w.Play(min=0, max=self.steps.value - 1, interval=350)
         w.jslink((self.play, "value"), (self.step, "value"))
 
     def _connect(self) -> None:
-        self.button.on_click(lambda _: self._run_in_background(self._write))
+        self.button.on_click(lambda _: self._change())
         self.stop_button.on_click(self.stop)
         for control in (
             self.prompt,
@@ -129,10 +130,10 @@ class GenerationPanel(Panel):
             *self.first.controls,
             *self.second.controls,
         ):
-            control.observe(lambda _: self._run_in_background(self._write), "value")
+            control.observe(lambda _: self._change(), "value")
         self.compare.observe(self._show_columns, "value")
-        self.view.observe(lambda _: self._attempt(self._show_paths), "value")
-        self.step.observe(lambda _: self._attempt(self._show_step), "value")
+        self.plane.observe(lambda _: self._attempt(self._show_planes), "value")
+        self.step.observe(lambda _: self._attempt(self._show_planes), "value")
 
     @property
     def trajectory(self) -> Trajectory | None:
@@ -141,8 +142,26 @@ class GenerationPanel(Panel):
 
     def generate(self) -> Trajectory | None:
         """Generate with the present settings and display it; errors go to the status line."""
+        self._forget()
         self._run(self._write, self._begin())
         return self.trajectory
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def _change(self) -> None:
+        """Generate anew, in the background, from the present settings alone."""
+        self._forget()
+        self._run_in_background(self._write)
+
+    def _forget(self) -> None:
+        self.first.forced, self.second.forced = {}, {}
+
+    def _force(self, name: str, step: int, symbol: str) -> None:
+        """Generate the text again whose candidate was clicked: what was forced before it stays."""
+        setting = self._written()[list(self.river.trajectories).index(name)]
+        before = {at: chosen for at, chosen in setting.forced.items() if at < step}
+        setting.forced = {**before, step: symbol}
+        self._run_in_background(self._write)
 
     def _active(self) -> list[_Column]:
         """Return the settings that are displayed."""
@@ -160,67 +179,71 @@ class GenerationPanel(Panel):
                 break
             name, options = setting.model.value, setting.values()
             prompt, steps, seed = self.prompt.value, self.steps.value, self.seed.value
+            forced = {at: symbol for at, symbol in setting.forced.items() if at < steps}
             trajectory = generate(
-                self.models[name], prompt, steps, **options, seed=seed, stop=stop.is_set
+                self.models[name],
+                prompt,
+                steps,
+                **options,
+                seed=seed,
+                forced=forced,
+                stop=stop.is_set,
             )
             setting.written = name, trajectory
             done.append(setting)
-            self._show_path(setting)
-        self.step.max = self.play.max = max(len(setting.trajectory) for setting in done) - 1
+            with self._drawing:
+                setting.text.value = plots.text_html(trajectory)
+                self.river.show(self._rivers())
+                self._show_plane(setting)
+        longest = max(len(setting.trajectory) for setting in self._written())
+        self.step.max = self.play.max = longest - 1
         self.say(" · ".join(setting.summary() for setting in done))
 
+    def _rivers(self) -> dict[str, Trajectory]:
+        """The trajectories on display, by their letter and what sets them apart."""
+        columns = self._written()
+        names = {"model": [one.model.value for one in columns]}
+        names |= {name: [one.values()[name] for one in columns] for name in CHOICES}
+        apart = [values for values in names.values() if len(set(values)) > 1]
+        found = {}
+        for i, setting in enumerate(columns):
+            letter = "AB"[self._active().index(setting)]
+            found[" ".join([letter, *(str(values[i]) for values in apart)])] = setting
+        if len(found) == 1:
+            return {"": columns[0].trajectory}
+        return {name: setting.trajectory for name, setting in found.items()}
+
+    # -- showing -----------------------------------------------------------------------------------
+
     def _show_columns(self, _: Any) -> None:
-        for title, setting in zip("AB", self._active(), strict=False):
-            setting.show(title, alone=not self.compare.value)
+        if self.compare.value:
+            self.second.copy_from(self.first)
+        for letter, setting in zip("AB", self._active(), strict=False):
+            setting.title.value = f"<b>{letter}</b>" if self.compare.value else ""
         self._columns.children = tuple(self._active())
-        self._run_in_background(self._write)
+        self._change()
 
-    def _show_paths(self) -> None:
+    def _show_planes(self) -> None:
         for setting in self._written():
-            self._show_path(setting)
+            with self._drawing:
+                self._show_plane(setting)
 
-    def _show_path(self, setting: _Column) -> None:
-        with self._drawing:
-            name, trajectory = setting.written
-            three, basis = self.view.value == "3-D", self._bases.get(name)
-            setting.show_picture(basis is not None)
-            if basis:
-                plots.update_path(
-                    setting.figure, trajectory, basis, self.models[name].embedding, three
-                )
-            self._show_step_of(setting)
-
-    def _show_step(self) -> None:
-        for setting in self._written():
-            self._show_step_of(setting)
-
-    def _show_step_of(self, setting: _Column) -> None:
-        with self._drawing:
-            name, trajectory = setting.written
+    def _show_plane(self, setting: _Column) -> None:
+        name, trajectory = setting.written
+        basis = self._bases.get(name)
+        shown = self.plane.value and basis is not None
+        setting.show_plane(shown)
+        if shown:
             step = min(self.step.value, len(trajectory) - 1)
-            if basis := self._bases.get(name):
-                plots.update_now(setting.figure, trajectory, basis, step, self.view.value == "3-D")
-                setting.draw()
-            setting.text.value = plots.text_html(trajectory, step)
-            setting.candidates.value = plots.candidates_html(trajectory, step)
+            plots.update_plane(setting.figure, trajectory, basis, self.models[name].embedding, step)
+            setting.plane.draw()
 
     def still(self):
-        if self.first.written is None:
-            return None
-        name, trajectory = self.first.written
-        if name not in self._bases:
-            symbols = [  # a symbol may be longer than one character
-                trajectory.tokens[i] for i in trajectory.token_ids.tolist()
-            ]
-            return plots.draw_bits(
-                symbols, {"surprise": (-trajectory.log_probs / math.log(2)).numpy()}
-            )
-        return plots.draw_path(trajectory, self._bases[name], self.models[name].embedding)
+        """Return the rivers of what was written last as a matplotlib figure, or None."""
+        return plots.draw_river(self._rivers()) if self._written() else None
 
     def __repr__(self) -> str:
-        told = [setting.tell(self.problem) for setting in self._active()] if self.first else []
-        return (
-            f"GenerationPanel(prompt={self.prompt.value!r}: {'; '.join(told)})"
-            if told
-            else "GenerationPanel()"
-        )
+        if self.first is None:
+            return "GenerationPanel()"
+        described = "; ".join(setting.tell(self.problem) for setting in self._active())
+        return f"GenerationPanel(prompt={self.prompt.value!r}: {described})"
