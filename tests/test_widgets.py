@@ -369,6 +369,19 @@ def test_the_second_setting_begins_as_a_copy_of_the_first(panel):
     assert list(panel.river.trajectories) == ["A mixture", "B raw"]
 
 
+def test_two_settings_from_the_beginning_are_both_shown(model):
+    settings = [{"temperature": 0}, {"temperature": 0, "schedule": "never"}]
+    panel = GenerationPanel(model, "abc", 6, settings=settings)
+    assert panel.compare.value
+    assert list(panel.river.trajectories) == ["A always", "B never"]
+    assert flows(panel) == [
+        generate(model, "abc", 6, **{**one, "temperature": 0}).text for one in settings
+    ]
+    for wrong, error in (([], ValueError), ([{}] * 3, ValueError), ([{"colour": 1}], TypeError)):
+        with pytest.raises(error):
+            GenerationPanel(model, "abc", 6, settings=wrong)
+
+
 def test_a_step_moves_the_plane_and_leaves_text_and_river(panel, model):
     panel.plane.value = True
     before = panel.first.text.value, panel.river.rivers

@@ -22,8 +22,8 @@ class _Column(Setting):
     `forced` holds the symbols that a reader has chosen in the place of the model: {step: symbol}.
     """
 
-    def __init__(self, models: Mapping[str, Predictor], schedules: Sequence[str]):
-        super().__init__(models, schedules)
+    def __init__(self, models: Mapping[str, Predictor], schedules: Sequence[str], **chosen: Any):
+        super().__init__(models, schedules, **chosen)
         self.forced: dict[int, str] = {}
         self.figure = plots.plane_figure()
         self.plane = Picture(self.figure)
@@ -59,6 +59,12 @@ class GenerationPanel(Panel):
         steps: how many symbols each setting generates.
         seed: the seed of both settings.
         schedules: more schedules for the menus, such as "entropy(0.3)".
+        settings: the choices that one or two settings begin with, such as
+            [{"temperature": 0}, {"temperature": 0, "schedule": "never"}]; of two, both are shown.
+
+    Raises:
+        ValueError: for an unknown model, collapse, schedule or feedback; for more than two settings.
+        TypeError: for a choice that has no control.
     """
 
     first: _Column | None = None  # setting A, once it is made
@@ -70,7 +76,10 @@ class GenerationPanel(Panel):
         steps: int = 80,
         seed: int = 0,
         schedules: Sequence[str] = (),
+        settings: Sequence[Mapping[str, Any]] = ({},),
     ):
+        if not 1 <= len(settings) <= 2:
+            raise ValueError(f"a panel has one or two settings, not {len(settings)}")
         super().__init__()
         self.models = by_name(models)
         self._bases = {
@@ -82,14 +91,17 @@ class GenerationPanel(Panel):
         beginning = Beginning(prompt, steps, seed)
         self.prompt, self.steps, self.seed = beginning.children
         self._make_controls()
-        self.first, self.second = (_Column(self.models, schedules) for _ in "AB")
+        both = (*settings, {})[:2]
+        self.first, self.second = (_Column(self.models, schedules, **one) for one in both)
         for name in ("model", *CHOICES):
             setattr(self, name, getattr(self.first, name))
         self.river = River()
         self.river.on_force(self._force)
         w.jslink((self.step, "value"), (self.river, "step"))
         # 2) their places
-        self._columns = w.HBox([self.first])
+        self.compare.value = len(settings) == 2
+        self._columns = w.HBox()
+        self._place_columns()
         self.children = (
             beginning,
             w.HBox([self.button, self.stop_button, self.compare, self.plane]),
@@ -218,10 +230,14 @@ class GenerationPanel(Panel):
     def _show_columns(self, _: Any) -> None:
         if self.compare.value:
             self.second.copy_from(self.first)
+        self._place_columns()
+        self._change()
+
+    def _place_columns(self) -> None:
+        """Display the active settings, each under its letter where there are two."""
         for letter, setting in zip("AB", self._active(), strict=False):
             setting.title.value = f"<b>{letter}</b>" if self.compare.value else ""
         self._columns.children = tuple(self._active())
-        self._change()
 
     def _show_planes(self) -> None:
         for setting in self._written():
