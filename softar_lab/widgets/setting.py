@@ -120,6 +120,7 @@ class Setting(w.VBox):
         self.controls = (self.model, *(getattr(self, name) for name in CHOICES))
         for control in self.controls:
             control.layout.width = "235px"
+        self.temperature.layout.width = "320px"  # 41 positions want room
         self.title, self.text = w.HTML(), w.HTML()
         self.row = w.HBox(self.controls, layout=w.Layout(flex_flow="row wrap"))
         self.written: tuple[str, Trajectory] | None = None
