@@ -69,8 +69,10 @@ def test_stored_table_is_what_the_tool_makes():
     from softar_studies import make_pretrained
 
     frame, recipes = load_results(make_pretrained.RESULTS)
-    assert recipes == [make_pretrained.recipe(name) for name in make_pretrained.WAYS]
+    assert recipes == [make_pretrained.recipe(name) for name in make_pretrained.SETTINGS]
     seeds = frame.groupby("setting")["seed"].nunique()
-    assert seeds.to_dict() == {name: way.seeds for name, way in make_pretrained.WAYS.items()}
+    assert seeds.to_dict() == {
+        name: setting.seeds for name, setting in make_pretrained.SETTINGS.items()
+    }
     assert (frame["answers"].str.len() == 200).all()
     assert ((frame["answers"].str.count("x") / 200 - frame["right"]).abs() < 1e-9).all()

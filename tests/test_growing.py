@@ -34,7 +34,7 @@ def test_foreseen_is_the_share_of_the_other_occurrences(words, context):
         for i in range(context, len(w) - 1)
     ]
     text = segmented(words)
-    at, found = text.foreseen(context)
+    at, found = text.follower_confidence(context)
     expected = []
     for word in dict.fromkeys(words):
         n = words.index(word)
@@ -89,5 +89,5 @@ def test_thresholds_fall_only_where_nothing_is_left_and_room_ends_it():
     assert next(pairs for pairs, _ in falling) == [("a", "b")]
     assert {row["confidence"] for _, row in falling} == {0.9, 0.225}
     assert {row["least"] for _, row in falling} == {8, 2}
-    assert len(rounds(words, dict(names), confidence=0, room=1)) == 1
-    assert rounds(words, dict(names), room=0) == []
+    assert len(rounds(words, dict(names), confidence=0, free=1)) == 1
+    assert rounds(words, dict(names), free=0) == []

@@ -112,10 +112,10 @@ def test_answer_is_that_of_the_predictor_step_by_step(model):
         log_prob += model.predict(state).log_probs[0, token]
         state = model.advance(state, token_ids=token[None])
     assert found.prob == pytest.approx(float(log_prob.exp()), rel=1e-4)
-    assert 1 <= len(found.said) <= 40
+    assert 1 <= len(found.text) <= 40
     truth = still_answers(TALES_LANGUAGE, STORY)  # who knows the language answers rightly
     assert truth.prob == pytest.approx(1)
-    assert truth.said == "The brother."
+    assert truth.text == "The brother."
     with pytest.raises(ValueError, match="has no answer"):
         still_answers(model, STORY[: STORY.index("?") + 2])
 

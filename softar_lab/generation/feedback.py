@@ -171,13 +171,13 @@ class Sampled(Feedback):
             raise ValueError(f"sampled(beta) needs a number of at least 0, not {self.beta!r}")
 
     def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
-        probs, shown = (
+        probs, emitted = (
             context.prediction.probs,  # (B, V)
             context.embedding[context.token_ids],  # (B, m)
         )
         entropy = context.prediction.entropy[:, None] / max(math.log(probs.shape[-1]), 1e-12)
         weight = entropy / (self.beta + 1)
-        return weight * mixture(probs, context.embedding) + (1 - weight) * shown
+        return weight * mixture(probs, context.embedding) + (1 - weight) * emitted
 
 
 @register("hidden")

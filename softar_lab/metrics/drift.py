@@ -118,9 +118,9 @@ def _several(trajectories: Trajectory | Sequence[Trajectory]) -> Sequence[Trajec
 def _check_same(
     log_probs: Tensor, trajectories: Sequence[Trajectory], index: pd.MultiIndex
 ) -> None:
-    shown = torch.cat([one.token_ids for one in trajectories])
+    emitted = torch.cat([one.token_ids for one in trajectories])
     again, was = (
-        log_probs.gather(1, shown[:, None])[:, 0].double(),
+        log_probs.gather(1, emitted[:, None])[:, 0].double(),
         torch.cat([one.log_probs for one in trajectories]),
     )
     same = torch.isclose(again, was.double(), atol=_CLOSE, rtol=_CLOSE)
@@ -161,7 +161,7 @@ def drift(
     """
     trajectories = _several(trajectories)
     # 1) the model's predictions on its own path
-    said, batch = replay(trajectories, model).log_probs, _Batch(trajectories, model)
+    predicted, batch = replay(trajectories, model).log_probs, _Batch(trajectories, model)
     # 2) the truth's predictions after the same symbols
     judge = AlignedPredictor(model if truth is None else truth, model.tokenizer.tokens)
     state, log_probs, lost = judge.start(len(trajectories)), [], []
@@ -173,10 +173,10 @@ def drift(
             lost.append(state.lost)
     # 3) compare both at the real steps
     should, gone = batch.flat(log_probs), batch.flat(lost)
-    shown = torch.cat([one.token_ids for one in trajectories])
+    emitted = torch.cat([one.token_ids for one in trajectories])
     columns = {
-        "kl": divergence(should, said).masked_fill(gone, math.inf),
-        "log_prob": should.gather(1, shown[:, None])[:, 0].double().masked_fill(gone, math.nan),
+        "kl": divergence(should, predicted).masked_fill(gone, math.inf),
+        "log_prob": should.gather(1, emitted[:, None])[:, 0].double().masked_fill(gone, math.nan),
         "lost": gone,
     }
     return pd.DataFrame(

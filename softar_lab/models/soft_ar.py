@@ -144,7 +144,7 @@ class SoftAR(nn.Module, VectorPredictor):
     @property
     def overlap(self) -> int | None:
         """How many tokens a new window reads again when a text continues; None: none."""
-        return self.config.kept if self.config.layout else None
+        return self.config.overlap if self.config.layout else None
 
     @property
     def layout(self) -> Window | None:
@@ -183,10 +183,10 @@ class SoftAR(nn.Module, VectorPredictor):
             replace(self.config, readout=readout), self.tokenizer, rows=self.embedding.cpu()
         )
         other.mixing = deepcopy(self.mixing)
-        kept = {
+        weights = {
             k: v for k, v in self.state_dict().items() if not k.startswith("objective.readout.")
         }
-        other.load_state_dict({**other.state_dict(), **kept})
+        other.load_state_dict({**other.state_dict(), **weights})
         other.card = dict(self.card)
         return other.to(self.device).train(self.training)
 
@@ -205,9 +205,9 @@ class SoftAR(nn.Module, VectorPredictor):
         asked = resolve(window, own)
         if asked == own:
             return self
-        kept = ("aggregate", "segments", "kind", "stretch")
+        fixed = ("aggregate", "segments", "kind", "stretch")
         if self.memory and (
-            asked is None or any(getattr(asked, name) != getattr(own, name) for name in kept)
+            asked is None or any(getattr(asked, name) != getattr(own, name) for name in fixed)
         ):
             asked = LAYOUTS.spec(asked) if asked else "plain"
             raise ValueError(
@@ -317,7 +317,7 @@ class SoftAR(nn.Module, VectorPredictor):
         memory_state: MemoryState | int,
         token_ids: Int[Tensor, "B n"] | None = None,
         vectors: Float[Tensor, "B n m"] | None = None,
-        there: Bool[Tensor, "B n"] | None = None,
+        is_token: Bool[Tensor, "B n"] | None = None,
     ) -> MemoryState:
         """The memory state after n more tokens.
 
@@ -325,7 +325,7 @@ class SoftAR(nn.Module, VectorPredictor):
             memory_state: the state before, or the number of rows B for an empty memory.
             token_ids: hard tokens (B, n), or None.
             vectors: soft tokens (B, n, m), or None. Without tokens the state does not change.
-            there: which entries are tokens (B, n); None: all. A row with fewer than n tokens has
+            is_token: which entries are tokens (B, n); None: all. A row with fewer than n tokens has
                 them at the end.
 
         Returns:
@@ -338,7 +338,9 @@ class SoftAR(nn.Module, VectorPredictor):
         if token_ids is None and vectors is None:
             return memory_state
         new = self._vectors(token_ids, vectors)
-        return self.memory.update(memory_state, new, self, there) if new.shape[1] else memory_state
+        return (
+            self.memory.update(memory_state, new, self, is_token) if new.shape[1] else memory_state
+        )
 
     def read_memory(self, memory_state: MemoryState) -> Float[Tensor, "B M d"]:
         """The memory slots (B, M, d) of a memory state, changed as the window's control requires.

@@ -163,10 +163,10 @@ def _introduced(story: Story, thing: str) -> tuple[Choice, ...]:
 
 
 def _next(story: Story, _: str = "") -> tuple[Choice, ...]:
-    told = story.events + story.moods
-    mood = 0.3 if story.subject is not None and told < 3 else 0.0
-    asking = ASKING[told] * (1 - mood) if story.events else 0.0  # only after an event
-    acting = 1 - mood - asking if told < 3 else 0.0
+    sentences = story.events + story.moods
+    mood = 0.3 if story.subject is not None and sentences < 3 else 0.0
+    asking = ASKING[sentences] * (1 - mood) if story.events else 0.0  # only after an event
+    acting = 1 - mood - asking if sentences < 3 else 0.0
     both = 0.2 * acting if story.together() else 0.0
     options = [
         ("They ", both, Turn("they", story._replace(subject=None))),
@@ -254,12 +254,12 @@ def _arrived(story: Story, place: str) -> tuple[Choice, ...]:
         (f" and found the {thing}. ", 4.0, Turn("next", story.given(thing, me)))
         for thing in story.having(place)
     ]
-    return _weighted((". ", 3.0, Turn("next", story.told())), *lose, *find)
+    return _weighted((". ", 3.0, Turn("next", story.after_event())), *lose, *find)
 
 
 def _they(story: Story, _: str) -> tuple[Choice, ...]:
     swap = 2.0 if set(story.held) == {0, 1} else 0.0
-    swapped = Turn("next", story.told(held=story.held[::-1]))
+    swapped = Turn("next", story.after_event(held=story.held[::-1]))
     return _weighted(
         ("went to the ", 1.0, Turn("they_went", story)),
         ("swapped the {} and the {}. ".format(*story.things), swap, swapped),
@@ -271,7 +271,7 @@ def _they_went(story: Story, _: str) -> tuple[Choice, ...]:
 
 
 def _they_arrived(story: Story, place: str) -> tuple[Choice, ...]:
-    return _next(story.told(at=(place, place)))
+    return _next(story.after_event(at=(place, place)))
 
 
 # The question; the facts determine its answer.
@@ -362,11 +362,11 @@ def question_parts(document: str) -> Parts:
     Raises:
         ValueError: where there is no question.
     """
-    told, mark, answer = document.partition("? ")
+    before, mark, answer = document.partition("? ")
     if not mark and not document.endswith("?"):
         raise ValueError(f"no question in {document!r}")
-    start = told.rfind(". ") + 2 if ". " in told else 0
-    return Parts(told[:start], told[start:] + mark, answer)
+    start = before.rfind(". ") + 2 if ". " in before else 0
+    return Parts(before[:start], before[start:] + mark, answer)
 
 
 def answer(document: str) -> str:

@@ -41,7 +41,7 @@ class Segmented:
         """Number of units in the whole text."""
         return int(self.counts[self.word].sum())
 
-    def foreseen(self, context: int) -> tuple[np.ndarray, np.ndarray]:
+    def follower_confidence(self, context: int) -> tuple[np.ndarray, np.ndarray]:
         """Find every unit that has a follower in its word, and how predictable that follower was.
 
         The follower is predicted from the last `context` units of the word, this unit included. The
@@ -90,7 +90,7 @@ def candidates(text: Segmented, confidence: float | int, context: int) -> list[t
 
     A time counts where the confidence was at least `confidence`. The most frequent pair is first.
     """
-    at, sure = text.foreseen(context)
+    at, sure = text.follower_confidence(context)
     at = at[sure >= confidence]
     base = int(text.ids.max()) + 1
     pairs, which = np.unique(text.ids[at] * base + text.ids[at + 1], return_inverse=True)
@@ -103,7 +103,7 @@ def grow(
     text: Segmented,
     names: dict[int, str],
     place: Callable[[str], int],
-    room: int,
+    free: int,
     confidence: float | int,
     least: float | int,
     fall: float | int,
@@ -112,29 +112,29 @@ def grow(
     """Grow a vocabulary in rounds; yields the pairs joined in each round and its report row.
 
     A pair joins once its second unit was predicted with `confidence` at least `least` times. Where
-    there is no such pair, both thresholds are multiplied by `fall`. Growth ends where `room` is
+    there is no such pair, both thresholds are multiplied by `fall`. Growth ends where `free` is
     used up, where `least` would fall below 2, or where no pair is left and `fall` is 1.
 
     Args:
         text: the text as it is cut now.
         names: the unit of each id; new units are added to it in place.
         place: gives a new unit its id.
-        room: how many units may be added.
+        free: how many units may be added.
         confidence: the least confidence that counts, in [0, 1].
         least: how many confident predictions a pair needs.
         fall: factor in (0, 1] for both thresholds.
         context: number of units that predict the next one.
     """
-    while room:
+    while free:
         taken = _compatible(
-            candidates(text, confidence, context), least, names, min(room, _most(names))
+            candidates(text, confidence, context), least, names, min(free, _most(names))
         )
         if taken:
             for left, right in taken:
                 unit = names[left] + names[right]
                 names[new := place(unit)] = unit
                 text = text.join(left, right, new)
-            room -= len(taken)
+            free -= len(taken)
             row = {
                 "units": len(names),
                 "confidence": confidence,
