@@ -36,12 +36,12 @@ def without_gradients(method: Callable) -> Callable:
 class VectorPredictor(Predictor):
     """A predictor whose context is a row of `config.tokens` slots, each a hard or a soft token.
 
-    When the context is full, the next token begins a new one. The latest `config.overlap` slots, the
-    new token included, are read again in one pass.
+    When the context is full, the next token begins a new one. The latest `config.overlap` slots,
+    the new token included, are read again in one pass.
     """
 
     can_replace = can_look_ahead = True
-    config: Any  # needs tokens, kept and embedding_dim
+    config: Any  # needs tokens, overlap and embedding_dim
 
     @abstractmethod
     def _lookup(self, token_ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n m"]:
