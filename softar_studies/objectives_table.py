@@ -31,6 +31,7 @@ from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.metrics.distributions import brier_lm, calibration
 from softar_lab.models.compiled import switched_off
 from softar_lab.models.config import ModelConfig
+from softar_lab.models.device import pick_device
 from softar_lab.models.embedding_tables import TABLES
 from softar_lab.models.objectives import OBJECTIVES, READOUTS, make_objective
 from softar_lab.models.scoring import (
@@ -41,7 +42,7 @@ from softar_lab.models.scoring import (
     scored_windows,
     separator_id,
 )
-from softar_lab.models.soft_ar import SoftAR, pick_device
+from softar_lab.models.soft_ar import SoftAR
 from softar_lab.training.config import TrainConfig
 from softar_lab.training.data import TrainingRows
 from softar_lab.training.loop import Run, TrainingDiverged, make_optimizers, train, update
