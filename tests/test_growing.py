@@ -68,7 +68,7 @@ def test_candidates_count_confident_places_alone():
 
 
 def rounds(words, names, **how):
-    settings = {"room": 9, "confidence": 0.5, "least": 2, "fall": 1, "context": 1, **how}
+    settings = {"free": 9, "confidence": 0.5, "least": 2, "fall": 1, "context": 1, **how}
     return list(grow(segmented(words), names, lambda unit: len(names), **settings))
 
 
@@ -80,7 +80,7 @@ def test_grow_goes_on_with_what_it_made():
     assert [row["tokens"] for _, row in found] == [13, 8]
 
 
-def test_thresholds_fall_only_where_nothing_is_left_and_room_ends_it():
+def test_thresholds_fall_only_where_nothing_is_left_and_no_free_place_ends_it():
     words = [(0, 1)] * 8 + [(2, 3)] * 3 + [(2, 1)] * 3
     names = {i: "abcd"[i] for i in range(4)}
     strict = rounds(words, dict(names), confidence=0.9)
