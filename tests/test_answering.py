@@ -43,7 +43,7 @@ def test_the_same_answers_gain_nothing_for_sure():
     assert (found["gain"], found["gain_low"], found["gain_high"]) == (0, 0, 0)
 
 
-def test_a_control_that_is_not_there_is_named():
+def test_a_missing_control_is_named():
     with pytest.raises(
         ValueError, match="'soft' has the control 'hard', which is not in the table"
     ):

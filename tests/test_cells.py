@@ -45,7 +45,7 @@ def test_recipes_are_those_of_the_tool(found):
         assert json.loads(json.dumps(told[name])) == told[name]
 
 
-def test_every_cell_is_there_and_once(found):
+def test_every_cell_is_stored_exactly_once(found):
     frame = found[0]
     there = frame.groupby(["corpus", "objective", "table", "seed"])["readout"].nunique()
     wanted = {
@@ -275,7 +275,7 @@ def test_results_come_back_as_they_were_saved(tmp_path):
     assert path.read_bytes() == first
 
 
-def test_a_kept_cell_is_not_run_again(tmp_path):
+def test_a_stored_cell_is_not_run_again(tmp_path):
     path = cell_path(tmp_path / "new", "a name", "every(4)", 0)
     assert path.name == "a-name_every-4_0.json"
     assert load_or_run(path, {"steps": 3}, lambda: [{"figure": 1.5}]) == [{"figure": 1.5}]
@@ -287,7 +287,7 @@ def test_a_kept_cell_is_not_run_again(tmp_path):
         load_or_run(path, {"steps": 3}, list)
 
 
-def test_without_a_folder_nothing_is_kept():
+def test_without_a_folder_nothing_is_stored():
     assert cell_path(None, "a") is None
     assert load_or_run(None, {}, lambda: [{"figure": 1.5}]) == [{"figure": 1.5}]
 
@@ -349,7 +349,7 @@ def test_collapse_recipes_are_those_of_the_tool(collapses):
 
 
 @pytest.mark.parametrize("name", make_collapse.SUBJECTS)
-def test_every_way_of_a_model_is_there_and_once(collapses, name):
+def test_every_condition_of_a_model_is_stored_exactly_once(collapses, name):
     frame = collapses[0][collapses[0]["model"] == name]
     assert not frame.duplicated(make_collapse.KEYS).any()
     assert frame["bits"].isna().eq(frame["problem"] != "").all()

@@ -25,7 +25,7 @@ def segmented(words):
 
 
 @given(WORDS, st.integers(1, 4))
-def test_foreseen_is_the_share_of_the_other_occurrences(words, context):
+def test_follower_confidence_is_the_share_of_the_other_occurrences(words, context):
     """Of a unit's last few neighbours in its word, beginning and end of the word counted."""
     padded = [[None] * context + list(word) + ["end"] for word in words]
     seen = [
