@@ -63,10 +63,10 @@ def update_path(
     hovers = [step_hover(trajectory, step) for step in range(len(trajectory))]
     # the first three traces are 2-D, the other three 3-D; one group is visible
     with figure.batch_update():
-        for offset, axes, drawn in ((0, "xy", not three), (3, "xyz", three)):
+        for offset, axes, shown in ((0, "xy", not three), (3, "xyz", three)):
             path, trail, symbols = figure.data[offset : offset + 3]
-            path.visible = trail.visible = symbols.visible = drawn
-            if drawn:
+            path.visible = trail.visible = symbols.visible = shown
+            if shown:
                 for k, axis in enumerate(axes):
                     path[axis], symbols[axis] = (
                         [point[k] for point in points],

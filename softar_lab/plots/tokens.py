@@ -58,8 +58,8 @@ def draw_tokens(cuts: dict[str, tuple[Sequence[str], Sequence[int]]], width: int
     for line, (name, (pieces, ids)) in enumerate(cuts.items()):
         x = 0.0
         for piece, i in zip(pieces, ids):
-            text = "".join(map(visible, piece))
-            wide = len(text)
+            shown = "".join(map(visible, piece))
+            wide = len(shown)
             if x + wide > width:  # the line is full
                 ax.text(x + 0.2, -line, "…", va="center")
                 break
@@ -71,7 +71,7 @@ def draw_tokens(cuts: dict[str, tuple[Sequence[str], Sequence[int]]], width: int
             ax.text(
                 x + wide / 2,
                 0.04 - line,
-                text,
+                shown,
                 ha="center",
                 va="center",
                 family="monospace",
@@ -130,9 +130,9 @@ def draw_neighbours(similar: np.ndarray, names: Sequence[str], title: str) -> Fi
     size = 0.8 + 0.19 * len(names)
     figure, ax = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
     image = ax.imshow(similar, cmap=SHADES, vmin=-1, vmax=1, interpolation="nearest")
-    labels = ["".join(map(visible, name)) for name in names]
-    ax.set_xticks(range(len(names)), labels, family="monospace", fontsize=9)
-    ax.set_yticks(range(len(names)), labels, family="monospace", fontsize=9)
+    shown = ["".join(map(visible, name)) for name in names]
+    ax.set_xticks(range(len(names)), shown, family="monospace", fontsize=9)
+    ax.set_yticks(range(len(names)), shown, family="monospace", fontsize=9)
     ax.tick_params(length=0)
     ax.grid(visible=False)
     figure.colorbar(image, ax=ax, shrink=0.6, label="cosine")
