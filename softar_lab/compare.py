@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .core.cells import cell_path, kept
+from .core.cells import cell_path, load_or_run
 from .core.estimates import interval
 from .core.fingerprint import fingerprint
 from .core.predictor import Predictor
@@ -123,11 +123,11 @@ def run_conditions(
         names = _names(condition)
         run = partial(_run_condition, model, prompts, seeds, condition, settings, scoring)
         if not isinstance(condition[1], Always):
-            found = kept(cell_path(out, *names.values()), recipe, run)
+            found = load_or_run(cell_path(out, *names.values()), recipe, run)
         elif names["collapse"] in always:
             found = always[names["collapse"]]
         else:
-            found = kept(cell_path(out, names["collapse"], "always"), recipe, run)
+            found = load_or_run(cell_path(out, names["collapse"], "always"), recipe, run)
             always[names["collapse"]] = found
         rows += _labelled(found, names)
     return pd.DataFrame(rows)

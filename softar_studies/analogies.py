@@ -29,7 +29,9 @@ def analogy_questions(pairs: Int[Tensor, "P 2"]) -> Int[Tensor, "Q 4"]:
     if len(pairs) < 2:
         raise ValueError(f"an analogy needs at least 2 pairs, not {len(pairs)}")
     one, other = (~torch.eye(len(pairs), dtype=torch.bool)).nonzero().T
-    return torch.cat([torch.cat([way[one], way[other]], 1) for way in (pairs, pairs.flip(1))])
+    return torch.cat(
+        [torch.cat([ordered[one], ordered[other]], 1) for ordered in (pairs, pairs.flip(1))]
+    )
 
 
 def answer_analogies(
@@ -67,7 +69,8 @@ def analogy_shares(answers: pd.DataFrame) -> dict[str, float]:
     `asked` is how often the nearest of all words is a word of the question itself.
     """
     shares = {
-        way: float((answers[way] == answers["d"]).mean()) for way in ("all", "without", "control")
+        variant: float((answers[variant] == answers["d"]).mean())
+        for variant in ("all", "without", "control")
     }
     own = answers[["a", "b", "c"]].eq(answers["all"], axis=0).any(axis=1)
     return {**shares, "asked": float(own.mean())}
@@ -102,9 +105,9 @@ def mean_states(
     """
     sums, seen = torch.zeros(count, model.config.d_model), torch.zeros(count)
     for ids, which in zip(rows.split(32), words.split(32)):
-        states, there = model.hidden_states(ids)[:, 1:], which >= 0
-        sums.index_add_(0, which[there], states[there])
-        seen.index_add_(0, which[there], torch.ones(int(there.sum())))
+        states, inside = model.hidden_states(ids)[:, 1:], which >= 0
+        sums.index_add_(0, which[inside], states[inside])
+        seen.index_add_(0, which[inside], torch.ones(int(inside.sum())))
     return sums / seen[:, None]
 
 
@@ -140,7 +143,7 @@ def tales_analogies(model: SoftAR, stories: Sequence[str]) -> pd.DataFrame:
     pairs, names, rows = tales_pairs(), tales_words().words, []
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
     shuffled = torch.stack([pairs[:, 0], pairs[order, 1]], 1)
-    for way, vectors in word_vectors(model, stories).items():
+    for kind, vectors in word_vectors(model, stories).items():
         found = analogy_shares(answer_analogies(vectors, analogy_questions(pairs), names))
         found["agree"] = offsets_agree(vectors, pairs)
         control = analogy_shares(answer_analogies(vectors, analogy_questions(shuffled), names))
@@ -148,5 +151,5 @@ def tales_analogies(model: SoftAR, stories: Sequence[str]) -> pd.DataFrame:
             "shuffled without": control["without"],
             "shuffled agree": offsets_agree(vectors, shuffled),
         }
-        rows += [{"way": way, "what": what, "value": value} for what, value in found.items()]
+        rows += [{"way": kind, "what": what, "value": value} for what, value in found.items()]
     return pd.DataFrame(rows)

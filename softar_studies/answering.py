@@ -17,20 +17,22 @@ RIGHT, WRONG = "x", "."  # one letter per question, so that a table can be paire
 
 
 def answer_lengths(
-    trajectory: Any, decode: Callable[[Any], str], said: Callable[[str], Any]
+    trajectory: Any, decode: Callable[[Any], str], find_answer: Callable[[str], Any]
 ) -> int:
     """How many tokens pass until the text gives its final answer; all of them where it gives none.
 
     Args:
         trajectory: has the `token_ids` (T,).
         decode: turns token ids into a text.
-        said: reads the answer from a text; None where it finds none.
+        find_answer: reads the answer from a text; None where it finds none.
     """
     ids = trajectory.token_ids
-    final = said(decode(ids))
+    final = find_answer(decode(ids))
     if final is None:
         return len(ids)
-    return next((n for n in range(1, len(ids) + 1) if said(decode(ids[:n])) == final), len(ids))
+    return next(
+        (n for n in range(1, len(ids) + 1) if find_answer(decode(ids[:n])) == final), len(ids)
+    )
 
 
 def answer_row(
@@ -49,12 +51,12 @@ def answer_row(
         `distinct_4`; `judge_log_prob`, the judge's mean; `answers`, every verdict in order, "x" or
         ".".
     """
-    said = [text for text in texts if text]
+    written = [text for text in texts if text]
     return {
         "right": float(np.mean(right)),
         "tokens": float(np.mean(lengths)),
-        "distinct_4": float(np.nanmean([distinct_n(text, 4) for text in said]))
-        if said
+        "distinct_4": float(np.nanmean([distinct_n(text, 4) for text in written]))
+        if written
         else float("nan"),
         "judge_log_prob": float(np.nanmean(log_probs)),
         "answers": "".join(RIGHT if one else WRONG for one in right),

@@ -22,12 +22,12 @@ RESULTS, SEEDS, NAME = ROOT / "data" / "results" / "compression.csv", 3, "tales-
 STORIES, FACTS = 400, 300
 
 
-def told() -> dict:
+def recipe() -> dict:
     """Everything that determines a row except its seed."""
-    recipe, corpus = RECIPES[NAME], load_corpus(NAME)
+    checkpoint, corpus = RECIPES[NAME], load_corpus(NAME)
     return {
-        **recipe,
-        "train": vars(recipe["train"]),
+        **checkpoint,
+        "train": vars(checkpoint["train"]),
         "sha256": corpus.sha256,
         "seeds": SEEDS,
         "stories": STORIES,
@@ -57,7 +57,7 @@ def main() -> None:
             seed=seed,
         )
         found += rows(model, seed)
-    save_results(pd.DataFrame(found), [told()], RESULTS, ["part", "way", "at", "what", "seed"])
+    save_results(pd.DataFrame(found), [recipe()], RESULTS, ["part", "way", "at", "what", "seed"])
     print(f"written: {RESULTS}")
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from softar_lab import CharTokenizer, Corpus, ModelConfig, SoftAR, TrainConfig, load_corpus, train
-from softar_lab.core.cells import cell_path, kept, save_results
+from softar_lab.core.cells import cell_path, load_or_run, save_results
 from softar_lab.models.scoring import encode
 
 from .make_results import ROOT
@@ -61,9 +61,9 @@ def score(model: SoftAR, corpus: Corpus, window: int | None, name: str, seed: in
     rows = ids[: len(ids) // SCORED * SCORED].view(-1, SCORED)
     log_probs = torch.cat([seeing.eval().log_probs(part) for part in rows.split(64)])  # (N, SCORED)
     bits = -log_probs.double().mean(0).view(-1, BIN).mean(-1) / math.log(2)
-    told = {"positions": name, "window": window or 0, "seed": seed}
+    cell = {"positions": name, "window": window or 0, "seed": seed}
     return [
-        {**told, "begin": i * BIN, "end": (i + 1) * BIN, "bits": b, "problem": ""}
+        {**cell, "begin": i * BIN, "end": (i + 1) * BIN, "bits": b, "problem": ""}
         for i, b in enumerate(bits.tolist())
     ]
 
@@ -87,13 +87,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
     seeds, rows = parser.parse_args(arguments).seeds, []
     torch.set_num_threads(1)
-    told = recipe(load_corpus("shakespeare").sha256)
+    settings = recipe(load_corpus("shakespeare").sha256)
     for seed in seeds or range(SEEDS):
         for name in MODELS:
-            rows += kept(cell_path(CELLS, name, seed), told, partial(run, name, seed))
+            rows += load_or_run(cell_path(CELLS, name, seed), settings, partial(run, name, seed))
             print(name, seed, flush=True)
     if not seeds:
-        save_results(pd.DataFrame(rows), [told], RESULTS, ["positions", "window", "seed", "begin"])
+        save_results(
+            pd.DataFrame(rows), [settings], RESULTS, ["positions", "window", "seed", "begin"]
+        )
         print(f"written: {RESULTS}")
 
 

@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from softar_lab import Trajectory, generate
-from softar_lab.core.cells import cell_path, kept, save_results
+from softar_lab.core.cells import cell_path, load_or_run, save_results
 from softar_lab.core.predictor import Predictor
 from softar_lab.external.pretrained.load import load_pretrained
 from softar_lab.generation import engine
@@ -38,7 +38,7 @@ COLD = 0.1  # nats: a cold stop ends the thinking where the entropy is below thi
 
 
 @dataclass(frozen=True)
-class Way:
+class Setting:
     """One setting: the arguments of generate() and the name of its control.
 
     `think`: this many tokens of thinking come first, then a hard answer; None: no separate
@@ -62,24 +62,24 @@ class Way:
         return SEEDS if self.temperature else 1
 
 
-def _thinking(feedback: str, control: str, **options: Any) -> Way:
-    return Way(control, feedback, think=THINK, **options)
+def _thinking(feedback: str, control: str, **options: Any) -> Setting:
+    return Setting(control, feedback, think=THINK, **options)
 
 
-WAYS = {
-    "greedy": Way(schedule="always"),
-    **{f"mixture({t})": Way("greedy", f"mixture({t})") for t in (0.25, 0.5, 0.75, 1.0)},
-    "mixture(0.6, 30)": Way("greedy", "mixture(0.6, 30)"),
-    "hidden": Way("greedy", "hidden"),
-    "pause": Way("greedy", "pause"),
-    "every(4)": Way("greedy", schedule="every(4)"),
-    "every(4), pause": Way("greedy", "pause", "every(4)"),
-    "entropy(0.5)": Way("greedy", schedule="entropy(0.5)"),
-    "entropy(0.5), pause": Way("greedy", "pause", "entropy(0.5)"),
-    "sampled at 0.7": Way("greedy", schedule="always", temperature=0.7),
-    "sampled at 1": Way("greedy", schedule="always", temperature=1.0),
-    "gumbel(0.5)": Way("sampled at 1", "gumbel(0.5)", temperature=1.0),
-    "think: nothing": Way("greedy", think=0),
+SETTINGS = {
+    "greedy": Setting(schedule="always"),
+    **{f"mixture({t})": Setting("greedy", f"mixture({t})") for t in (0.25, 0.5, 0.75, 1.0)},
+    "mixture(0.6, 30)": Setting("greedy", "mixture(0.6, 30)"),
+    "hidden": Setting("greedy", "hidden"),
+    "pause": Setting("greedy", "pause"),
+    "every(4)": Setting("greedy", schedule="every(4)"),
+    "every(4), pause": Setting("greedy", "pause", "every(4)"),
+    "entropy(0.5)": Setting("greedy", schedule="entropy(0.5)"),
+    "entropy(0.5), pause": Setting("greedy", "pause", "entropy(0.5)"),
+    "sampled at 0.7": Setting("greedy", schedule="always", temperature=0.7),
+    "sampled at 1": Setting("greedy", schedule="always", temperature=1.0),
+    "gumbel(0.5)": Setting("sampled at 1", "gumbel(0.5)", temperature=1.0),
+    "think: nothing": Setting("greedy", think=0),
     "think: hard": _thinking("shown", "think: nothing"),
     "think: mixture(0.6, 30)": _thinking("mixture(0.6, 30)", "think: hard"),
     "think: hidden": _thinking("hidden", "think: hard"),
@@ -88,7 +88,7 @@ WAYS = {
     "think: mixture(0.6, 30), cold stop": _thinking(
         "mixture(0.6, 30)", "think: hard, cold stop", cold=True
     ),
-    "greedy, float32": Way("greedy", schedule="always", dtype="float32"),
+    "greedy, float32": Setting("greedy", schedule="always", dtype="float32"),
 }
 
 
@@ -207,12 +207,12 @@ class Asked:
             self.states[key] = self.read(state, token_ids=token_ids)
         return self.states[key]
 
-    def run(self, way: Way, seed: int) -> list[dict[str, Any]]:
+    def run(self, setting: Setting, seed: int) -> list[dict[str, Any]]:
         """Answer all questions in one setting: a list of one row."""
         texts, lengths, scores = ([None] * len(self.prompts) for _ in range(3))
         for batch in tqdm(self.batches, leave=False):
-            for i, path in zip(batch, self._write(way, batch, seed), strict=True):
-                texts[i], lengths[i] = self._answer(path, self.questions[i], way)
+            for i, path in zip(batch, self._write(setting, batch, seed), strict=True):
+                texts[i], lengths[i] = self._answer(path, self.questions[i], setting)
                 # the judge scores every fourth text only
                 scores[i] = self._judged(self.prompts[i], texts[i]) if i % 4 == 0 else float("nan")
         marks = [
@@ -220,22 +220,22 @@ class Asked:
         ]
         return [{"seed": seed, **answer_row(texts, marks, lengths, scores)}]
 
-    def _write(self, way: Way, batch: Sequence[int], seed: int) -> list[Trajectory]:
+    def _write(self, setting: Setting, batch: Sequence[int], seed: int) -> list[Trajectory]:
         seeds = [1000 * seed + i for i in batch]
-        options = {"feedback": way.feedback, "temperature": way.temperature, "seed": seeds}
+        options = {"feedback": setting.feedback, "temperature": setting.temperature, "seed": seeds}
         prompts = [self.prompts[i] for i in batch]
-        if way.think is None:
+        if setting.think is None:
             watched = Watched(self.tokenizer.end_id)
-            model = Symbols(self.model) if way.schedule == "always" else self.model
-            return generate(model, prompts, STEPS, collapse=watched, schedule=way.schedule,
+            model = Symbols(self.model) if setting.schedule == "always" else self.model
+            return generate(model, prompts, STEPS, collapse=watched, schedule=setting.schedule,
                             stop=watched.all_ended, **options)  # fmt: skip
         cue = self.tokenizer.encode(CUE)
-        thinking = Thinking(way.think, cue, way.cold)
-        options |= {"temperature": 0.0, "soft_temperature": way.temperature}
-        return generate(self.model, prompts, way.think + len(cue) + SPEAK, collapse=thinking,
+        thinking = Thinking(setting.think, cue, setting.cold)
+        options |= {"temperature": 0.0, "soft_temperature": setting.temperature}
+        return generate(self.model, prompts, setting.think + len(cue) + SPEAK, collapse=thinking,
                         schedule=thinking.schedule, **options)  # fmt: skip
 
-    def _answer(self, path: Trajectory, question: Any, way: Way) -> tuple[str, int]:
+    def _answer(self, path: Trajectory, question: Any, setting: Setting) -> tuple[str, int]:
         """The text after the thinking, up to its end, and the number of tokens to its answer.
 
         The number includes the tokens of thinking.
@@ -244,9 +244,9 @@ class Asked:
 
         def spoken(ids) -> str:
             text = decode(ids)
-            if way.think is not None:
-                _thought, cue, said = text.partition(CUE)
-                text = cue + said
+            if setting.think is not None:
+                _, cue, answer = text.partition(CUE)
+                text = cue + answer
             return self.tokenizer.spoken(text)
 
         return spoken(path.token_ids), answer_lengths(
@@ -271,30 +271,39 @@ class Asked:
 def recipe(name: str) -> dict[str, Any]:
     """Everything that determines a setting's rows."""
     asked = "\0".join(question.prompt for question in load_questions())
-    told = {"questions": hashlib.sha256(asked.encode()).hexdigest(), "steps": STEPS, "batch": BATCH}
-    if WAYS[name].think is not None:
-        told |= {"speak": SPEAK, "cue": CUE, "cold": COLD}
-    return {"setting": name, "model": "SmolLM2-135M-Instruct.Q4_1", **told, **vars(WAYS[name])}
+    shared = {
+        "questions": hashlib.sha256(asked.encode()).hexdigest(),
+        "steps": STEPS,
+        "batch": BATCH,
+    }
+    if SETTINGS[name].think is not None:
+        shared |= {"speak": SPEAK, "cue": CUE, "cold": COLD}
+    return {
+        "setting": name,
+        "model": "SmolLM2-135M-Instruct.Q4_1",
+        **shared,
+        **vars(SETTINGS[name]),
+    }
 
 
 def main() -> None:
-    names, asked, rows = names_asked_for(__doc__, WAYS, "SETTING"), {}, []
+    names, asked, rows = names_asked_for(__doc__, SETTINGS, "SETTING"), {}, []
     torch.set_num_threads(1)
-    for name in tqdm(names or WAYS):
-        way = WAYS[name]
+    for name in tqdm(names or SETTINGS):
+        setting = SETTINGS[name]
 
-        def run(seed: int, way: Way = way) -> list[dict[str, Any]]:
-            if way.dtype not in asked:
-                asked[way.dtype] = Asked(way.dtype)
+        def run(seed: int, setting: Setting = setting) -> list[dict[str, Any]]:
+            if setting.dtype not in asked:
+                asked[setting.dtype] = Asked(setting.dtype)
             with torch.inference_mode():
-                return asked[way.dtype].run(way, seed)
+                return asked[setting.dtype].run(setting, seed)
 
-        for seed in range(way.seeds):
-            found = kept(
+        for seed in range(setting.seeds):
+            found = load_or_run(
                 cell_path(RUNS, name, seed), recipe(name), lambda seed=seed, run=run: run(seed)
             )
             rows += [
-                {"setting": name, "control": way.control, **row, "problem": ""} for row in found
+                {"setting": name, "control": setting.control, **row, "problem": ""} for row in found
             ]
             print(
                 f"{name}, seed {seed}: {found[0]['right']:.3f} right, {found[0]['tokens']:.1f} tokens",
@@ -302,7 +311,7 @@ def main() -> None:
             )
     if not names:
         save_results(
-            pd.DataFrame(rows), [recipe(name) for name in WAYS], RESULTS, ["setting", "seed"]
+            pd.DataFrame(rows), [recipe(name) for name in SETTINGS], RESULTS, ["setting", "seed"]
         )
         print(f"written: {RESULTS}")
 

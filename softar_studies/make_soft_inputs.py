@@ -15,7 +15,7 @@ from itertools import product
 import pandas as pd
 
 from softar_lab import CharTokenizer, SoftAR, generate, load_corpus, train
-from softar_lab.core.cells import cell_path, kept, save_results
+from softar_lab.core.cells import cell_path, load_or_run, save_results
 from softar_lab.metrics.distributions import distinct_n, judge
 from softar_lab.training.data import TrainingRows
 from softar_studies.objectives_table import multiply_adds, recipe
@@ -93,7 +93,7 @@ def _judged_texts(
     }
 
 
-def told() -> dict:
+def cell_recipe() -> dict:
     """Everything that determines a cell except its objective, soft inputs and seed."""
     return {**recipe(load_corpus("tales"), BUDGETS["tales"]), "prompts": PROMPTS, "length": LENGTH}
 
@@ -105,10 +105,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
     seeds, rows = parser.parse_args(arguments).seeds, []
     for cell in product(OBJECTIVES, SOFT, seeds or range(SEEDS)):
-        rows += kept(cell_path(CELLS, *cell), told(), partial(run, *cell))
+        rows += load_or_run(cell_path(CELLS, *cell), cell_recipe(), partial(run, *cell))
         print(*cell, flush=True)
     if not seeds:
-        save_results(pd.DataFrame(rows), [told()], RESULTS, ["objective", "inputs", "seed"])
+        save_results(pd.DataFrame(rows), [cell_recipe()], RESULTS, ["objective", "inputs", "seed"])
         print(f"written: {RESULTS}")
 
 

@@ -23,7 +23,7 @@ from softar_lab import (
     load_corpus,
     train,
 )
-from softar_lab.core.cells import cell_path, kept, save_results
+from softar_lab.core.cells import cell_path, load_or_run, save_results
 from softar_lab.data.corpora import Corpus
 from softar_lab.data.tokenizers.subword import UnitTokenizer
 
@@ -84,7 +84,7 @@ def cells(name: str) -> list[tuple[str, int, int]]:
     ]
 
 
-def told(name: str) -> dict:
+def recipe(name: str) -> dict:
     """Everything that determines a corpus's figures except tokenizer, vocabulary size and seed."""
     return {
         "corpus": name,
@@ -100,10 +100,12 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in names or SIZES:
         for cell in cells(name):
-            rows += kept(cell_path(CELLS, name, *cell), told(name), partial(run, name, *cell))
+            rows += load_or_run(
+                cell_path(CELLS, name, *cell), recipe(name), partial(run, name, *cell)
+            )
             print(name, *cell, flush=True)
     if not names:
-        save_results(pd.DataFrame(rows), [told(name) for name in SIZES], RESULTS, KEYS)
+        save_results(pd.DataFrame(rows), [recipe(name) for name in SIZES], RESULTS, KEYS)
         print(f"written: {RESULTS}")
 
 

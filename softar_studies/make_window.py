@@ -26,7 +26,7 @@ from softar_lab import (
     load_language,
     train,
 )
-from softar_lab.core.cells import cell_path, kept, save_results
+from softar_lab.core.cells import cell_path, load_or_run, save_results
 from softar_lab.core.predictor import Predictor
 from softar_lab.data.corpora import Corpus
 from softar_lab.data.languages import Recall, Urn
@@ -198,7 +198,7 @@ def rows(name: str, seed: int) -> list[dict]:
     found = []
     for layout in (*(["truth"] if name in TRUTHS else []), "full", *TASKS[name].layouts):
         here = {**about, "window": str(TASKS[name].layouts.get(layout, PLAIN))}
-        found += kept(
+        found += load_or_run(
             cell_path(RUNS, name, layout, seed), here, partial(measure, name, layout, seed)
         )
         print(name, layout, seed, flush=True)

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from softar_lab.core.cells import cell_path, kept
+from softar_lab.core.cells import cell_path, load_or_run
 from softar_lab.core.estimates import interval
 from softar_lab.core.predictor import Predictor
 from softar_lab.data.corpora import Corpus
@@ -31,6 +31,7 @@ from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.metrics.distributions import brier_lm, calibration
 from softar_lab.models.compiled import switched_off
 from softar_lab.models.config import ModelConfig
+from softar_lab.models.device import pick_device
 from softar_lab.models.embedding_tables import TABLES
 from softar_lab.models.objectives import OBJECTIVES, READOUTS, make_objective
 from softar_lab.models.scoring import (
@@ -41,13 +42,13 @@ from softar_lab.models.scoring import (
     scored_windows,
     separator_id,
 )
-from softar_lab.models.soft_ar import SoftAR, pick_device
+from softar_lab.models.soft_ar import SoftAR
 from softar_lab.training.config import TrainConfig
 from softar_lab.training.data import TrainingRows
 from softar_lab.training.loop import Run, TrainingDiverged, make_optimizers, train, update
 
-WAY = ["corpus", "objective", "table", "readout"]
-RUN = [*WAY, "seed"]  # identifies a row
+CONDITION = ["corpus", "objective", "table", "readout"]
+RUN = [*CONDITION, "seed"]  # identifies a row
 TRAINED = ["seconds_per_step", "embedding_rank", "embedding_norm"]
 FIGURES = ["bits", "excess", "top1", "brier_1", "brier_2", "brier_3", "brier_4", "brier_lm", "ece"]
 
@@ -72,10 +73,10 @@ class Budget:
     arguments: dict[str, str] = field(default_factory=lambda: {"votes": "votes(200)"})
 
     @classmethod
-    def from_recipe(cls, told: dict[str, Any]) -> "Budget":
+    def from_recipe(cls, recorded: dict[str, Any]) -> "Budget":
         """The budget recorded in a recipe."""
-        given = {name: told[name] for name in ("model", "chars", "rows", "arguments")}
-        return cls(train=TrainConfig(**told["train"]), **given)
+        given = {name: recorded[name] for name in ("model", "chars", "rows", "arguments")}
+        return cls(train=TrainConfig(**recorded["train"]), **given)
 
     def config(self, vocab_size: int, objective: str, table: str) -> ModelConfig:
         """The config of a cell, with the cheapest readout that training can use.
@@ -131,13 +132,15 @@ def fair_table(
         KeyboardInterrupt: on Ctrl-C.
     """
     seeds = range(seeds) if isinstance(seeds, int) else seeds
-    told, rows = recipe(corpus, budget), []
+    settings, rows = recipe(corpus, budget), []
     cells = list(product(objectives, targets, seeds))
     for objective, table, seed in tqdm(
         cells, disable=not progress, unit="cell", desc=f"fair table {corpus.name}"
     ):
         path = cell_path(out, corpus.name, objective, table, seed)
-        rows += kept(path, told, partial(run_cell, objective, table, corpus, seed, budget, truth))
+        rows += load_or_run(
+            path, settings, partial(run_cell, objective, table, corpus, seed, budget, truth)
+        )
     return pd.DataFrame(rows)
 
 
@@ -172,7 +175,7 @@ def run_cell(
     cell = _description(model, corpus, seed)
     cell["multiply_adds_per_step"] = multiply_adds(model, rows, budget.train)
     # 2) its readouts
-    ways = [
+    specs = [
         READOUTS.complete(budget.arguments.get(name, name), None, None)
         for name in readouts(model.config)
     ]
@@ -182,7 +185,7 @@ def run_cell(
     except TrainingDiverged as error:
         cell |= dict.fromkeys(TRAINED, math.nan)
         missing = {**dict.fromkeys(FIGURES, math.nan), "problem": str(error)}
-        return [{**cell, "readout": way, **missing} for way in ways]
+        return [{**cell, "readout": spec, **missing} for spec in specs]
     # 4) judge each readout
     last = run.history.iloc[-1]
     cell |= {"seconds_per_step": last["seconds"] / budget.train.steps}
@@ -191,7 +194,7 @@ def run_cell(
     floor = (
         math.nan if truth is None else evaluate(truth, scored.val, corpus.separator) / math.log(2)
     )
-    return [{**cell, **read(model, way, rows, scored, stretches, floor)} for way in ways]
+    return [{**cell, **read(model, spec, rows, scored, stretches, floor)} for spec in specs]
 
 
 def read(
@@ -281,10 +284,10 @@ def summary(
         frame = frame.join(base, on=["corpus", "seed"]).dropna(subset=["base"])
         frame = frame.assign(**{value: frame[value] - frame["base"]})
     rows = [
-        {**dict(zip(WAY, key, strict=True)), **interval(group[value].to_numpy())}
-        for key, group in frame.groupby(WAY)
+        {**dict(zip(CONDITION, key, strict=True)), **interval(group[value].to_numpy())}
+        for key, group in frame.groupby(CONDITION)
     ]
-    found = pd.DataFrame(rows, columns=[*WAY, "mean", "low", "high", "seeds"])
+    found = pd.DataFrame(rows, columns=[*CONDITION, "mean", "low", "high", "seeds"])
     return found.sort_values(["corpus", "mean"], ascending=[True, not up], ignore_index=True)
 
 

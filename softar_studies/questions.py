@@ -60,8 +60,8 @@ def is_correct(question: Question, text: str) -> bool:
 
     See `answers.extract_answer`.
     """
-    said = extract_answer(question, text)
-    return said is not None and said in {spelling.lower() for spelling in question.accepted}
+    found = extract_answer(question, text)
+    return found is not None and found in {spelling.lower() for spelling in question.accepted}
 
 
 @lru_cache(maxsize=1)
@@ -148,12 +148,12 @@ def _arithmetic(rng: Random, i: int) -> Question | None:
 
 def _ordering(rng: Random, i: int) -> Question | None:
     """Question i of ordering: five types in turn."""
-    n, way = i // 5, rng.choice(["after", "before"])
-    step = 1 if way == "after" else -1
+    n, side = i // 5, rng.choice(["after", "before"])
+    step = 1 if side == "after" else -1
     if i % 5 == 0:  # the neighbour of a number
         a, level = (rng.randint(3, 20), 1) if n % 2 else (rng.randint(21, 99), 2)
         return _number(
-            "ordering", "neighbour", level, f"Which number comes right {way} {a}?", a + step, (a,)
+            "ordering", "neighbour", level, f"Which number comes right {side} {a}?", a + step, (a,)
         )
     if i % 5 == 1:  # the next number of a sequence
         a, by = rng.randint(1, 20), rng.choice([2, 5, 10] if n % 2 else [3, 4, 6, 7])
@@ -180,9 +180,9 @@ def _ordering(rng: Random, i: int) -> Question | None:
     )
     if answer not in ring:  # A or I, which are left out
         return None
-    prompt = f"Which {what} comes right {way} {asked}{' in the alphabet' * (what == 'letter')}?"
+    prompt = f"Which {what} comes right {side} {asked}{' in the alphabet' * (what == 'letter')}?"
     prompt += f" Say only the {what}."
-    return _choice("ordering", what, 1 if way == "after" else 2, prompt, answer, ring, (asked,))
+    return _choice("ordering", what, 1 if side == "after" else 2, prompt, answer, ring, (asked,))
 
 
 def _sorting(rng: Random, i: int) -> Question | None:

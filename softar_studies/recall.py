@@ -27,27 +27,27 @@ def facts(documents: Sequence[str]) -> pd.DataFrame:
     """
     rows, at = [], 0
     for document in documents:
-        told, question, said = question_parts(document)
-        begin = at + len(told) + len(question)
+        text, question, reply = question_parts(document)
+        begin = at + len(text) + len(question)
         rows.append(
             {
                 "begin": begin,
-                "end": begin + len(said.rstrip()),
-                "age": begin - at - _told(told, question),
+                "end": begin + len(reply.rstrip()),
+                "age": begin - at - _fact_end(text, question),
             }
         )
         at += len(document)
     return pd.DataFrame(rows)
 
 
-def _told(told: str, question: str) -> int:
-    """Where the sentence ends that decided the answer."""
+def _fact_end(text: str, question: str) -> int:
+    """Where the sentence ends that decided the answer to a question about `text`."""
     # 1) go back, sentence by sentence, to the one that last changed the answer
-    ends = [match.start() + 2 for match in re.finditer(r"\. ", told)]
+    ends = [match.start() + 2 for match in re.finditer(r"\. ", text)]
     answers = []
     for end in reversed(ends):
         try:
-            answers.append(answer(told[:end] + question))
+            answers.append(answer(text[:end] + question))
         except ValueError:  # nothing has happened yet, or nobody can ask this yet
             break
         if answers[-1] != answers[0]:
@@ -55,7 +55,7 @@ def _told(told: str, question: str) -> int:
     # 2) where none did: the last sentence of the opening that names what is asked for
     asked = _ASKED.search(question.strip()).group(1)
     opening = ends[: len(ends) - len(answers) + 1]
-    sentences = [told[a:b] for a, b in zip([0, *opening], opening)]
+    sentences = [text[a:b] for a, b in zip([0, *opening], opening)]
     return next(
         (e for e, sentence in zip(reversed(opening), reversed(sentences)) if asked in sentence),
         opening[0],

@@ -75,19 +75,19 @@ def held_facts(words: WordAlphabet, count: int, seed: int = 0) -> list[Fact]:
 
 def _fact(words: WordAlphabet, story: str, rng: Random) -> Fact | None:
     """The fact of a story; None where the story has another question or names the thing twice."""
-    told, question, answer = (PIECE.findall(part) for part in question_parts(story))
+    before, question, answer = (PIECE.findall(part) for part in question_parts(story))
     if question[0] != "What" or len(answer) != 4:  # The, thing, full stop, end of line
         return None
     asked, thing = question[3], answer[1]
-    (wrong,) = {word for word in told if word in THINGS} - {thing}
-    (other,) = {word for word in told if word in CHARACTERS} - {asked}
-    if told.count(thing) > 1:
+    (wrong,) = {word for word in before if word in THINGS} - {thing}
+    (other,) = {word for word in before if word in CHARACTERS} - {asked}
+    if before.count(thing) > 1:
         return None
-    last = {word: len(told) - 1 - told[::-1].index(word) for word in (thing, asked, other)}
+    last = {word: len(before) - 1 - before[::-1].index(word) for word in (thing, asked, other)}
     others = tuple(
         words.ids[word] for word in rng.sample(THINGS, len(THINGS)) if word not in (thing, wrong)
     )
-    read = torch.tensor([words.ids[word] for word in [*told, *question, answer[0]]])
+    read = torch.tensor([words.ids[word] for word in [*before, *question, answer[0]]])
     return Fact(
         read, last[thing], last[asked], last[other], words.ids[thing], words.ids[wrong], others
     )
@@ -157,18 +157,18 @@ def tales_enrichment(model: SoftAR, facts: Sequence[Fact]) -> pd.DataFrame:
         things.
         `what` is p of the true "answer", or of "another" thing that the story never names.
     """
-    ways = _edits(model.embedding, facts)
+    edits = _edits(model.embedding, facts)
     asked = {
         "answer": [fact.answer for fact in facts],
         "another": [fact.others[0] for fact in facts],
     }
     # for every edit, p of both things in the answer's place
     rows = []
-    for (way, at), edit in ways.items():
+    for (name, at), edit in edits.items():
         probs = answer_probs(model, facts, edit)
         for what, ids in asked.items():
             value = probs.gather(1, torch.tensor(ids)[:, None]).mean().item()
-            rows.append({"way": way, "at": float(at), "what": what, "value": value})
+            rows.append({"way": name, "at": float(at), "what": what, "value": value})
     return pd.DataFrame(rows)
 
 
@@ -198,9 +198,9 @@ def _edits(
     def erase(rows: Tensor, fact: Fact) -> None:
         rows[fact.thing] = blank
 
-    ways: dict[tuple[str, float | int], Edit | None] = {("full", 0): None, ("erased", 0): erase}
+    edits: dict[tuple[str, float | int], Edit | None] = {("full", 0): None, ("erased", 0): erase}
     for slot, name, strength in product(("holder", "other"), vectors, STRENGTHS):
-        ways[f"{name} in the {slot}'s slot", strength] = planted(
+        edits[f"{name} in the {slot}'s slot", strength] = planted(
             vectors[name], slot, strength, blank
         )
-    return ways | {("summed", n): summed(n) for n in COMPANY}
+    return edits | {("summed", n): summed(n) for n in COMPANY}

@@ -43,7 +43,7 @@ def test_the_same_answers_gain_nothing_for_sure():
     assert (found["gain"], found["gain_low"], found["gain_high"]) == (0, 0, 0)
 
 
-def test_a_control_that_is_not_there_is_named():
+def test_a_missing_control_is_named():
     with pytest.raises(
         ValueError, match="'soft' has the control 'hard', which is not in the table"
     ):
@@ -69,8 +69,10 @@ def test_stored_table_is_what_the_tool_makes():
     from softar_studies import make_pretrained
 
     frame, recipes = load_results(make_pretrained.RESULTS)
-    assert recipes == [make_pretrained.recipe(name) for name in make_pretrained.WAYS]
+    assert recipes == [make_pretrained.recipe(name) for name in make_pretrained.SETTINGS]
     seeds = frame.groupby("setting")["seed"].nunique()
-    assert seeds.to_dict() == {name: way.seeds for name, way in make_pretrained.WAYS.items()}
+    assert seeds.to_dict() == {
+        name: setting.seeds for name, setting in make_pretrained.SETTINGS.items()
+    }
     assert (frame["answers"].str.len() == 200).all()
     assert ((frame["answers"].str.count("x") / 200 - frame["right"]).abs() < 1e-9).all()

@@ -162,7 +162,7 @@ def test_soft_tokens_of_a_trajectory_are_looked_at(tiny):
     assert any(explorer.attended.shown["soft"])
 
 
-def test_any_weights_may_be_shown():
+def test_any_weights_may_be_drawn():
     explorer = AttentionExplorer()
     assert repr(explorer) == "AttentionExplorer()"
     assert explorer.still() is None

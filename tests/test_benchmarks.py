@@ -238,7 +238,7 @@ def test_store_notices_a_contestant_that_is_not_exact(script, tmp_path):
         store.contest(content, 1, tmp_path)
 
 
-def test_nanogpt_missing_is_said(script, tmp_path):
+def test_nanogpt_missing_is_reported(script, tmp_path):
     with pytest.raises(SystemExit, match="git clone"):
         script("generation").main(["--quick", "--nanogpt", str(tmp_path / "nowhere")])
 

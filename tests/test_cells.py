@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from softar_lab.core.cells import cell_path, kept, load_results, save_results
+from softar_lab.core.cells import cell_path, load_or_run, load_results, save_results
 from softar_lab.core.estimates import interval
 from softar_lab.core.store import StoreError
 from softar_lab.data.corpora import load_corpus
@@ -45,7 +45,7 @@ def test_recipes_are_those_of_the_tool(found):
         assert json.loads(json.dumps(told[name])) == told[name]
 
 
-def test_every_cell_is_there_and_once(found):
+def test_every_cell_is_stored_exactly_once(found):
     frame = found[0]
     there = frame.groupby(["corpus", "objective", "table", "seed"])["readout"].nunique()
     wanted = {
@@ -89,7 +89,7 @@ def test_readouts_of_a_cell_share_its_training(found):
 
 def test_soft_inputs_are_whole_and_their_recipe_is_that_of_the_tool():
     frame, recipes = load_results(make_soft_inputs.RESULTS)
-    assert recipes == [json.loads(json.dumps(make_soft_inputs.told()))]
+    assert recipes == [json.loads(json.dumps(make_soft_inputs.cell_recipe()))]
     assert (
         len(frame)
         == len(make_soft_inputs.OBJECTIVES) * len(make_soft_inputs.SOFT) * make_soft_inputs.SEEDS
@@ -131,7 +131,7 @@ def test_soft_inputs_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeyp
 def test_tokenizers_are_whole_and_their_recipe_is_that_of_the_tool():
     frame, recipes = load_results(make_tokenizers.RESULTS)
     told = {one["corpus"]: one for one in recipes}
-    assert told["topics"] == json.loads(json.dumps(make_tokenizers.told("topics")))
+    assert told["topics"] == json.loads(json.dumps(make_tokenizers.recipe("topics")))
     ours = {
         name: value for name, value in told["topics"].items() if name not in ("corpus", "sha256")
     }
@@ -275,21 +275,21 @@ def test_results_come_back_as_they_were_saved(tmp_path):
     assert path.read_bytes() == first
 
 
-def test_a_kept_cell_is_not_run_again(tmp_path):
+def test_a_stored_cell_is_not_run_again(tmp_path):
     path = cell_path(tmp_path / "new", "a name", "every(4)", 0)
     assert path.name == "a-name_every-4_0.json"
-    assert kept(path, {"steps": 3}, lambda: [{"figure": 1.5}]) == [{"figure": 1.5}]
-    assert kept(path, {"steps": 3}, list) == [{"figure": 1.5}]
+    assert load_or_run(path, {"steps": 3}, lambda: [{"figure": 1.5}]) == [{"figure": 1.5}]
+    assert load_or_run(path, {"steps": 3}, list) == [{"figure": 1.5}]
     with pytest.raises(StoreError, match="made by another recipe.*steps: saved 3, now 4"):
-        kept(path, {"steps": 4}, list)
+        load_or_run(path, {"steps": 4}, list)
     path.write_text("{")
     with pytest.raises(StoreError, match="no finished cell"):
-        kept(path, {"steps": 3}, list)
+        load_or_run(path, {"steps": 3}, list)
 
 
-def test_without_a_folder_nothing_is_kept():
+def test_without_a_folder_nothing_is_stored():
     assert cell_path(None, "a") is None
-    assert kept(None, {}, lambda: [{"figure": 1.5}]) == [{"figure": 1.5}]
+    assert load_or_run(None, {}, lambda: [{"figure": 1.5}]) == [{"figure": 1.5}]
 
 
 def damaged(path, how):
@@ -349,7 +349,7 @@ def test_collapse_recipes_are_those_of_the_tool(collapses):
 
 
 @pytest.mark.parametrize("name", make_collapse.SUBJECTS)
-def test_every_way_of_a_model_is_there_and_once(collapses, name):
+def test_every_condition_of_a_model_is_stored_exactly_once(collapses, name):
     frame = collapses[0][collapses[0]["model"] == name]
     assert not frame.duplicated(make_collapse.KEYS).any()
     assert frame["bits"].isna().eq(frame["problem"] != "").all()
@@ -376,7 +376,7 @@ def test_every_way_of_a_model_is_there_and_once(collapses, name):
 @pytest.mark.slow
 def test_compression_is_whole_and_its_recipe_is_that_of_the_tool():
     frame, recipes = load_results(make_compression.RESULTS)
-    assert recipes == [json.loads(json.dumps(make_compression.told()))]
+    assert recipes == [json.loads(json.dumps(make_compression.recipe()))]
     assert frame["value"].between(-1, 1).all()
     assert not frame.duplicated(["part", "way", "at", "what", "seed"]).any()
     assert (

@@ -202,7 +202,7 @@ def test_barycentric_with_one_weight_left_is_the_nearest_row_at_any_temperature(
 
 
 @pytest.mark.parametrize("least", [1, 2, 3, 5, 9])
-def test_vote_weighs_by_the_ways_to_choose(least):
+def test_vote_weighs_by_binomial_coefficients(least):
     """Counts known beforehand against math.comb, with the fall back to fewer, n -> n - 1."""
     counts = np.array([[9, 0, 0], [5, 3, 1], [3, 3, 3], [4, 4, 1], [0, 8, 1]])
     shown = torch.stack(

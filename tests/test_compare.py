@@ -54,7 +54,7 @@ def test_write_all_is_generate_and_score_texts(model, tiny):
         )
 
 
-def test_write_all_has_a_row_a_way_and_seed_and_marks_controls(model):
+def test_write_all_has_a_row_per_condition_and_seed_and_marks_controls(model):
     found = run_conditions(
         model,
         PROMPTS,
@@ -83,7 +83,7 @@ def test_always_is_the_same_under_every_feedback_and_written_once(model, monkeyp
     assert found["share"].eq(1).all()
 
 
-def test_shown_without_a_temperature_of_its_own_is_always(model):
+def test_control_shown_without_its_own_temperature_is_always(model):
     found = run_conditions(
         model, PROMPTS, ["softmax"], ["always", "every(3)"], ["shown"], model, 2, **HOW
     )
@@ -104,7 +104,7 @@ def test_truth_says_how_far_a_text_holds(tiny):
     assert found["held"].item() == np.mean(held)
 
 
-def test_a_way_the_model_cannot_go_says_why(model):
+def test_a_condition_that_the_model_refuses_holds_the_reason(model):
     found = run_conditions(model, PROMPTS, ["vote"], ["never"], ["raw"], model, 2, **HOW)
     assert found["bits"].isna().all()
     assert (
@@ -174,7 +174,7 @@ def test_against_control_takes_off_the_same_rule_with_hard_tokens(model):
         against_control(runs[runs["feedback"] != "shown"])
 
 
-def test_finished_ways_are_not_written_again(model, tmp_path, monkeypatch):
+def test_finished_conditions_are_not_run_again(model, tmp_path, monkeypatch):
     arguments = (model, PROMPTS, ["softmax", "vote"], ["always", "never"], ["mixture"], model, 2)
     first = run_conditions(*arguments, out=tmp_path / "kept", **HOW)
     monkeypatch.setattr(MODULE, "generate", None)

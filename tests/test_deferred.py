@@ -91,7 +91,7 @@ def ends(look, steps, hard):
         ),  # decided before it is grounded
     ],
 )
-def test_a_run_ends_where_a_slot_of_it_must_be_said(look, hard, expected):
+def test_a_run_ends_where_a_slot_of_it_must_be_emitted(look, hard, expected):
     assert ends(look, len(hard), hard) == expected
 
 

@@ -65,7 +65,9 @@ def frame(*rows, **columns):
 
 @pytest.mark.parametrize("context", [24, 6])
 @pytest.mark.parametrize("when", ["always", "never", "every(3)"])
-def test_replay_says_what_was_said_also_where_the_window_was_renewed(tiny, when, context):
+def test_replay_gives_the_recorded_predictions_also_where_the_window_was_renewed(
+    tiny, when, context
+):
     model = tiny(objective="mse", context=context, scale=0.15)
     written = generate(model, PROMPTS, 12, schedule=when, seed=1)
     found = replay(written, model)
@@ -251,7 +253,7 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order():
     assert found["share"].eq((drifts["kl"] > 0.1).mean()).all()
 
 
-def test_auroc_leaves_out_the_lost_and_says_why_there_is_none():
+def test_auroc_leaves_out_the_lost_and_gives_the_problem_where_it_is_nan():
     drifts = frame([0.0, 0.2, math.inf, math.inf])
     scores = pd.DataFrame({"s": [0.0, 1.0, -5.0, -5.0]}, index=drifts.index)
     found = auroc(drifts, scores).loc["s"]

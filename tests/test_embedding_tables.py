@@ -58,7 +58,7 @@ def test_orthonormal_rows_are_orthonormal_and_mixtures_tell_their_confidence(wid
     torch.testing.assert_close((q @ rows).square().sum(), q.square().sum(), atol=1e-5, rtol=0)
 
 
-def test_orthonormal_refuses_too_little_room(rng):
+def test_orthonormal_refuses_too_narrow_a_table(rng):
     with pytest.raises(ValueError, match="embedding_dim >= vocab_size, not 4 < 5"):
         make_table("orthonormal", 5, 4, rng())
 
@@ -180,7 +180,7 @@ def test_pretrained_rows_are_those_of_the_checkpoint_centred_and_scaled(part, sp
         torch.testing.assert_close(rows.mean(0), torch.zeros(rows.shape[1]), atol=1e-6, rtol=0)
 
 
-def test_pretrained_rows_refuse_a_part_that_is_not_there():
+def test_pretrained_rows_refuse_a_missing_part():
     for folder, part in (("mess3-hard", "body"), ("tales-soft", "head")):
         with pytest.raises(ValueError, match=f"part must be 'table', or 'head' of .* not '{part}'"):
             pretrained_rows(CHECKPOINTS / folder, part)

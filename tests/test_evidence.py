@@ -232,7 +232,7 @@ def test_table_html_is_escaped_and_not_padded():
     assert "⟨0.5000⟩" in html
 
 
-def test_table_names_the_columns_that_are_not_there():
+def test_table_names_missing_columns():
     with pytest.raises(KeyError, match=r"\['speed'\].*model"):
         table(rows([1, 2]), exact=["speed", "loss"])
 

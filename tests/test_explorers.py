@@ -109,7 +109,7 @@ def test_drift_is_measured_by_the_judge_and_drawn(tiny, judge):
     ("control", "value"),
     [("collapse", "softmax"), ("collapse", "barycentric"), ("temperature", 0.0)],
 )
-def test_another_collapse_of_a_free_path_is_answered_without_writing(
+def test_another_collapse_of_a_free_path_needs_no_generation(
     explorer, model, monkeypatch, control, value
 ):
     setting = explorer.settings[1]
@@ -181,7 +181,7 @@ def test_quick_changes_end_in_the_last_setting(explorer, model):
     assert None not in (explorer.settings[0].drift, explorer.settings[1].drift)
 
 
-def test_drift_keeps_nobody_waiting_and_belongs_to_what_is_shown(explorer, model, monkeypatch):
+def test_drift_blocks_nothing_and_belongs_to_the_drawn_trajectory(explorer, model, monkeypatch):
     """A change made while drift is measured is answered first; what was measured of the text before
     is not drawn.
     """
@@ -309,7 +309,7 @@ def walk(model):
     return TrajectoryExplorer(model, "abc", 9, temperature=0.8, **SOFT)
 
 
-def test_a_prompt_is_written_on_and_a_trajectory_shown(walk, model):
+def test_a_prompt_is_continued_and_its_trajectory_drawn(walk, model):
     expected = generate(model, "abc", 9, temperature=0.8, **SOFT)
     assert same(walk.trajectory, expected)
     assert said(walk) == "9 steps, 9 of them left soft"
@@ -352,7 +352,7 @@ def test_walk_without_vectors_has_a_text_and_candidates():
     assert "shows" in repr(walk)
 
 
-def test_what_goes_wrong_is_said(model):
+def test_errors_are_reported(model):
     walk = TrajectoryExplorer(model, "§")
     assert said(walk).startswith("⚠ ")
     assert "§" in repr(walk)

@@ -155,7 +155,7 @@ def test_behind_every_memory(tiny, any_threads, kind):
 @pytest.mark.parametrize(
     "changes", [{"table": "orthonormal"}, {"readout": "barycentric"}, {"readout": "affine"}]
 )
-def test_read_in_every_way(tiny, any_threads, changes):
+def test_fast_path_with_every_table_and_readout(tiny, any_threads, changes):
     check(
         tiny(objective="mse", **changes),
         (3, 16),

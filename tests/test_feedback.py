@@ -78,7 +78,7 @@ def test_unknown_feedback_lists_the_known():
         feedback.resolve("echo")
 
 
-def test_gumbel_leans_towards_the_symbol_shown_and_becomes_its_row_when_cold():
+def test_gumbel_leans_towards_the_emitted_symbol_and_becomes_its_row_when_cold():
     log_probs = torch.randn(6, 5, generator=torch.Generator().manual_seed(3)).log_softmax(-1)
     shown = torch.tensor([0, 1, 2, 3, 4, 4])
     given = StepContext(
@@ -214,7 +214,7 @@ def test_hidden_is_the_vector_read_most_like_the_hidden_state(tiny, width):
         torch.testing.assert_close(model.input(found), state.hidden, atol=1e-3, rtol=1e-3)
 
 
-def test_hidden_undoes_the_input_once_a_session(tiny, monkeypatch):
+def test_hidden_inverts_the_input_map_once_per_run(tiny, monkeypatch):
     asked, pinv = [], torch.linalg.pinv
     monkeypatch.setattr(torch.linalg, "pinv", lambda weight: asked.append(1) or pinv(weight))
     generate(tiny(), "ab", 6, schedule="never", feedback="hidden")
@@ -230,13 +230,13 @@ def test_hidden_needs_a_model_with_one_linear_map():
 # -- the controls -----------------------------------------------------------------------------------------------------
 
 
-def test_shown_is_the_row_of_the_symbol_whatever_was_predicted():
+def test_control_shown_is_the_row_of_the_symbol_whatever_was_predicted():
     given = replace(random_context(), token_ids=torch.tensor([4, 4, 0, 1, 2, 3]))
     assert torch.equal(feedback.resolve("shown")(given), EMBEDDING[[4, 4, 0, 1, 2, 3]])
 
 
 @pytest.mark.parametrize("when", ["never", "every(3)"])
-def test_shown_in_place_of_soft_tokens_writes_what_always_writes(tiny, when):
+def test_control_shown_generates_what_always_generates(tiny, when):
     model = tiny(objective="mse", scale=0.15)
     found, hard = (
         generate(model, "ab", 20, schedule=s, feedback="shown", seed=3) for s in (when, "always")
@@ -272,7 +272,7 @@ def test_nearest_is_the_row_closest_to_the_vector():
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 3), (5, 5)])
-def test_pause_is_as_long_as_rows_and_has_nothing_of_them_where_there_is_room(shape):
+def test_pause_is_as_long_as_rows_and_orthogonal_to_them_where_they_leave_a_direction(shape):
     table = torch.randn(shape, generator=torch.Generator().manual_seed(6))
     given = replace(random_context(), embedding=table)
     found = feedback.resolve("pause")(given)

@@ -175,7 +175,7 @@ def test_a_collapse_of_three_lines_works_by_name(tiny, monkeypatch):
     assert "second" in collapse.names()
 
 
-def test_a_collapse_may_look_at_the_thought(tiny):
+def test_a_collapse_may_read_the_soft_token(tiny):
     seen = []
 
     @collapse.with_context
@@ -493,7 +493,7 @@ def shown_row(context):
 
 
 @pytest.mark.parametrize("when", ["never", "every(3)", "random", "entropy(1.5)", "retro(2)"])
-def test_feeding_back_what_is_shown_is_always(tiny, when):
+def test_feeding_back_the_emitted_symbol_is_always(tiny, when):
     model = tiny(objective="mse")
     for found, expected in zip(
         generate(model, PROMPTS, 30, schedule=when, feedback=shown_row, seed=range(5)),
@@ -777,7 +777,7 @@ def test_unknown_characters_are_read_as_unk_where_the_tokenizer_lets_them_in(tin
 
 @pytest.mark.parametrize("temperature", [0, 0.5, 1.0, 3.0])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_short_way_writes_what_the_loop_writes(tiny, objective, temperature):
+def test_the_fast_path_generates_what_the_loop_generates(tiny, objective, temperature):
     """One row of a plain model goes through NumPy; `every(1)` is `always` by the general loop."""
     model = tiny(objective=objective, table="orthonormal", embedding_dim=16, context=60)
     for seed in range(5):

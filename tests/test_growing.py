@@ -25,7 +25,7 @@ def segmented(words):
 
 
 @given(WORDS, st.integers(1, 4))
-def test_foreseen_is_the_share_of_the_other_occurrences(words, context):
+def test_follower_confidence_is_the_share_of_the_other_occurrences(words, context):
     """Of a unit's last few neighbours in its word, beginning and end of the word counted."""
     padded = [[None] * context + list(word) + ["end"] for word in words]
     seen = [
@@ -34,7 +34,7 @@ def test_foreseen_is_the_share_of_the_other_occurrences(words, context):
         for i in range(context, len(w) - 1)
     ]
     text = segmented(words)
-    at, found = text.foreseen(context)
+    at, found = text.follower_confidence(context)
     expected = []
     for word in dict.fromkeys(words):
         n = words.index(word)
@@ -68,7 +68,7 @@ def test_candidates_count_confident_places_alone():
 
 
 def rounds(words, names, **how):
-    settings = {"room": 9, "confidence": 0.5, "least": 2, "fall": 1, "context": 1, **how}
+    settings = {"free": 9, "confidence": 0.5, "least": 2, "fall": 1, "context": 1, **how}
     return list(grow(segmented(words), names, lambda unit: len(names), **settings))
 
 
@@ -80,7 +80,7 @@ def test_grow_goes_on_with_what_it_made():
     assert [row["tokens"] for _, row in found] == [13, 8]
 
 
-def test_thresholds_fall_only_where_nothing_is_left_and_room_ends_it():
+def test_thresholds_fall_only_where_nothing_is_left_and_no_free_place_ends_it():
     words = [(0, 1)] * 8 + [(2, 3)] * 3 + [(2, 1)] * 3
     names = {i: "abcd"[i] for i in range(4)}
     strict = rounds(words, dict(names), confidence=0.9)
@@ -89,5 +89,5 @@ def test_thresholds_fall_only_where_nothing_is_left_and_room_ends_it():
     assert next(pairs for pairs, _ in falling) == [("a", "b")]
     assert {row["confidence"] for _, row in falling} == {0.9, 0.225}
     assert {row["least"] for _, row in falling} == {8, 2}
-    assert len(rounds(words, dict(names), confidence=0, room=1)) == 1
-    assert rounds(words, dict(names), room=0) == []
+    assert len(rounds(words, dict(names), confidence=0, free=1)) == 1
+    assert rounds(words, dict(names), free=0) == []

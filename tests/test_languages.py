@@ -538,7 +538,7 @@ def test_blocks_equal_stepping_at_every_length(name, batch_size, stepping):
     st.integers(1, 40),
     st.integers(0, 2**32),
 )
-def test_any_hidden_markov_model_is_filtered_alike_in_every_way(V, S, batch_size, length, seed):
+def test_any_hidden_markov_model_is_filtered_alike_by_every_method(V, S, batch_size, length, seed):
     language = HiddenMarkov(random_hidden(V, S, seed))
     token_ids = language.sample(length, batch_size, seed=seed)
     rows = language.next_log_probs(token_ids)
@@ -632,7 +632,7 @@ def test_mess3_has_the_papers_matrices():
     st.integers(0, 2**32),
     st.sampled_from([0.2, 1.0]),
 )
-def test_any_markov_chain_is_scored_alike_in_every_way(V, order, length, seed, concentration):
+def test_any_markov_chain_is_scored_alike_by_every_method(V, order, length, seed, concentration):
     language = Markov.random(V, order, seed, concentration)
     token_ids = language.sample(length, 3, seed=seed)
     rows = language.next_log_probs(token_ids)

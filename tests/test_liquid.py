@@ -47,7 +47,7 @@ def test_mixed_is_the_mixture_of_the_probabilities(rate):
     ("tail", "what"), [(1, "raw"), (1, "mixture"), (5, "raw"), (3, "gumbel"), (40, "mixture")]
 )
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_liquid_at_rate_one_is_ordinary_writing(tiny, objective, what, tail):
+def test_liquid_at_rate_one_is_ordinary_generation(tiny, objective, what, tail):
     """Far beyond the context of 12, whatever the temperature: the oldest slot is predicted from a
     past all hard.
     """
@@ -65,7 +65,7 @@ def test_liquid_at_rate_one_is_ordinary_writing(tiny, objective, what, tail):
 
 
 @pytest.mark.parametrize("how", ["nearest", "barycentric"])
-def test_liquid_at_rate_one_is_ordinary_writing_by_collapses_of_the_vector(tiny, how):
+def test_liquid_at_rate_one_is_ordinary_generation_by_collapses_of_the_vector(tiny, how):
     model = tiny(objective="mse")
     found, expected = (
         generate(model, "abc", 30, schedule=when, feedback="raw", collapse=how)

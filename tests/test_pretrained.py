@@ -168,7 +168,7 @@ def test_a_window_hides_what_is_beyond_it(ours):
 
 
 @every_kind
-def test_greedy_writing_is_the_references(reference, ours, kind):
+def test_greedy_decoding_is_the_references(reference, ours, kind):
     model, other = ours(kind), reference(kind)
     state, token_ids, written = model.start(), torch.tensor([[BOS]]), []
     for _ in range(15):
@@ -278,7 +278,7 @@ def test_config_of_names_what_is_not_supported(reference, kind, change, message)
         config_of({**reference(kind).config.to_dict(), **change})
 
 
-def test_config_of_names_what_is_not_told():
+def test_config_of_names_what_is_missing():
     with pytest.raises(ValueError, match="configuration of a llama model lacks 'hidden_size'"):
         config_of({"model_type": "llama"})
 

@@ -240,7 +240,7 @@ def test_weights_cut_short_are_no_model(folder, tmp_path, content):
 @pytest.mark.parametrize(
     ("device", "message"), [("cuda", "there is no GPU here"), ("gpu", "device must be")]
 )
-def test_a_device_that_is_not_there_is_named(folder, device, message):
+def test_a_missing_device_is_named(folder, device, message):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(ValueError, match=message):

@@ -127,7 +127,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", RIGHT)
-def test_right_lets_the_answer_pass_however_it_is_said(case):
+def test_an_answer_is_right_in_any_wording(case):
     question, texts = RIGHT[case]
     assert not [
         (text, extract_answer(question, text)) for text in texts if not is_correct(question, text)
@@ -201,7 +201,7 @@ def test_sorting_is_right():
 
 
 @pytest.mark.parametrize(("of", "most"), [(2, 0.53), (3, 0.37)])
-def test_always_saying_the_same_place_gains_nothing(of, most):
+def test_always_answering_the_same_place_gains_nothing(of, most):
     """The right one of two or three stands in each place about equally often: 9 and 8, 20, 18 and
     17.
     """

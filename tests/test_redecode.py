@@ -100,7 +100,7 @@ def test_recollapse_by_a_collapse_that_revises_says_who_asks_it_to(tiny):
         redecode(model, generate(model, "ab", 5), "deferred")
 
 
-def test_recollapse_leaves_the_path_and_changes_what_is_said(tiny):
+def test_recollapse_leaves_the_path_and_changes_the_text(tiny):
     model = tiny(objective="mse")
     first = generate(model, "ab", 9, schedule="every(2)", temperature=0.5)
     found = redecode(model, first, "nearest", temperature=0)

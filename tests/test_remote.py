@@ -433,7 +433,7 @@ def test_passing_trouble_is_tried_again(server, bad):
         ),
     ],
 )
-def test_lasting_trouble_is_said_at_once(server, bad, complaint):
+def test_lasting_trouble_is_reported_at_once(server, bad, complaint):
     server.parts = [bad]
     with pytest.raises(RemoteError, match=complaint) as caught:
         RemoteJudge(url=server.url, caller=quick(max_bytes=200_000)).log_probs(TEXT)
@@ -441,7 +441,7 @@ def test_lasting_trouble_is_said_at_once(server, bad, complaint):
     assert len(server.asked) == 1
 
 
-def test_nobody_there_is_an_error(server):
+def test_an_unreachable_server_is_an_error(server):
     url = server.url
     server.shutdown()
     server.server_close()
@@ -469,7 +469,7 @@ def test_retry_after_reads_seconds_and_dates():
 # who asks
 
 
-def test_bearer_is_sent_and_never_shown(server):
+def test_bearer_is_sent_and_never_printed(server):
     server.parts = [reply({"error": f"unknown key {KEY}"}, "403 Forbidden")]
     judge = RemoteJudge(url=server.url, caller=quick(auth=Bearer(KEY)))
     with pytest.raises(RemoteError, match=r"unknown key \*\*\*") as caught:
@@ -576,13 +576,13 @@ def test_sigv4_finds_credentials_in_the_environment(monkeypatch):
         (lambda: Caller(timeout=float("nan")), "timeout must be at least"),
     ],
 )
-def test_wrong_use_is_said(make, complaint):
+def test_wrong_use_is_refused(make, complaint):
     with pytest.raises(ValueError, match=complaint) as caught:
         make()
     assert KEY not in str(caught.value)
 
 
-def test_a_key_in_the_address_is_not_shown():
+def test_a_key_in_the_address_is_not_printed():
     assert place_of(f"https://host/v1/completions?api-key={KEY}") == "https://host/v1/completions"
 
 

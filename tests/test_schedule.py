@@ -292,7 +292,7 @@ def test_oracle_of_the_truth_itself_never_collapses():
     assert not schedule.Oracle(above=1e-12, truth=TRUTH)(at(run, truth)).any()
 
 
-def test_oracle_is_lost_for_good_where_the_impossible_was_shown():
+def test_oracle_is_lost_for_good_where_the_impossible_was_emitted():
     """Row 0: b after b; row 1: d, which the truth does not know; row 2 goes on as ever."""
     run, oracle = session_of("ab", "ab", "ab"), schedule.Oracle(above=100, truth=TRUTH)
     even = torch.full((3, 4), 0.25).log()

@@ -54,7 +54,7 @@ def test_facts_are_what_their_stories_say(facts):
 
 
 @pytest.mark.slow
-def test_facts_are_told_by_the_seed(facts):
+def test_facts_are_determined_by_the_seed(facts):
     again, other = held_facts(WORDS, 20, seed=3), held_facts(WORDS, 20, seed=4)
     assert all(
         a.token_ids.equal(b.token_ids) and a.others == b.others for a, b in zip(facts, again)
@@ -85,13 +85,13 @@ def test_unedited_is_what_the_model_says(model, facts):
         torch.testing.assert_close(model.probs(state)[0], probs, atol=1e-5, rtol=1e-4)
 
 
-def test_slot_that_is_not_there_is_refused(model, facts):
+def test_a_missing_slot_is_refused(model, facts):
     state = model.read(model.start(), token_ids=facts[0].token_ids[None])
     with pytest.raises(ValueError, match=r"slot 99 is not in the context, which holds 0 … "):
         slot_vector(state, 99)
 
 
-def test_table_has_every_way_and_probabilities(model, facts):
+def test_table_has_every_edit_and_probabilities(model, facts):
     frame = tales_enrichment(model, facts)
     assert len(frame) == 2 * (2 + 6 * len(STRENGTHS) + len(COMPANY))
     assert not frame.duplicated(["way", "at", "what"]).any()

@@ -346,7 +346,7 @@ def test_replace_harms_no_state_that_shares_the_cache(tiny, rng):
         (13, 1, "slots 13 … 13"),
     ],
 )
-def test_replace_names_the_slots_that_are_there(tiny, slot, n, message):
+def test_replace_names_the_slots_of_the_context(tiny, slot, n, message):
     model = tiny()
     state = model.read(model.start(2), some_ids(13, 2))
     with pytest.raises(ValueError, match=message):
@@ -356,7 +356,7 @@ def test_replace_names_the_slots_that_are_there(tiny, slot, n, message):
 
 
 @pytest.mark.parametrize("way", ["replace", "lookahead"])
-def test_replace_and_foresee_say_what_is_wrong(tiny, way):
+def test_replace_and_lookahead_name_what_is_wrong(tiny, way):
     model = tiny()
     state = model.read(model.start(2), some_ids(5, 2))
     ask = (
@@ -377,7 +377,7 @@ def test_replace_and_foresee_say_what_is_wrong(tiny, way):
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("n", [0, 1, 5])
-def test_foresee_is_what_advance_would_find(tiny, rng, positions, n):
+def test_lookahead_is_what_advance_finds(tiny, rng, positions, n):
     model, vectors = (
         tiny(objective="mse", positions=positions),
         torch.randn(2, 12, 16, generator=rng()),
@@ -403,7 +403,7 @@ def test_foresee_is_what_advance_would_find(tiny, rng, positions, n):
 @pytest.mark.parametrize(
     ("read", "n", "kept"), [(12, 1, 6), (10, 3, 6), (8, 5, 6), (12, 8, 4), (12, 12, 0), (5, 12, 0)]
 )
-def test_foresee_beyond_the_context_reads_the_latest_slots_again(tiny, rng, read, n, kept):
+def test_lookahead_beyond_the_context_reads_the_latest_slots_again(tiny, rng, read, n, kept):
     model, vectors = tiny(objective="mse"), torch.randn(2, 24, 16, generator=rng())
     state = model.read(model.start(2), vectors=vectors[:, :read])
     found = model.lookahead(state, vectors[:, read : read + n])

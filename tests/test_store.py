@@ -110,7 +110,7 @@ def test_save_vectors_keeps_odd_floats_strides_and_text(tmp_path):
     assert torch.equal(arrays["turned"], turned)
 
 
-def test_save_vectors_makes_the_folders_and_replaces_what_was_there(tmp_path):
+def test_save_vectors_makes_the_folders_and_replaces_an_older_file(tmp_path):
     path = tmp_path / "a" / "b" / "x"
     for n in range(2):
         save_vectors(path, {"n": torch.tensor(n)})
@@ -324,7 +324,7 @@ V = torch.ones(2)
     ],
     ids=range(16),
 )
-def test_what_cannot_be_kept_is_named_and_nothing_is_written(tmp_path, vectors, width, message):
+def test_what_cannot_be_saved_is_named_and_nothing_is_written(tmp_path, vectors, width, message):
     with pytest.raises(StoreError, match=f"cannot write .*x: .*{message}"):
         save_vectors(tmp_path / "x", vectors, width=width)
     assert os.listdir(tmp_path) == []

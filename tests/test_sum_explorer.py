@@ -38,7 +38,7 @@ def test_sum_is_what_is_typed(explorer):
         ("king + - ring", "write words with"),
     ],
 )
-def test_what_cannot_be_added_is_said_and_the_last_sum_stays(explorer, typed, complaint):
+def test_what_cannot_be_added_is_reported_and_the_last_sum_stays(explorer, typed, complaint):
     before = explorer.shown.value
     explorer.sum.value = typed or " "
     assert complaint in said(explorer)
@@ -54,7 +54,7 @@ def test_it_tells_its_state_and_carries_a_picture(explorer):
     assert "nearest of all words ⟨'queen'⟩" in repr(explorer)
 
 
-def test_a_wrong_sum_from_the_start_is_told():
+def test_a_wrong_sum_from_the_start_is_reported():
     assert repr(SumExplorer(TABLE, NAMES, "duke")).startswith(
         "SumExplorer(nothing: 'duke' is not among"
     )

@@ -168,7 +168,7 @@ def words(offset: float, noise: float = 0.0):
     )
 
 
-def test_questions_are_all_ordered_pairs_both_ways():
+def test_questions_are_all_ordered_pairs_in_both_directions():
     asked = analogy_questions(PAIRS)
     assert len(asked) == len({tuple(one) for one in asked.tolist()}) == 12
     assert [0, 1, 2, 3] in asked.tolist()
@@ -177,7 +177,7 @@ def test_questions_are_all_ordered_pairs_both_ways():
         analogy_questions(PAIRS[:1])
 
 
-def test_one_direction_answers_every_question_in_every_way_of_counting():
+def test_one_direction_answers_every_question_in_every_variant_of_counting():
     shares = analogy_shares(answer_analogies(words(1.0), analogy_questions(PAIRS), NAMES))
     assert shares["all"] == shares["without"] == 1
     assert shares["asked"] == 0

@@ -218,7 +218,7 @@ def test_question_parts_refuses_a_text_without_question():
         question_parts("Once the king lived in the castle. ")
 
 
-def test_answer_is_known_before_it_is_told(stories):
+def test_answer_follows_from_the_facts_alone(stories):
     for story in stories[:200]:
         facts, question, told = question_parts(story)
         assert answer(story) == told.rstrip()

@@ -62,7 +62,7 @@ def test_controls_redraw(models):
     assert explorer.still() is None
 
 
-def test_what_is_refused_is_said_and_the_others_go_on(models):
+def test_a_refusal_is_reported_and_the_others_go_on(models):
     explorer = TokenExplorer(models, "thé")
     assert "letters: unknown character 'é' at position 2" in said(explorer)
     assert cells(explorer, "letters") == []

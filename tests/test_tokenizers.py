@@ -252,7 +252,7 @@ def test_without_confidence_growing_is_byte_pair_encoding():
     assert len(grown.encode(text)) == pytest.approx(len(bpe.encode(text)), rel=0.01)
 
 
-def test_a_unit_joins_once_its_second_part_was_foreseen_often_enough():
+def test_a_unit_joins_once_its_second_part_was_predictable_often_enough():
     """After q always u, three times in all, so two others foresee each; after a one of three."""
     text = "qu qu qu ax ay az"
     how = {"confidence": 0.9, "fall": 1, "context": 1}
@@ -261,7 +261,7 @@ def test_a_unit_joins_once_its_second_part_was_foreseen_often_enough():
     assert "ax" not in GrowingTokenizer.fit(text, 40, least=1, **how).units
 
 
-def test_growth_tells_each_round_and_ends_where_nothing_is_foreseen():
+def test_growth_reports_each_round_and_ends_where_nothing_is_predictable():
     frame = UNITS["growing"].growth
     assert list(frame) == ["units", "confidence", "least", "chars_per_token"]
     assert frame["units"].is_monotonic_increasing

@@ -54,7 +54,7 @@ def test_train_mixing_begins_with_the_models_own_point(tiny, corpus, objective):
     )
 
 
-def test_train_mixing_is_kept_by_the_checkpoint(tiny, corpus, tmp_path):
+def test_train_mixing_is_saved_in_the_checkpoint(tiny, corpus, tmp_path):
     model, _ = fitted(tiny, corpus, steps=2)
     model.save(tmp_path)
     loaded = SoftAR.load(tmp_path)

@@ -323,7 +323,7 @@ def test_generate_is_not_stopped_by_a_change_made_before_it(panel, monkeypatch):
         assert (len(trajectory), trajectory.settings["temperature"]) == (400, temperature)
 
 
-def test_walking_while_writing_draws_no_nonsense(panel):
+def test_stepping_while_generating_draws_no_nonsense(panel):
     """A slider moved, as fast as may be, while workers draw."""
     panel.compare.value = True
     for i in range(60):

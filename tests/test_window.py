@@ -132,7 +132,7 @@ def test_sums_are_the_same_in_whatever_portions_they_are_folded(
 def test_rows_with_less_before_them_remember_as_if_they_were_alone(windowed, kind):
     model, ids, lengths = windowed(kind), some_ids(18), (18, 6, 0)
     there = torch.arange(18, 0, -1) <= torch.tensor(lengths)[:, None]
-    together = model.read_memory(model.update_memory(3, ids, there=there))
+    together = model.read_memory(model.update_memory(3, ids, is_token=there))
     for row, n in enumerate(lengths):
         alone = model.read_memory(model.update_memory(1, ids[row : row + 1, 18 - n :]))
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-5)

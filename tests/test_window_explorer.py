@@ -58,7 +58,7 @@ def test_window_begins_where_the_models_window_begins(model, read):
 
 
 @pytest.mark.parametrize("read", [30, 45, 70])
-def test_a_token_moves_the_memory_slot_it_is_said_to_sit_in_and_no_other(model, read):
+def test_a_token_moves_the_memory_slot_that_is_reported_and_no_other(model, read):
     ids = model.tokenizer.encode(STORY)[None, :read]
     slots = token_slots(model.config.layout, model.config.context, read)
     names = ["aggregate", "segment 1", "segment 2"]
@@ -112,10 +112,10 @@ def test_answer_is_that_of_the_predictor_step_by_step(model):
         log_prob += model.predict(state).log_probs[0, token]
         state = model.advance(state, token_ids=token[None])
     assert found.prob == pytest.approx(float(log_prob.exp()), rel=1e-4)
-    assert 1 <= len(found.said) <= 40
+    assert 1 <= len(found.text) <= 40
     truth = still_answers(TALES_LANGUAGE, STORY)  # who knows the language answers rightly
     assert truth.prob == pytest.approx(1)
-    assert truth.said == "The brother."
+    assert truth.text == "The brother."
     with pytest.raises(ValueError, match="has no answer"):
         still_answers(model, STORY[: STORY.index("?") + 2])
 
@@ -162,7 +162,7 @@ def test_answers_follow_in_the_background_and_end_with_the_last_setting(explorer
     wait(lambda: explorer.answers.get("with its memory") == expected)
 
 
-def test_memory_of_another_shape_is_shown_but_not_answered_from(explorer):
+def test_memory_of_another_shape_is_drawn_but_not_answered_from(explorer):
     explorer.segments.value = 3
     assert explorer.update() == {}
     assert "trained as that" in said(explorer)
@@ -186,7 +186,7 @@ def test_other_models_and_stories_can_be_chosen():
     assert explorer.strip.value == plots.window_html(explorer.story.value, explorer.parts)
 
 
-def test_what_cannot_be_is_said(explorer, tiny):
+def test_impossible_settings_are_reported(explorer, tiny):
     explorer.hard.value = explorer.soft.value = 0
     explorer.update()
     assert said(explorer).startswith("⚠ a window holds at least one token")

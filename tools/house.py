@@ -29,6 +29,8 @@ SPINE = (
             "activations",
             "transformer",
             "soft_ar",
+            "forward",
+            "device",
             "vector_predictor",
             "state",
             "scoring",

@@ -15,7 +15,7 @@ from .store import StoreError, read_bytes, write_atomic
 Rows = list[dict[str, Any]]
 
 
-def kept(path: Path | None, recipe: dict[str, Any], run: Callable[[], Rows]) -> Rows:
+def load_or_run(path: Path | None, recipe: dict[str, Any], run: Callable[[], Rows]) -> Rows:
     """The rows of a cell: loaded from `path` if it exists, else computed by `run` and saved.
 
     Args:
@@ -27,7 +27,7 @@ def kept(path: Path | None, recipe: dict[str, Any], run: Callable[[], Rows]) -> 
         StoreError: where the saved cell is damaged or of another recipe.
     """
     if path is not None and path.exists():
-        return _kept_rows(path, recipe)
+        return _stored_rows(path, recipe)
     rows = run()
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,15 +41,15 @@ def cell_path(folder: str | Path | None, *parts: object) -> Path | None:
     return None if folder is None else Path(folder, "_".join(names) + ".json")
 
 
-def _kept_rows(path: Path, recipe: dict[str, Any]) -> Rows:
+def _stored_rows(path: Path, recipe: dict[str, Any]) -> Rows:
     try:
         found = json.loads(read_bytes(path))
-        rows, there = found["rows"], found["recipe"]
+        rows, stored = found["rows"], found["recipe"]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{path} is no finished cell ({error}): delete it to run the cell again"
         ) from None
-    if different := differences(recipe, there):
+    if different := differences(recipe, stored):
         raise StoreError(f"{path} was made by another recipe ({different}): choose another folder")
     return rows
 
@@ -95,12 +95,12 @@ def load_results(path: str | Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     return frame.assign(problem=frame["problem"].fillna("")), recipes
 
 
-def differences(here: Any, there: Any, name: str = "") -> str:
+def differences(now: Any, stored: Any, name: str = "") -> str:
     """What differs between two nested settings, as text for a message; empty: nothing."""
-    if isinstance(here, dict) and isinstance(there, dict):
+    if isinstance(now, dict) and isinstance(stored, dict):
         parts = [
-            differences(here.get(k), there.get(k), f"{name}.{k}" if name else k)
-            for k in {**there, **here}
+            differences(now.get(k), stored.get(k), f"{name}.{k}" if name else k)
+            for k in {**stored, **now}
         ]
         return "; ".join(part for part in parts if part)
-    return "" if here == there else f"{name}: saved {there!r:.60}, now {here!r:.60}"
+    return "" if now == stored else f"{name}: saved {stored!r:.60}, now {now!r:.60}"

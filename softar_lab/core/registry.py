@@ -35,10 +35,10 @@ class Registry:
         """
 
         def decorate(member):
-            there = self._members.get(name)
-            if there is not None and _place(there) != _place(member):
+            existing = self._members.get(name)
+            if existing is not None and _place(existing) != _place(member):
                 raise ValueError(
-                    f"the {self.kind} {name!r} is there already ({'.'.join(_place(there))}): "
+                    f"the {self.kind} {name!r} is there already ({'.'.join(_place(existing))}): "
                     "choose another name"
                 )
             self._members[name] = member if isinstance(member, type) else self.adapt(member)
@@ -111,8 +111,8 @@ class Registry:
         Raises:
             ValueError: as in `resolve`.
         """
-        said = {key: value for key, (value, _) in self._parameters(spec, first).items()}
-        return _written(self.name_of(spec), said, bare=len(said) == 1)
+        arguments = {key: value for key, (value, _) in self._parameters(spec, first).items()}
+        return _written(self.name_of(spec), arguments, bare=len(arguments) == 1)
 
     def short(self, spec: str, *first: Any) -> str:
         """`spec` without the parameters that have their defaults, for a label.
@@ -123,8 +123,8 @@ class Registry:
             parameters = self._parameters(spec, first)
         except ValueError:
             return spec
-        said = {key: value for key, (value, default) in parameters.items() if value != default}
-        return _written(self.name_of(spec), said, bare=[*said] == [*parameters][:1])
+        arguments = {key: value for key, (value, default) in parameters.items() if value != default}
+        return _written(self.name_of(spec), arguments, bare=[*arguments] == [*parameters][:1])
 
     def _parameters(self, spec: str, first: tuple) -> dict[str, tuple[Any, Any]]:
         """Value and default of each parameter behind `first`; ValueError as in `resolve`."""
@@ -169,8 +169,10 @@ class Registry:
                 return name
             if isinstance(member, type) and type(strategy) is member:
                 fields = dataclasses.fields(strategy) if dataclasses.is_dataclass(strategy) else ()
-                said = {field.name: getattr(strategy, field.name) for field in fields if field.init}
-                return _written(name, said, bare=len(said) == 1)
+                arguments = {
+                    field.name: getattr(strategy, field.name) for field in fields if field.init
+                }
+                return _written(name, arguments, bare=len(arguments) == 1)
         return name_of(strategy)
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int, Int64
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.sparse import coo_array
 from torch import Tensor
 
 from ..core.predictor import Prediction
 from ..data.tokenizers.char import CharTokenizer
+from .contexts import ContextCounts
 from .successor import SuccessorModel
 from .token_predictor import Memory, TokenPredictor, Vocabulary, check_ids, encode
 
@@ -193,7 +193,7 @@ class CountingModel(TokenPredictor):
                 -1, self.vocab_size
             )
         else:
-            probs = self._after_contexts(state.data.numpy())
+            probs = self._contexts.probs(state.data.numpy())
         probs = torch.from_numpy(probs)
         return Prediction(probs.log(), probs=probs)
 
@@ -204,7 +204,7 @@ class CountingModel(TokenPredictor):
         """
         if self.order is None:
             return super().next_log_probs(token_ids)
-        probs = self._after_contexts(self._windows(token_ids)[:, :-1])  # (B T, V)
+        probs = self._contexts.probs(self._windows(token_ids)[:, :-1])  # (B T, V)
         return torch.from_numpy(probs).log().view(*token_ids.shape, self.vocab_size)
 
     def log_probs(self, token_ids: Int[Tensor, "B T"]) -> Float64[Tensor, "B T"]:
@@ -216,7 +216,7 @@ class CountingModel(TokenPredictor):
             return super().log_probs(token_ids)
         windows = self._windows(token_ids)
         return (
-            torch.from_numpy(self._after_contexts(windows[:, :-1], windows[:, -1]))
+            torch.from_numpy(self._contexts.probs(windows[:, :-1], windows[:, -1]))
             .log()
             .view(token_ids.shape)
         )
@@ -271,59 +271,11 @@ class CountingModel(TokenPredictor):
             at = self._joined.find(context, at + 1)
 
     @cached_property
-    def _levels(self) -> list[tuple]:
-        """What followed each context of 0 … order tokens: one tuple per length.
-
-        The number of a context is the index of the context one token shorter, combined with the
-        older token that extends it.
-
-        Returns:
-            For each length, of the U contexts that something follows: their numbers (U + 1,),
-            ascending, with a sentinel at the end; the counts of what follows (U, V), sparse; the
-            sums of these counts (U,); and how many counts the prediction of the shorter context is
-            worth (U,).
-        """
-        ids, blank, levels = _ids(self._joined), self.vocab_size, []
-        at = np.flatnonzero(ids != blank)  # positions of the tokens
-        # the contexts of one length, and which of them precedes each token
-        contexts, which = np.zeros(1, np.int64), np.zeros(len(at), np.int64)
-        for k in range(self.order + 1):
-            if k:  # extend each context by one older token, within its sequence
-                older = ids[at - k]
-                at, which, older = (x[older != blank] for x in (at, which, older))
-                contexts, which = np.unique(which * (blank + 1) + older, return_inverse=True)
-            if not len(at):
-                break
-            counts = coo_array(
-                (np.ones(len(at)), (which, ids[at])), shape=(len(contexts), blank)
-            ).tocsr()
-            weight = np.diff(counts.indptr) * float(self.smoothing is not None)
-            levels.append(
-                (np.append(contexts, np.iinfo(np.int64).max), counts, counts.sum(1), weight)
-            )
-        return levels
-
-    def _after_contexts(
-        self, tokens: np.ndarray, targets: np.ndarray | None = None
-    ) -> Float64[np.ndarray, "N *V"]:
-        """p(x | context) of every token, (N, V), or of one target per context, (N,).
-
-        `tokens` holds the last tokens of each context (N, n). Blanks stand before a row's first
-        token and match nothing.
-        """
-        n, blank = len(tokens), self.vocab_size
-        probs = np.full((n, blank) if targets is None else n, 1 / blank)
-        # the rows whose context of this length occurred, and which context that is
-        rows, which = np.arange(n), np.zeros(n, np.int64)
-        for k, (contexts, counts, totals, weight) in enumerate(self._levels):
-            if k:
-                wanted = which * (blank + 1) + tokens[rows, -k]
-                which = np.searchsorted(contexts, wanted)
-                rows, which = (x[contexts[which] == wanted] for x in (rows, which))
-            count = counts[which].toarray() if targets is None else counts[which, targets[rows]]
-            total, w = (x[which, None] if targets is None else x[which] for x in (totals, weight))
-            probs[rows] = (count + w * probs[rows]) / (total + w)
-        return probs
+    def _contexts(self) -> ContextCounts:
+        """What followed each context, in a model with an order."""
+        return ContextCounts(
+            _ids(self._joined), self.vocab_size, self.order, self.smoothing is not None
+        )
 
     def _windows(self, token_ids: Tensor) -> Int64[np.ndarray, "BT n1"]:
         """Each token with the n tokens before it in its row, (B T, n + 1)."""

@@ -182,8 +182,8 @@ class Vote(Collapse):
         # 2) weigh the counts
         least = votes.amax(-1, keepdim=True).clamp_max(self.least)  # (B, 1)
         # log C(votes, least) up to a constant; -inf below `least`, where lgamma has its poles
-        log_ways = (votes + 1).lgamma() - (votes - least + 1).lgamma()
-        return torch.softmax(log_ways, dim=-1).to(vectors)
+        log_combinations = (votes + 1).lgamma() - (votes - least + 1).lgamma()
+        return torch.softmax(log_combinations, dim=-1).to(vectors)
 
 
 @register("mixing")

@@ -142,10 +142,8 @@ class NormRestored(Feedback):
     needs_symbol: ClassVar[bool] = False
 
     def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
-        probs, mixed = (
-            context.prediction.probs,
-            mixture(context.prediction.probs, context.embedding),
-        )
+        probs = context.prediction.probs  # (B, V)
+        mixed = mixture(probs, context.embedding)  # (B, m)
         length = product(probs, context.embedding.norm(dim=-1, keepdim=True))  # (B, 1)
         return mixed * (length / mixed.norm(dim=-1, keepdim=True).clamp_min(1e-12))
 
@@ -171,13 +169,11 @@ class Sampled(Feedback):
             raise ValueError(f"sampled(beta) needs a number of at least 0, not {self.beta!r}")
 
     def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
-        probs, shown = (
-            context.prediction.probs,  # (B, V)
-            context.embedding[context.token_ids],  # (B, m)
-        )
+        probs = context.prediction.probs  # (B, V)
+        emitted = context.embedding[context.token_ids]  # (B, m)
         entropy = context.prediction.entropy[:, None] / max(math.log(probs.shape[-1]), 1e-12)
         weight = entropy / (self.beta + 1)
-        return weight * mixture(probs, context.embedding) + (1 - weight) * shown
+        return weight * mixture(probs, context.embedding) + (1 - weight) * emitted
 
 
 @register("hidden")

@@ -11,7 +11,8 @@ import torch
 from ..core.predictor import Predictor
 from ..core.threads import limited
 from ..core.trajectory import Trajectory
-from ..models.soft_ar import SoftAR, pick_device
+from ..models.device import pick_device
+from ..models.soft_ar import SoftAR
 from ..models.window_memory.layout import LAYOUTS
 from .config import GenerationConfig
 from .engine import Engine

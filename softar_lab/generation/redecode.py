@@ -175,7 +175,7 @@ def read_again(model: SoftAR, slots: Float[Tensor, "1 N m"]) -> list[Window]:
         hidden = hidden[:, model.n_front - 1 :]  # (1, end-begin+1, d)
         windows.append(Window(hidden, done - begin, begin, parts[begin:end], cache, memory_state))
         # 2) the next window begins with the latest slots; the memory takes the older ones
-        following = begin + context + 1 - model.config.kept
+        following = begin + context + 1 - model.config.overlap
         memory_state = model.update_memory(memory_state, vectors=slots[:, begin:following])
         begin, done = following, end + 1
     return windows

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core.estimates import Estimate
 from ..core.predictor import Predictor, divergence
+from .distribution_checks import check_comparable, check_probs, next_log_probs
 from .texts import Judgement, bits_per_char, distinct_n, diversity, judge, repetition
 
 __all__ = [
@@ -36,8 +37,6 @@ __all__ = [
 ]
 
 _ENTRIES = 2**22  # probabilities that kl_bits holds at once: 32 MB per tensor
-# largest error of a sum of probabilities: float32 rounding over a large vocabulary stays below it
-_OFF = 1e-4
 # added to brier_lm's seed, so that its samples do not repeat rows drawn with the same seed
 _STREAM = 0xB21E2
 
@@ -68,11 +67,11 @@ def kl_bits(
         ValueError: where the vocabularies differ, token_ids are empty or not (B, T), a row is
             longer than a context + 1, or probabilities do not sum to 1.
     """
-    _check_comparable(model, truth, token_ids)
+    check_comparable(model, truth, token_ids)
     rows = max(1, _ENTRIES // (token_ids.shape[1] * truth.vocab_size))
     found = []
     for some in token_ids.split(rows):
-        log_q, log_p = _next_log_probs(truth, some, "truth"), _next_log_probs(model, some, "model")
+        log_q, log_p = next_log_probs(truth, some, "truth"), next_log_probs(model, some, "model")
         found.append(divergence(log_q, log_p) / math.log(2))  # (rows, T)
     return torch.cat(found)
 
@@ -90,37 +89,6 @@ def excess_bits(model: Predictor, truth: Predictor, token_ids: Int[Tensor, "B T"
     """
     per_row = kl_bits(model, truth, token_ids).mean(1)
     return Estimate.mean(per_row) if per_row.isfinite().all() else Estimate(math.inf, math.nan)
-
-
-def _next_log_probs(model: Predictor, token_ids: Tensor, name: str) -> Float64[Tensor, "B T V"]:
-    log_probs = model.next_log_probs(token_ids.to(model.device)).cpu().double()
-    total = log_probs.exp().sum(-1)
-    wrong = ~((total - 1).abs() <= _OFF)  # written so that NaN counts as wrong
-    if wrong.any():
-        row, t = wrong.nonzero()[0].tolist()
-        raise ValueError(
-            f"the {name}'s probabilities sum to {total[row, t]:.6g}, not 1, at position {t} of a row"
-        )
-    return log_probs
-
-
-def _check_comparable(model: Predictor, truth: Predictor, token_ids: Tensor) -> None:
-    if token_ids.ndim != 2 or not token_ids.numel():
-        raise ValueError(
-            f"token_ids must be rows (B, T) with at least one token, not of shape {(*token_ids.shape,)}"
-        )
-    tokens = [one.tokenizer and one.tokenizer.tokens for one in (model, truth)]
-    if model.vocab_size != truth.vocab_size or (None not in tokens and tokens[0] != tokens[1]):
-        sizes = f"{model.vocab_size} symbols against {truth.vocab_size}"
-        raise ValueError(
-            f"model and truth must have the same vocabulary: {sizes}, {tokens[0]!r:.60}, {tokens[1]!r:.60}"
-        )
-    for name, one in (("model", model), ("truth", truth)):
-        context = one.context
-        if context is not None and token_ids.shape[1] > context + 1:
-            raise ValueError(
-                f"rows of {token_ids.shape[1]} tokens; the {name}'s context of {context} allows one more"
-            )
 
 
 # -- from samples alone (CALM, arXiv 2510.27688) ---------------------------------------------------
@@ -156,7 +124,7 @@ def brier_exact(probs: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> Floa
 
     probs (N, V) and targets (N,) give (N,).
     """
-    _check_probs(probs, targets)
+    check_probs(probs, targets)
     probs = probs.double()
     return 2 * probs.gather(1, targets[:, None]).squeeze(1) - probs.square().sum(1)
 
@@ -297,7 +265,7 @@ def calibration(
         ValueError: where the shapes do not fit, probabilities do not sum to 1, a target is unknown,
             or bins is below 1.
     """
-    _check_probs(probs, targets)
+    check_probs(probs, targets)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
     confidence, guess = (best.cpu().numpy() for best in probs.double().max(1))
@@ -312,18 +280,3 @@ def calibration(
         drop=True
     )
     return Calibration(Estimate.mean((sign * (right - confidence)).to_numpy()), curve)
-
-
-def _check_probs(probs: Tensor, targets: Tensor) -> None:
-    if probs.ndim != 2 or targets.shape != probs.shape[:1] or not probs.numel():
-        raise ValueError(
-            f"probs must be (N, V), targets (N,), not {(*probs.shape,)} and {(*targets.shape,)}"
-        )
-    # written so that NaN counts as wrong
-    wrong = ~((probs >= 0).all(1) & ((probs.sum(1) - 1).abs() <= _OFF))
-    if wrong.any():
-        raise ValueError(
-            f"row {int(wrong.nonzero()[0])} of probs is no distribution: below 0, NaN or a sum other than 1"
-        )
-    if targets.min() < 0 or targets.max() >= probs.shape[1]:
-        raise ValueError(f"targets must lie in 0 … {probs.shape[1] - 1}")

@@ -198,10 +198,10 @@ def recovery_by_product(vocab_size: int, n: int, m: int) -> float:
     if n == vocab_size:
         return 1.0
     spread = lambda k: math.sqrt(max(k / m * (1 - k / (vocab_size - 1)), 1e-12))  # noqa: E731
-    there = norm(1 - (n - 1) / (vocab_size - 1), spread(n - 1))
+    present = norm(1 - (n - 1) / (vocab_size - 1), spread(n - 1))
     absent = norm(-n / (vocab_size - 1), spread(n))
-    surplus = lambda limit: n * there.sf(limit) + (vocab_size - n) * absent.sf(limit) - n  # noqa: E731
-    return float(there.sf(brentq(surplus, -20 * math.sqrt(n), 20 * math.sqrt(n))))
+    surplus = lambda limit: n * present.sf(limit) + (vocab_size - n) * absent.sf(limit) - n  # noqa: E731
+    return float(present.sf(brentq(surplus, -20 * math.sqrt(n), 20 * math.sqrt(n))))
 
 
 def most_by_mixture(vocab_size: int, m: int) -> int:

@@ -43,11 +43,11 @@ def token_slots(window: Window, context: int, read: int) -> list[str]:
 class Answer:
     """A model's answer to a story's question.
 
-    `prob` is the probability of the true answer; `said` is the model's greedy answer.
+    `prob` is the probability of the true answer; `text` is the model's greedy answer.
     """
 
     prob: float
-    said: str
+    text: str
 
 
 @torch.inference_mode()
@@ -60,21 +60,21 @@ def still_answers(model: Predictor, story: str, longest: int = 40) -> Answer:
     Raises:
         ValueError: where the story has no question or no answer.
     """
-    told, question, answer = question_parts(story)
+    facts, question, answer = question_parts(story)
     answer = answer.rstrip("\n")
     if not answer:
         raise ValueError(f"the story asks, but has no answer: …{question!r}")
     encode = model.tokenizer.encode
-    state = asked = model.read(model.start(), token_ids=encode(told + question)[None])
+    state = asked = model.read(model.start(), token_ids=encode(facts + question)[None])
     # 1) the probability of the true answer
     log_prob = 0.0
     for token_id in encode(answer)[:, None]:
         log_prob += model.predict(state).log_probs[0, token_id].item()
         state = model.advance(state, token_ids=token_id)
     # 2) the greedy answer, from the state after the question
-    said, state = "", asked
-    while len(said) < longest and not said.endswith((".", "\n")):
+    text, state = "", asked
+    while len(text) < longest and not text.endswith((".", "\n")):
         best = model.predict(state).log_probs.argmax(-1)
-        said += model.tokenizer.decode(best)
+        text += model.tokenizer.decode(best)
         state = model.advance(state, token_ids=best)
-    return Answer(float(torch.tensor(log_prob).exp()), said)
+    return Answer(float(torch.tensor(log_prob).exp()), text)

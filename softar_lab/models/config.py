@@ -169,7 +169,7 @@ class ModelConfig:
         return self.layout.tokens(self.context) if self.layout else self.context
 
     @property
-    def kept(self) -> int:
+    def overlap(self) -> int:
         """How many of the latest tokens are read again when a window is full."""
         return self.layout.kept(self.context) if self.layout else max(1, self.context // 2)
 

@@ -169,9 +169,9 @@ def pca_anchor(
     # encoder rows | decoder rows, (V, 2m)
     both = torch.randn(vocab_size, 2 * embedding_dim, generator=generator)
     left, sizes, _ = torch.linalg.svd(both - both.mean(0), full_matrices=False)
-    there = min(vocab_size - 1, 2 * embedding_dim)
-    taken = min(embedding_dim, there)
-    first = (there - taken) // 2
+    available = min(vocab_size - 1, 2 * embedding_dim)
+    taken = min(embedding_dim, available)
+    first = (available - taken) // 2
     turn, _ = torch.linalg.qr(torch.randn(embedding_dim, taken, generator=generator))
     rows = (left * sizes)[:, first : first + taken] @ turn.T  # (V, m)
     return EmbeddingTable(placed(rows, sphere), trained)

@@ -36,12 +36,12 @@ def without_gradients(method: Callable) -> Callable:
 class VectorPredictor(Predictor):
     """A predictor whose context is a row of `config.tokens` slots, each a hard or a soft token.
 
-    When the context is full, the next token begins a new one. The latest `config.kept` slots, the
-    new token included, are read again in one pass.
+    When the context is full, the next token begins a new one. The latest `config.overlap` slots,
+    the new token included, are read again in one pass.
     """
 
     can_replace = can_look_ahead = True
-    config: Any  # needs tokens, kept and embedding_dim
+    config: Any  # needs tokens, overlap and embedding_dim
 
     @abstractmethod
     def _lookup(self, token_ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n m"]:
@@ -96,7 +96,7 @@ class VectorPredictor(Predictor):
         total, context = held + new.shape[1], self.config.tokens
         if total > context:
             self._check_renewal(total)
-            keep = self.config.kept
+            keep = self.config.overlap
             # as many slots as would remain if they were read one at a time
             length = keep + (total - context - 1) % (context - keep + 1)
             old, new = torch.cat(inputs, 1).split([total - length, length], 1)
@@ -136,7 +136,7 @@ class VectorPredictor(Predictor):
         """The hidden states (B, n, d) after each of n more slots, in one pass.
 
         `state` does not change. Where the context has too little space for them, they are read
-        after its latest `config.kept` slots, or after fewer if only fewer fit.
+        after its latest `config.overlap` slots, or after fewer if only fewer fit.
 
         Raises:
             ValueError: for more slots than the context holds; or as `advance` does.
@@ -147,7 +147,7 @@ class VectorPredictor(Predictor):
         if n == 0:
             return state.hidden[:, None, :][:, :0]
         if state.length + n > context:
-            keep = min(self.config.kept, context - n)
+            keep = min(self.config.overlap, context - n)
             old, latest = torch.cat(state.inputs, 1).split([state.length - keep, keep], 1)
             return self._continue(self._restart(state, old), torch.cat([latest, new], 1), 0)[1][
                 :, -n:

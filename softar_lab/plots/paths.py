@@ -91,19 +91,19 @@ def draw_path(
     return figure
 
 
-def draw_symbols(ax: plt.Axes, rows: np.ndarray, tokens: Sequence[str], shown: set[int]) -> None:
-    """Write every symbol at its row (V, 2); the ids `shown`, which a path emits, in black.
+def draw_symbols(ax: plt.Axes, rows: np.ndarray, tokens: Sequence[str], emitted: set[int]) -> None:
+    """Write every symbol at its row (V, 2); the ids `emitted` by a path in black.
 
     In a large table (`MANY` rows or more), the other symbols are a cloud of points.
     """
     halo = [withStroke(linewidth=3, foreground="white")]
     if many := len(rows) >= MANY:
         ax.scatter(*rows[:: max(1, len(rows) // CLOUD)].T, s=2, color="#d5d9e0", lw=0, zorder=1)
-    for i in sorted(shown) if many else range(len(rows)):
+    for i in sorted(emitted) if many else range(len(rows)):
         x, y = rows[i]
         style = (
             {"color": "#111111", "weight": "bold", "zorder": 5}
-            if i in shown
+            if i in emitted
             else {"color": "#b3b8c2", "zorder": 2}
         )
         ax.text(
@@ -126,8 +126,8 @@ def _title(trajectory: Trajectory, part: slice, width: int = 44) -> str:
     names = {"collapse": COLLAPSES, "schedule": SCHEDULES, "feedback": FEEDBACKS}
     specs = {name: str(trajectory.settings.get(name)) for name in names}
     words = "".join(drawable(trajectory.tokens[i]) for i in trajectory.token_ids[part].tolist())
-    shown = words if len(words) <= width else words[: width - 1] + "…"
-    return " · ".join(names[name].short(spec) for name, spec in specs.items()) + "\n" + shown
+    text = words if len(words) <= width else words[: width - 1] + "…"
+    return " · ".join(names[name].short(spec) for name, spec in specs.items()) + "\n" + text
 
 
 def draw_paths(trajectories: Sequence[Trajectory], basis: PCABasis, embedding, **options) -> Figure:

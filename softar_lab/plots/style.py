@@ -22,8 +22,8 @@ def visible(symbol: str) -> str:
     ‹A› is half of a byte, where a character is spelled out in bytes. ∅ begins the name of an empty
     bucket.
     """
-    shown = {" ": "␣", "\n": "↵", "\t": "⇥"}.get(symbol, symbol)
-    return shown if shown.isascii() else "".join(map(_half_byte, shown))
+    text = {" ": "␣", "\n": "↵", "\t": "⇥"}.get(symbol, symbol)
+    return text if text.isascii() else "".join(map(_half_byte, text))
 
 
 def _half_byte(char: str) -> str:

@@ -55,7 +55,7 @@ def slots_html(names: Sequence[tuple[str, int]]) -> str:
     return f'<div style="display:flex;width:100%;max-width:820px">{boxes}</div>'
 
 
-def answers_html(said: Mapping[str, tuple[float, str]], truth: str) -> str:
+def answers_html(answers: Mapping[str, tuple[float, str]], truth: str) -> str:
     """The answers to a question, one row per condition.
 
     Each row has the condition's name, p of the true answer as a bar, and the greedy answer.
@@ -64,7 +64,7 @@ def answers_html(said: Mapping[str, tuple[float, str]], truth: str) -> str:
         f'<tr><td style="padding-right:12px">{html.escape(name)}</td>'
         f'<td style="width:160px"><div style="background:#0072B2;height:11px;width:{max(1, 160 * p):.0f}px"></div></td>'
         f'<td style="padding:0 12px">{p:.1%}</td><td style="font-family:monospace">{html.escape(text)}</td></tr>'
-        for name, (p, text) in said.items()
+        for name, (p, text) in answers.items()
     )
     return f'<div style="margin-top:6px">the truth: <b>{html.escape(truth)}</b></div><table>{rows}</table>'
 

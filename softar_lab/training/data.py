@@ -39,7 +39,7 @@ class TrainingRows:
                 f"the training text has {len(self.ids)} tokens, one window needs {length}: give a longer text or "
                 f"a model with a shorter context"
             )
-        self.stride, self.history = most + 1 - model.config.kept, config.history
+        self.stride, self.history = most + 1 - model.config.overlap, config.history
         # 2) where rows may begin
         begins = torch.arange(len(self.ids))
         self.since: Tensor | None = None  # where the document of each row begins
@@ -102,7 +102,7 @@ class TrainingRows:
         if model.memory is None:
             return None
         before, there = self.before(step)
-        return model.read_memory(model.update_memory(self.size, before, there=there))
+        return model.read_memory(model.update_memory(self.size, before, is_token=there))
 
     def generator(self, step: int, stream: int = 0) -> torch.Generator:
         """The random numbers of one step.

@@ -177,7 +177,7 @@ class WindowExplorer(Panel):
             return
         with self._drawing:
             self.answers = said
-            rows = {name: (one.prob, one.said) for name, one in said.items()}
+            rows = {name: (one.prob, one.text) for name, one in said.items()}
             self.said.value = plots.answers_html(rows, truth) if rows else ""
 
     def still(self):
@@ -203,7 +203,7 @@ class WindowExplorer(Panel):
         counts = {part: self.parts.count(part) for part in dict.fromkeys(self.parts)}
         where = ", ".join(f"{count} in {part}" for part, count in counts.items())
         said = "".join(
-            f"; {name} {masked(f'{one.prob:.3f}')} {masked(repr(one.said))}"
+            f"; {name} {masked(f'{one.prob:.3f}')} {masked(repr(one.text))}"
             for name, one in self.answers.items()
         )
         return f"WindowExplorer({self.model.value}, {sizes}: {where}{said})"

@@ -131,7 +131,7 @@ def test_settings_are_added_and_removed(collapse):
     collapse.check()
 
 
-def test_what_a_setting_cannot_do_is_said(collapse):
+def test_what_a_setting_cannot_do_is_reported(collapse):
     collapse.choose("Collapse", "vote")
     collapse.wait_for("A: collapse .vote. needs a model that predicts a distribution")
     collapse.screenshot("problem")

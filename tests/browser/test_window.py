@@ -74,7 +74,7 @@ def test_dragging_a_size_redraws_the_strip_within_a_second(lab, name, value):
     lab.check()
 
 
-def test_what_no_model_was_trained_for_is_said(lab):
+def test_what_no_model_was_trained_for_is_reported(lab):
     lab.wait_for("and was trained as that")
     lab.slide("Segments", 2)
     lab.wait_for("with its memory")

@@ -3,8 +3,7 @@
 import math
 from bisect import bisect
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from functools import cached_property, lru_cache
-from itertools import accumulate
+from functools import lru_cache
 from random import Random
 from typing import Any, NamedTuple
 
@@ -14,18 +13,8 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from ...core.estimates import Estimate
+from .grammar_branch import BranchPoint, Choice, branch_point, check_possible, listed
 from .language import Language, State
-
-
-class Choice(NamedTuple):
-    """One alternative: its text, its probability, and the state after it.
-
-    The state None ends the document.
-    """
-
-    text: str
-    probability: float
-    state: Hashable | None
 
 
 class Reading(NamedTuple):
@@ -38,71 +27,6 @@ class Reading(NamedTuple):
 
     state: Hashable
     read: str = ""
-
-
-class _Point:
-    """The texts and probabilities of a choice, without the states they lead to.
-
-    Many states share one.
-    """
-
-    def __init__(self, texts: tuple[str, ...], probabilities: tuple[float, ...]):
-        ordered = sorted(texts)  # a prefix sorts directly before a text that it begins
-        if not ordered[0] or any(map(str.startswith, ordered[1:], ordered)):
-            raise ValueError(f"texts must be non-empty and none a prefix of another, not {ordered}")
-        if not (min(probabilities) > 0 and abs(math.fsum(probabilities) - 1) <= 1e-9):
-            raise ValueError(f"probabilities must be positive and sum to 1, not {probabilities}")
-        self.texts = texts
-        self.probabilities = probabilities
-        self.cumulative = tuple(accumulate(probabilities))
-        self._log_probs: dict[int, list[float]] = {}
-
-    @cached_property
-    def entropy(self) -> float:
-        """Entropy of the choice, in nats."""
-        return -math.fsum(p * math.log(p) for p in self.probabilities)
-
-    def match(self, text: str, position: int) -> int | None:
-        """Index of the alternative that stands complete in text at position, or None."""
-        for index, alternative in enumerate(self.texts):
-            if text.startswith(alternative, position):
-                return index
-        return None
-
-    def log_probs(self, read: str) -> list[float]:
-        """Log-probability (nats) of each character of `read`, given those before it.
-
-        `read` must be the beginning of an alternative.
-        """
-        alive, log_probs = list(zip(self.texts, self.probabilities)), []
-        before = math.fsum(self.probabilities)
-        for k, char in enumerate(read):
-            if len(alive) == 1:  # one alternative is left: the rest is certain
-                return log_probs + [0.0] * (len(read) - k)
-            alive = [pair for pair in alive if pair[0][k] == char]
-            mass = math.fsum(p for _, p in alive)
-            log_probs.append(math.log(mass / before))
-            before = mass
-        return log_probs
-
-    def log_probs_of(self, index: int) -> list[float]:
-        """The `log_probs` of a whole alternative, computed once and then saved."""
-        if index not in self._log_probs:
-            self._log_probs[index] = self.log_probs(self.texts[index])
-        return self._log_probs[index]
-
-    def next_chars(self, read: str) -> dict[str, float]:
-        """Distribution of the character after `read`; empty where no alternative begins with it."""
-        alive: dict[str, list[float]] = {}
-        for text, probability in zip(self.texts, self.probabilities):
-            if text.startswith(read):
-                alive.setdefault(text[len(read)], []).append(probability)
-        mass = {char: math.fsum(alive[char]) for char in sorted(alive)}
-        total = math.fsum(mass.values())
-        return {char: p / total for char, p in mass.items()}
-
-
-_point = lru_cache(maxsize=4096)(_Point)
 
 
 class Grammar:
@@ -161,8 +85,8 @@ class Grammar:
             point, states = self._expand(state)
             chosen = point.match(document, position)
             if chosen is None:
-                _check_possible(point, document, position, origin=0)
-                expected = _listed(point.next_chars(document[position:]))
+                check_possible(point, document, position, origin=0)
+                expected = listed(point.next_chars(document[position:]))
                 raise ValueError(
                     f"position {len(document)}: the document stops, expected {expected}"
                 )
@@ -216,7 +140,7 @@ class Grammar:
 
     def _choices(
         self, reading: Reading, text: str
-    ) -> Iterator[tuple[int, Hashable, _Point, int | None]]:
+    ) -> Iterator[tuple[int, Hashable, BranchPoint, int | None]]:
         """Yield each choice in `reading.read + text`: its position, state, point and alternative.
 
         The last one is always the unfinished choice, whose alternative is None.
@@ -226,13 +150,13 @@ class Grammar:
             point, states = self._expand(state)
             chosen = point.match(text, position)
             if chosen is None:
-                _check_possible(point, text, position, origin=len(reading.read))
+                check_possible(point, text, position, origin=len(reading.read))
             yield position, state, point, chosen
             if chosen is not None:
                 position += len(point.texts[chosen])
                 state = self.start.state if states[chosen] is None else states[chosen]
 
-    def _expand_checked(self, state: Hashable) -> tuple[_Point, tuple[Hashable | None, ...]]:
+    def _expand_checked(self, state: Hashable) -> tuple[BranchPoint, tuple[Hashable | None, ...]]:
         choices = self.expand(state)
         if not choices:
             raise ValueError(
@@ -240,27 +164,9 @@ class Grammar:
             )
         texts, probabilities, states = zip(*choices, strict=True)
         try:
-            return _point(texts, probabilities), states
+            return branch_point(texts, probabilities), states
         except ValueError as error:
             raise ValueError(f"expand({state!r}): {error}") from None
-
-
-def _check_possible(point: _Point, text: str, position: int, origin: int) -> None:
-    """Raise ValueError unless the rest of the text begins an alternative.
-
-    The message counts positions from `origin`.
-    """
-    for end in range(position, len(text)):
-        chars = point.next_chars(text[position:end])
-        if text[end] not in chars:
-            context = text[max(0, end - 20) : end]
-            raise ValueError(
-                f"position {end - origin}: expected {_listed(chars)} after {context!r}, found {text[end]!r}"
-            )
-
-
-def _listed(chars: dict[str, float]) -> str:
-    return ("one of " if len(chars) > 1 else "") + ", ".join(map(repr, chars))
 
 
 class GrammarLanguage(Language):
@@ -349,7 +255,7 @@ class GrammarLanguage(Language):
         except ValueError as error:
             raise ValueError(f"row {row}, {error}") from None
 
-    def _places(self, text: str) -> list[tuple[_Point, str]]:
+    def _places(self, text: str) -> list[tuple[BranchPoint, str]]:
         """The current choice, and what is read of it, at each of T + 1 places.
 
         The places are those before each of T characters and the one after the last.
@@ -360,7 +266,7 @@ class GrammarLanguage(Language):
             places += [(point, read[:i]) for i in range(len(read) + last)]
         return places
 
-    def _row_of(self, point: _Point, read: str) -> np.ndarray:
+    def _row_of(self, point: BranchPoint, read: str) -> np.ndarray:
         row = np.zeros(self.vocab_size)
         for char, p in point.next_chars(read).items():
             if char not in self._ids:

@@ -55,9 +55,11 @@ class HiddenMarkov(Language):
         rng, S = pcg64(seed), len(self.stationary)
         states = rng.choice(S, size=batch_size, p=self.stationary)
         # symbol and next state are one choice
-        ways = self.transitions.transpose(1, 0, 2).reshape(S, -1)  # (S, V*S)
+        outcomes = self.transitions.transpose(1, 0, 2).reshape(S, -1)  # (S, V*S)
         follow = np.tile(np.arange(S), (S, self.vocab_size))
-        return torch.from_numpy(_walk(ways, follow, states, rng.random((batch_size, length))) // S)
+        return torch.from_numpy(
+            _walk(outcomes, follow, states, rng.random((batch_size, length))) // S
+        )
 
     def beliefs(self, token_ids: Int[Tensor, "B T"]) -> Float64[Tensor, "B T+1 S"]:
         """The exact filter: the distribution over hidden states after 0, 1, … T symbols.

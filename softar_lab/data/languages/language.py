@@ -229,8 +229,8 @@ def distributions(name: str, values: ArrayLike, axis: int | tuple[int, ...] = -1
     wrong = np.argwhere(abs(sums - 1) > 1e-9)
     if len(wrong):
         place = tuple(wrong[0].tolist())
-        shown = ", ".join(
+        index = ", ".join(
             str(i) if size > 1 else ":" for i, size in zip(place, sums.shape, strict=True)
         )
-        raise ValueError(f"{name}[{shown}] sums to {sums[place]:g}; probabilities sum to 1")
+        raise ValueError(f"{name}[{index}] sums to {sums[place]:g}; probabilities sum to 1")
     return values / sums

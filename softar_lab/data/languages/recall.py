@@ -51,19 +51,19 @@ class Recall(Documents):
         return np.zeros((batch_size, 1 + self.n_keys), dtype=np.int64)
 
     def _at(self, place: int, memory: np.ndarray) -> np.ndarray:
-        probs, shown, last = (
+        probs, seen, last = (
             np.zeros((len(memory), self.vocab_size)),
             memory[:, 1:] > 0,
             2 * self.n_pairs,
         )
         if place < last and place % 2 == 0:  # a key that the document does not have yet
-            probs[:, self._keys] = ~shown / (self.n_keys - place // 2)
+            probs[:, self._keys] = ~seen / (self.n_keys - place // 2)
         elif place < last:  # its value
             probs[:, self._values] = 1 / self.n_values
         elif place == last:  # the question mark
             probs[:, self._query] = 1
         elif (place - last) % 2:  # the key of a query
-            probs[:, self._keys] = shown / self.n_pairs
+            probs[:, self._keys] = seen / self.n_pairs
         else:  # the value of that key, from memory
             rows = np.arange(len(memory))
             probs[rows, memory[rows, 1 + memory[:, 0]]] = 1

@@ -91,14 +91,16 @@ class Story(NamedTuple):
     moods: int = 0
     subject: int | None = None  # who acted last, while "he" or "she" still means them
 
-    def told(self, **changes) -> "Story":
+    def after_event(self, **changes) -> "Story":
         """The story one event later."""
         return self._replace(events=self.events + 1, **changes)
 
     def given(self, thing: str, to: int | str) -> "Story":
         """The story after the event that leaves a thing with a character or at a place."""
         holders = zip(self.things, self.held, strict=True)
-        return self.told(held=tuple(to if other == thing else holder for other, holder in holders))
+        return self.after_event(
+            held=tuple(to if other == thing else holder for other, holder in holders)
+        )
 
     def having(self, holder: int | str) -> tuple[str, ...]:
         """The things that a character holds, or that lie at a place."""

@@ -13,73 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .segmented import Segmented
 from .subword import EMPTY, HALF_BYTES, WORD, UnitTokenizer
 
 # One round joins pairs that are counted at least CLOSE times as often as its best pair, and it adds
 # at most the share SHARE to the vocabulary.
 CLOSE, SHARE = 0.7, 0.1
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """A text as it is cut now, with each distinct word stored once, one word after the other.
-
-    Units of different words never join.
-
-    Args:
-        ids: the units, (N,).
-        word: the index of each unit's word, (N,).
-        counts: how often each word occurs in the text, (W,).
-    """
-
-    ids: np.ndarray
-    word: np.ndarray
-    counts: np.ndarray
-
-    @property
-    def tokens(self) -> int:
-        """Number of units in the whole text."""
-        return int(self.counts[self.word].sum())
-
-    def foreseen(self, context: int) -> tuple[np.ndarray, np.ndarray]:
-        """Find every unit that has a follower in its word, and how predictable that follower was.
-
-        The follower is predicted from the last `context` units of the word, this unit included. The
-        confidence is a share: of all other occurrences of this context, this one left out, how many
-        continued in the same way. The end of a word is a continuation, too. A context that occurs
-        once predicts nothing: its confidence is 0.
-
-        Returns:
-            Positions of the units (n,), and the confidence in each one's follower (n,), in [0, 1].
-        """
-        # 1) give each context (this unit and those before it) a number
-        weight, within = self.counts[self.word], self.word[1:] == self.word[:-1]
-        key = self.ids
-        for ago in range(1, context):
-            before = np.zeros_like(key)
-            before[ago:] = np.where(self.word[ago:] == self.word[:-ago], self.ids[:-ago] + 1, 0)
-            key = np.unique(key * (self.ids.max() + 2) + before, return_inverse=True)[1]
-        # 2) count each context, and each context with its follower (0: the word ends)
-        follower = np.append(np.where(within, self.ids[1:] + 1, 0), 0)
-        both = np.unique(key * (self.ids.max() + 2) + follower, return_inverse=True)[1]
-        seen, alike = np.bincount(key, weight)[key], np.bincount(both, weight)[both]
-        at = np.flatnonzero(within)
-        return at, (alike[at] - 1) / np.maximum(seen[at] - 1, 1)
-
-    def join(self, left: int, right: int, new: int) -> "Segmented":
-        """The text with each `left` directly before `right` in a word joined to one unit `new`."""
-        side_by_side = (
-            (self.ids[:-1] == left) & (self.ids[1:] == right) & (self.word[:-1] == self.word[1:])
-        )
-        at = np.flatnonzero(side_by_side)
-        if left == right and len(at):
-            # in a run of equal units the first two join, then the next two, and so on
-            place = np.arange(len(at))
-            begins = np.append(True, np.diff(at) > 1)
-            at = at[(place - np.maximum.accumulate(np.where(begins, place, 0))) % 2 == 0]
-        ids, stays = self.ids.copy(), np.ones(len(self.ids), dtype=bool)
-        ids[at], stays[at + 1] = new, False
-        return Segmented(ids[stays], self.word[stays], self.counts)
 
 
 Pair = tuple[int, int]
@@ -90,7 +29,7 @@ def candidates(text: Segmented, confidence: float | int, context: int) -> list[t
 
     A time counts where the confidence was at least `confidence`. The most frequent pair is first.
     """
-    at, sure = text.foreseen(context)
+    at, sure = text.follower_confidence(context)
     at = at[sure >= confidence]
     base = int(text.ids.max()) + 1
     pairs, which = np.unique(text.ids[at] * base + text.ids[at + 1], return_inverse=True)
@@ -103,7 +42,7 @@ def grow(
     text: Segmented,
     names: dict[int, str],
     place: Callable[[str], int],
-    room: int,
+    free: int,
     confidence: float | int,
     least: float | int,
     fall: float | int,
@@ -112,29 +51,29 @@ def grow(
     """Grow a vocabulary in rounds; yields the pairs joined in each round and its report row.
 
     A pair joins once its second unit was predicted with `confidence` at least `least` times. Where
-    there is no such pair, both thresholds are multiplied by `fall`. Growth ends where `room` is
+    there is no such pair, both thresholds are multiplied by `fall`. Growth ends where `free` is
     used up, where `least` would fall below 2, or where no pair is left and `fall` is 1.
 
     Args:
         text: the text as it is cut now.
         names: the unit of each id; new units are added to it in place.
         place: gives a new unit its id.
-        room: how many units may be added.
+        free: how many units may be added.
         confidence: the least confidence that counts, in [0, 1].
         least: how many confident predictions a pair needs.
         fall: factor in (0, 1] for both thresholds.
         context: number of units that predict the next one.
     """
-    while room:
+    while free:
         taken = _compatible(
-            candidates(text, confidence, context), least, names, min(room, _most(names))
+            candidates(text, confidence, context), least, names, min(free, _most(names))
         )
         if taken:
             for left, right in taken:
                 unit = names[left] + names[right]
                 names[new := place(unit)] = unit
                 text = text.join(left, right, new)
-            room -= len(taken)
+            free -= len(taken)
             row = {
                 "units": len(names),
                 "confidence": confidence,

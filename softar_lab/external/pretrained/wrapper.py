@@ -40,7 +40,7 @@ class PretrainedConfig:
         return self.context
 
     @property
-    def kept(self) -> int:
+    def overlap(self) -> int:
         """Number of latest tokens that are read again when the context is full."""
         return max(1, self.context // 2)
 
