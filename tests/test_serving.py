@@ -20,6 +20,7 @@ import torch
 import softar_lab as lab
 from conftest import enliven
 from softar_lab.data.languages.tales import TALES
+from softar_lab.data.tokenizers.growing import GrowingTokenizer
 from softar_lab.data.tokenizers.subword import BPETokenizer
 from softar_lab.generation.generate import generate
 from softar_lab.metrics.texts import judge
@@ -45,12 +46,22 @@ def tales():
     return Served(SoftAR.load(CHECKPOINTS / "tales-hard").eval(), "tales-hard")
 
 
+def with_units(kind, name):
+    """A model whose tokens are longer than a character, or half of a byte."""
+    tokenizer = kind.fit("the king met the queen. the café " * 9, 60)
+    assert tokenizer.units
+    shape = {"vocab_size": tokenizer.vocab_size, "context": 40, "n_layers": 1, "n_heads": 2}
+    return Served(enliven(SoftAR(ModelConfig(**shape, d_model=16), tokenizer), 3, 0.3), name)
+
+
 @pytest.fixture(scope="module")
 def units():
-    """A model whose tokens are longer than a character, or half of a byte."""
-    tokenizer = BPETokenizer.fit("the king met the queen. the café ", 60)
-    shape = {"vocab_size": tokenizer.vocab_size, "context": 40, "n_layers": 1, "n_heads": 2}
-    return Served(enliven(SoftAR(ModelConfig(**shape, d_model=16), tokenizer), 3, 0.3), "units")
+    return with_units(BPETokenizer, "units")
+
+
+@pytest.fixture(scope="module")
+def grown():
+    return with_units(GrowingTokenizer, "grown")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +70,7 @@ def random():
     return Served(random_pretrained(layers=2), "random")
 
 
-@pytest.fixture(params=["tales", "units", "random"])
+@pytest.fixture(params=["tales", "units", "grown", "random"])
 def served(request):
     return request.getfixturevalue(request.param)
 
@@ -235,7 +246,7 @@ def test_null_is_the_default(tales):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("max_tokens", value) for value in (True, -1, 5000, "4", 1.5, [1])),
+        *(("max_tokens", value) for value in (True, -1, 40_000, "4", 1.5, [1])),
         *(("temperature", value) for value in (-1, True, "hot", math.nan, math.inf)),
         *(("n", value) for value in (0, 65, True)),
         *(("logprobs", value) for value in (True, -1, 1000, "1")),
@@ -312,7 +323,7 @@ def test_a_chat_needs_a_template(tales):
         ("messages", [{"role": "user", "content": [{"type": "image_url"}]}]),
         ("messages", [{"role": "user", "content": "hi", "tool_calls": []}]),
         *(("tools", [{}]), ("response_format", {"type": "json_object"}), ("echo", True)),
-        *(("logprobs", 3), ("functions", [1]), ("reasoning_effort", "high")),
+        *(("logprobs", 3), ("top_logprobs", 2), ("functions", [1]), ("reasoning_effort", "high")),
     ],
 )
 def test_a_chat_refuses_by_name(random, field, value):

@@ -6,7 +6,7 @@ from typing import Any
 
 Check = Callable[[str, Any], Any]  # (name, value) -> the value to use; BadRequest where it is wrong
 
-MOST_WRITTEN = 4096  # tokens that one choice may have
+MOST_WRITTEN = 2**15  # tokens that one choice may have
 MOST_CHOICES = 64  # of one prompt
 MOST_ALTERNATIVES = 100  # tokens beside each token
 MOST_STOPS = 64
@@ -21,6 +21,10 @@ class BadRequest(ValueError):
         self.field = field
 
 
+def _must_be(name: str, what: str, value: Any) -> BadRequest:
+    return BadRequest(name, f"must be {what}, not {value!r:.60}")
+
+
 def whole(low: int, high: int) -> Check:
     """A whole number from `low` to `high`; true and false are none."""
 
@@ -28,9 +32,7 @@ def whole(low: int, high: int) -> Check:
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # some languages have one kind of number only
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise BadRequest(
-                name, f"must be a whole number from {low} to {high}, not {value!r:.60}"
-            )
+            raise _must_be(name, f"a whole number from {low} to {high}", value)
         return value
 
     return check
@@ -40,10 +42,9 @@ def number(low: float | int, high: float | int) -> Check:
     """A number from `low` to `high`."""
 
     def check(name: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise BadRequest(name, f"must be a number from {low} to {high}, not {value!r:.60}")
-        if not low <= value <= high:  # NaN fails this, too
-            raise BadRequest(name, f"must be a number from {low} to {high}, not {value!r:.60}")
+        known = isinstance(value, int | float) and not isinstance(value, bool)
+        if not known or not low <= value <= high:  # which NaN fails, too
+            raise _must_be(name, f"a number from {low} to {high}", value)
         return float(value)
 
     return check
@@ -52,14 +53,14 @@ def number(low: float | int, high: float | int) -> Check:
 def flag(name: str, value: Any) -> bool:
     """True or false."""
     if not isinstance(value, bool):
-        raise BadRequest(name, f"must be true or false, not {value!r:.60}")
+        raise _must_be(name, "true or false", value)
     return value
 
 
 def text(name: str, value: Any) -> str:
     """A text that is Unicode: without half of a surrogate pair."""
     if not isinstance(value, str):
-        raise BadRequest(name, f"must be a text, not {value!r:.60}")
+        raise _must_be(name, "a text", value)
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -70,7 +71,7 @@ def text(name: str, value: Any) -> str:
 def token_ids(name: str, value: Any) -> list[int]:
     """A list of whole numbers; whether the vocabulary has them is checked later."""
     if not isinstance(value, list) or not all(type(one) is int for one in value):
-        raise BadRequest(name, f"must be a list of token ids, not {value!r:.60}")
+        raise _must_be(name, "a list of token ids", value)
     if wrong := [one for one in value if not 0 <= one < 2**31]:
         raise BadRequest(name, f"token id {wrong[0]!r:.30} is in no vocabulary")
     return value
@@ -81,7 +82,7 @@ def prompts(name: str, value: Any) -> list[str | list[int]]:
     if isinstance(value, str):
         return [text(name, value)]
     if not isinstance(value, list) or not value:
-        raise BadRequest(name, f"must be a text, token ids or a list of these, not {value!r:.60}")
+        raise _must_be(name, "a text, token ids or a list of these", value)
     if all(type(one) is int for one in value):
         return [token_ids(name, value)]
     if len(value) > MOST_TEXTS:
@@ -94,9 +95,7 @@ def stops(name: str, value: Any) -> tuple[str, ...]:
     """A text or a list of texts at which writing ends; none of them is empty."""
     found = [value] if isinstance(value, str) else value
     if not isinstance(found, list) or len(found) > MOST_STOPS:
-        raise BadRequest(
-            name, f"must be a text or a list of at most {MOST_STOPS} texts, not {value!r:.60}"
-        )
+        raise _must_be(name, f"a text or a list of at most {MOST_STOPS} texts", value)
     if "" in found:
         raise BadRequest(name, "an empty text would stop before the first token")
     return tuple(text(name, one) for one in found)
@@ -110,7 +109,7 @@ def alternatives(name: str, value: Any) -> int | None:
 def streaming(name: str, value: Any) -> bool:
     """The options of a stream: whether usage comes last."""
     if not isinstance(value, dict):
-        raise BadRequest(name, f"must be an object, not {value!r:.60}")
+        raise _must_be(name, "an object", value)
     for option, setting in value.items():
         if option not in ("include_usage", "include_obfuscation"):
             raise BadRequest(f"{name}.{option:.60}", "is not known here")
@@ -121,13 +120,13 @@ def streaming(name: str, value: Any) -> bool:
 def messages(name: str, value: Any) -> list[dict[str, str]]:
     """The messages of a chat: texts with roles, and nothing else that a template might use."""
     if not isinstance(value, list) or not value or len(value) > MOST_TEXTS:
-        raise BadRequest(name, f"must be a list of messages, not {value!r:.60}")
+        raise _must_be(name, "a list of messages", value)
     return [_message(f"{name}[{i}]", one) for i, one in enumerate(value)]
 
 
 def _message(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise BadRequest(name, f"must be an object, not {value!r:.60}")
+        raise _must_be(name, "an object", value)
     for key, content in value.items():
         if key not in ("role", "content") and content is not None:
             raise BadRequest(f"{name}.{key:.60}", "only role and content are known here")
@@ -249,7 +248,7 @@ def read(body: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
     for name in given:
         if name not in fields:
             raise BadRequest(
-                f"{name:.60}", "is not known here, so it cannot be heeded; leave it out"
+                f"{name:.60}" or '""', "is not known here, so it cannot be heeded; leave it out"
             )
     for name, field in fields.items():
         if field.required and name not in given:
