@@ -28,6 +28,7 @@ from softar_lab.models.config import ModelConfig
 from softar_lab.models.scoring import char_log_probs, evaluate
 from softar_lab.models.soft_ar import SoftAR
 from softar_studies.random_model import random_pretrained
+from softar_studies.serving.__main__ import main
 from softar_studies.serving.answers import GET, POST
 from softar_studies.serving.fields import BadRequest
 from softar_studies.serving.http import serve
@@ -397,6 +398,20 @@ def test_load_knows_checkpoints_of_the_lab_and_others(tmp_path, random):
     assert (type(model), name) == (type(random.model), tmp_path.name)
     with pytest.raises(ValueError, match="without a tokenizer"):
         Served(SoftAR(ModelConfig(vocab_size=3, context=4)), "x")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([str(CHECKPOINTS / "tales-hard"), "--schedule", "sometimes"], "unknown schedule"),
+        ([str(CHECKPOINTS / "tales-hard"), "--collapse", "vote(9)"], "a distribution over vectors"),
+        (["nowhere.gguf"], "no such file"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_at_once(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
 
 
 # what a score counts

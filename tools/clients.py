@@ -103,9 +103,9 @@ asked = dict(model="text-completion-openai/tales-hard", api_base=sys.argv[1], ap
              prompt=sys.argv[2], max_tokens=60, temperature=0.7, seed=5, num_retries=0)
 whole = litellm.text_completion(**asked)
 chunks = list(litellm.text_completion(**asked, stream=True))
-told = dict(model="openai/random", api_base=sys.argv[3], api_key="none", num_retries=0, seed=5,
+chat_asked = dict(model="openai/random", api_base=sys.argv[3], api_key="none", num_retries=0, seed=5,
             messages=[{"role": "user", "content": "Hello"}], max_tokens=20)
-answer, chat = litellm.completion(**told), list(litellm.completion(**told, stream=True))
+answer, chat = litellm.completion(**chat_asked), list(litellm.completion(**chat_asked, stream=True))
 spoken = "".join(chunk.choices[0].delta.content or "" for chunk in chat)
 print(json.dumps({
     "whole": whole.choices[0].text,

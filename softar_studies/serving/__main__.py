@@ -21,14 +21,17 @@ for axis in ("collapse", "schedule", "feedback"):
     parser.add_argument(f"--{axis}", help=f"the {axis} with which it writes, as in generate()")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Load the model, try how it writes, and serve it."""
-    given = parser.parse_args()
-    model, name = load(given.model)
+    given = parser.parse_args(arguments)
     axes = {axis: getattr(given, axis) for axis in ("collapse", "schedule", "feedback")}
     choices = {axis: value for axis, value in axes.items() if value is not None}
-    generate(model, "", 2, **choices)  # choices that do not suit the model are refused at once
-    served = Served(model, given.name or name, choices)
+    try:
+        model, name = load(given.model)
+        served = Served(model, given.name or name, choices)
+        generate(model, "", 2, **choices)  # choices that do not suit the model fail here
+    except ValueError as error:
+        parser.error(str(error))
     asyncio.run(serve(served, given.port, lambda address: print(address, flush=True)))
 
 

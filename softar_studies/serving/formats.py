@@ -174,10 +174,10 @@ class Chat:
             delta["content"] = part.text
         return self._choice(job, part, "delta", delta)
 
-    def _choice(self, job: Job, part: Part, name: str, said: dict[str, Any]) -> dict[str, Any]:
+    def _choice(self, job: Job, part: Part, name: str, content: dict[str, Any]) -> dict[str, Any]:
         return {
             "index": part.row,
-            name: said,
+            name: content,
             "logprobs": _chat_logprobs(job, part) if job.figures else None,
             "finish_reason": part.finish,
         }

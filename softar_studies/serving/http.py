@@ -91,7 +91,14 @@ class Endpoint(RequestHandler):
             self._send(*error_of(error))
 
     def _run(self, function: Callable, *arguments: Any) -> asyncio.Future:
-        return asyncio.get_running_loop().run_in_executor(self.worker, function, *arguments)
+        """Run a function when its turn comes, unless the client has gone by then."""
+
+        def turn() -> Any:
+            if self.gone.is_set():
+                raise StreamClosedError
+            return function(*arguments)
+
+        return asyncio.get_running_loop().run_in_executor(self.worker, turn)
 
     def _send(self, status: int, answer: dict[str, Any]) -> None:
         if self.gone.is_set():

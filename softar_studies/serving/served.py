@@ -125,13 +125,12 @@ class Served:
         size = {"vocab_size": self.model.vocab_size, "model_max_length": self.model.context}
         return {"tokenizer_class": type(own).__name__, **found, **size}
 
-    def prompt(self, name: str, given: str | list[int], lead: bool = True) -> Prompt:
+    def prompt(self, name: str, given: str | list[int]) -> Prompt:
         """What is read of a text or of token ids.
 
         Args:
             name: the field, for the message.
-            given: the text or the ids.
-            lead: whether a first token `begin_id` is the one that the model reads by itself.
+            given: the text or the ids. A first token `begin_id` is the one that the model reads.
 
         Raises:
             BadRequest: where the text cannot be encoded, an id is unknown, or both are too long.
@@ -144,8 +143,8 @@ class Served:
             # the client's own characters, of which the tokenizer may know less
             ends = torch.tensor([0, *map(len, pieces)]).cumsum(0).tolist()
             pieces = [given[begin:end] for begin, end in itertools.pairwise(ends)]
-        first = int(lead and len(ids) > 0 and int(ids[0]) == self.begin_id)
-        return Prompt(ids, tuple(pieces), first)
+        lead = len(ids) > 0 and int(ids[0]) == self.begin_id
+        return Prompt(ids, tuple(pieces), int(lead))
 
     def _ids(self, name: str, given: str | list[int]) -> Int[Tensor, " T"]:
         if isinstance(given, str):
