@@ -3,10 +3,10 @@
 usage: python tools/clients.py FOLDER [--record]      (minutes; pip fetches the clients once)
 
 The environments lie in FOLDER. lm-eval runs a multiple-choice, a rolling and a generation task, by
-ids and by texts, in batches of 1 and 3; its figures and texts must be our own, one by one. openai
-and litellm must read the same from a stream as from a whole answer, of a text and of a chat.
---record saves what they sent as tests/fixtures/serving/clients.json, which the tests send again.
-The exit code is 1 where anything differs.
+ids and by texts, in batches of 1 and 3, and the first one as from llama.cpp (gguf); its figures and
+texts must be our own, one by one. openai and litellm must read the same from a stream as from a
+whole answer, of a text and of a chat. --record saves what they sent, which the tests send again, as
+tests/fixtures/serving/clients.json. The exit code is 1 where anything differs.
 """
 
 import argparse
@@ -116,6 +116,17 @@ print(json.dumps({
 """
 
 
+@dataclass(frozen=True)
+class Way:
+    """One way in which lm-eval asks: its model class, that one's arguments, and the tasks."""
+
+    name: str
+    model: str
+    arguments: str
+    batch: int
+    tasks: tuple[str, ...] = tuple(TASKS)
+
+
 @dataclass
 class Recorded:
     """What the server was asked: one request of each kind, by client."""
@@ -180,22 +191,21 @@ def write_tasks(folder: Path) -> None:
         (folder / f"tales_{name}.yaml").write_text(task.format(data=data), encoding="utf-8")
 
 
-def lm_eval(folder: Path, url: str, by_ids: bool, batch: int) -> dict[str, list]:
+def lm_eval(folder: Path, way: Way) -> dict[str, list]:
     """What lm-eval reports: per task, the log-likelihood or the text of each request, in order."""
     tasks = folder / "tasks"
     tasks.mkdir(exist_ok=True)
     write_tasks(tasks)
-    out = folder / f"out-{by_ids}-{batch}"
-    arguments = f"model=tales-hard,base_url={url}/completions,num_concurrent=1,max_retries=1"
+    out = folder / f"out {way.name}"
     command = [
-        *(python(folder, "lm-eval"), "-m", "lm_eval", "run", "--model", "local-completions"),
-        *("--model_args", f"{arguments},tokenized_requests={by_ids},tokenizer_backend=remote"),
-        *("--batch_size", str(batch), "--tasks", ",".join(f"tales_{task}" for task in TASKS)),
+        *(python(folder, "lm-eval"), "-m", "lm_eval", "run"),
+        *("--model", way.model, "--model_args", way.arguments),
+        *("--batch_size", way.batch, "--tasks", ",".join(f"tales_{task}" for task in way.tasks)),
         *("--include_path", tasks, "--log_samples", "--output_path", out),
     ]
     subprocess.run([*map(str, command)], check=True, capture_output=True)
     found = {}
-    for task in TASKS:
+    for task in way.tasks:
         newest = max(out.rglob(f"samples_tales_{task}_*.jsonl"), key=lambda path: path.name)
         rows = map(json.loads, newest.read_text(encoding="utf-8").splitlines())
         ordered = sorted(rows, key=lambda row: row["doc_id"])
@@ -237,23 +247,31 @@ def expected(served: Served) -> dict[str, list]:
     }
 
 
+def ways(url: str) -> Iterator[Way]:
+    """All the ways in which lm-eval asks."""
+    shared = f"model=tales-hard,base_url={url}/completions,num_concurrent=1,max_retries=1"
+    for kind in ("ids", "texts"):
+        arguments = f"{shared},tokenized_requests={kind == 'ids'},tokenizer_backend=remote"
+        for batch in (1, 3):
+            yield Way(f"{kind}, batches of {batch}", "local-completions", arguments, batch)
+    yield Way("gguf", "gguf", f"base_url={url.removesuffix('/v1')}", 1, ("choice",))
+
+
 def lm_eval_checks(folder: Path, url: str, served: Served, recorded: Recorded) -> Iterator[bool]:
     """lm-eval's figures and texts against ours."""
     right = expected(served)
-    for by_ids in (True, False):
-        for batch in (1, 3):
-            recorded.client = f"lm-eval 0.4.13, {'ids' if by_ids else 'texts'}, batches of {batch}"
-            found = lm_eval(folder, url, by_ids, batch)
-            for task, ours in right.items():
-                pairs = list(zip(found[task], ours, strict=True))
-                if task == "writing":
-                    same = sum(one == own for one, own in pairs)
-                    print(f"{recorded.client}: {task}: {same} of {len(pairs)} texts are our own")
-                    yield same == len(pairs)
-                    continue
-                off = max(abs(one - own) for one, own in pairs)
-                print(f"{recorded.client}: {task}: {len(pairs)} texts, {off:.1e} nats at most")
-                yield off < CLOSE
+    for way in ways(url):
+        recorded.client = f"lm-eval 0.4.13, {way.name}"
+        for task, theirs in lm_eval(folder, way).items():
+            pairs = list(zip(theirs, right[task], strict=True))
+            if task == "writing":
+                same = sum(one == own for one, own in pairs)
+                print(f"{recorded.client}: {task}: {same} of {len(pairs)} texts are our own")
+                yield same == len(pairs)
+                continue
+            off = max(abs(one - own) for one, own in pairs)
+            print(f"{recorded.client}: {task}: {len(pairs)} texts, {off:.1e} nats at most")
+            yield off < CLOSE
 
 
 def stream_checks(folder: Path, url: str, recorded: Recorded) -> Iterator[bool]:
