@@ -140,9 +140,10 @@ def tree() -> str:
                     continue
                 name = f"**{name}**" if file in bold else name
                 found.append(f"| {number} | {name} | {first_line(file).rstrip('.')} |")
-    for file in sorted((ROOT / "softar_studies").glob("*.py")):
+    for file in sorted((ROOT / "softar_studies").rglob("*.py")):
         if file.name != "__init__.py":
-            found.append(f"| | softar_studies/{file.name} | {first_line(file).rstrip('.')} |")
+            name = file.relative_to(ROOT).as_posix()
+            found.append(f"| | {name} | {first_line(file).rstrip('.')} |")
     return "\n".join(["| floor | file | what it is |", "|---|---|---|", *found])
 
 

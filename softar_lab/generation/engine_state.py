@@ -23,8 +23,8 @@ class EngineState:
     Prompts may differ in length: while the shorter rows already write, the longer ones still read.
     """
 
-    def __init__(self, model: Predictor, prompts: list[str], config: GenerationConfig):
-        self.model, self.prompts, self.config = model, prompts, config
+    def __init__(self, model: Predictor, prompts: list[str | Tensor], config: GenerationConfig):
+        self.model, self.config = model, config
         self.seeds = config.seeds(len(prompts))
         self.collapse, self.schedule = config.collapse, config.schedule
         self.feedback, self.temperature = config.feedback, config.temperature
@@ -33,7 +33,10 @@ class EngineState:
         self.embedding, self.device = model.embedding, model.device
         self.always = isinstance(self.schedule, Always)  # ordinary generation: every token is hard
 
-        self.prompt_ids = [model.tokenizer.encode(text) for text in prompts]
+        self.prompt_ids = [token_ids(model, one) for one in prompts]
+        self.prompts = [
+            one if isinstance(one, str) else model.tokenizer.decode(one) for one in prompts
+        ]
         lengths = [len(ids) for ids in self.prompt_ids]
         self.begin = min(lengths)
         self.first = [n - self.begin for n in lengths]  # each row's first step, after `begin`
@@ -71,6 +74,11 @@ class EngineState:
             state,
             self.run,
         )
+
+
+def token_ids(model: Predictor, prompt: str | Tensor) -> Int[Tensor, " T"]:
+    """The ids of a prompt, which is a text or these ids already."""
+    return model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
 
 
 @dataclass(frozen=True)

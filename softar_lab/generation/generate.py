@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core.predictor import Predictor
 from ..core.threads import limited
@@ -16,12 +17,15 @@ from ..models.soft_ar import SoftAR
 from ..models.window_memory.layout import LAYOUTS
 from .config import GenerationConfig
 from .engine import Engine
+from .engine_state import token_ids
 from .schedule import within
+
+Prompt = str | Tensor  # a text, or its token ids (T,)
 
 
 def generate(
     model: Predictor,
-    prompt: str | Sequence[str],
+    prompt: Prompt | Sequence[Prompt],
     steps: int = 200,
     *,
     stop: Callable[[], bool] | None = None,
@@ -33,7 +37,7 @@ def generate(
 
     Args:
         model: any predictor with a tokenizer.
-        prompt: a text, or a list of texts; an empty one starts from nothing.
+        prompt: a text or its token ids (T,), or a list of them; an empty one starts from nothing.
         steps: how many symbols each row emits.
         stop: asked at every step, some steps ahead; where it is True, the steps so far are returned.
         choices: collapse="softmax", schedule="always", feedback="mixture", window=None,
@@ -46,18 +50,18 @@ def generate(
         ValueError: as `GenerationConfig` does; for an unknown character or a prompt longer than the
         context.
     """
-    engine, settings = _prepare(model, prompt, GenerationConfig(steps=steps, **choices))
+    engine, settings = prepare(model, prompt, GenerationConfig(steps=steps, **choices))
     with torch.inference_mode(), limited(engine.model.work * len(engine.prompts)):
         for _ in engine.generate(stop):
             pass
     trajectories = engine.recorder.trajectories(
         engine.model, engine.prompts, engine.first, steps, settings
     )
-    return trajectories[0] if isinstance(prompt, str) else trajectories
+    return trajectories[0] if isinstance(prompt, Prompt) else trajectories
 
 
 def stream(
-    model: Predictor, prompt: str | Sequence[str], steps: int | None = None, **choices: Any
+    model: Predictor, prompt: Prompt | Sequence[Prompt], steps: int | None = None, **choices: Any
 ) -> Iterator[Trajectory | list[Trajectory]]:
     """What `generate` writes, handed over piece by piece (128 steps each) as it comes; `steps`
     None: without end.
@@ -67,7 +71,7 @@ def stream(
     `generate` does.
     """
     config = GenerationConfig(steps=sys.maxsize if steps is None else steps, **choices)
-    return _pieces(*_prepare(model, prompt, config), single=isinstance(prompt, str))
+    return _pieces(*prepare(model, prompt, config), single=isinstance(prompt, Prompt))
 
 
 def _pieces(
@@ -87,11 +91,15 @@ def _pieces(
             yield some[0] if single else some
 
 
-def _prepare(
-    model: Predictor, prompt: str | Sequence[str], config: GenerationConfig
+def prepare(
+    model: Predictor, prompt: Prompt | Sequence[Prompt], config: GenerationConfig
 ) -> tuple[Engine, dict[str, Any]]:
-    """The engine, by the window asked for, and what a trajectory says of its making."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    """The engine, by the window asked for, and what a trajectory says of its making.
+
+    Raises:
+        ValueError: as `generate` does.
+    """
+    prompts = [prompt] if isinstance(prompt, Prompt) else list(prompt)
     if config.window is not None:
         if not isinstance(model, SoftAR):
             raise ValueError(f"only a SoftAR has a window that can be changed, not {model!r:.80}")
@@ -108,7 +116,7 @@ def _prepare(
     return Engine(model, prompts, config), settings
 
 
-def _check(model: Predictor, prompts: list[str]) -> None:
+def _check(model: Predictor, prompts: list[Prompt]) -> None:
     if not prompts:
         raise ValueError("no prompt given; an empty string starts from nothing")
     if model.tokenizer is None:
@@ -116,8 +124,9 @@ def _check(model: Predictor, prompts: list[str]) -> None:
             "the model has no tokenizer, so it can neither read a prompt nor write a text"
         )
     context = model.context or math.inf
-    for text in prompts:
-        if (count := len(model.tokenizer.encode(text))) > context and model.overlap is None:
+    for one in prompts:
+        count = len(token_ids(model, one))
+        if count > context and model.overlap is None:
             raise ValueError(
                 f"the prompt has {count} tokens, the model's context holds {context}: shorten the prompt"
             )

@@ -22,7 +22,10 @@ def bits_per_char(log_probs: Float[Tensor, "..."] | Sequence[Float[Tensor, " _"]
     """Mean of -log p / ln 2 over all characters, in bits.
 
     log_probs, in nats, are (T,) of one text, (B, T) of B texts, or a list of (T_b,), of any
-    lengths. The standard error is that of a ratio, all bits over all characters, with the texts as
+    lengths. Which characters they are of, the function that scored them says: `judge` scores all,
+    and `char_log_probs` leaves out the first token of running text.
+
+    The standard error is that of a ratio, all bits over all characters, with the texts as
     independent units: characters of one text depend on each other. So one text alone has no
     standard error (NaN), and windows cut from one text give too small a one. Texts without a
     character are left out. A character of probability 0 makes the mean infinite.
@@ -138,6 +141,8 @@ class Judgement:
 def judge(text: str, judge: Predictor, prompt: str = "", separator: str | None = None) -> Judgement:
     """Log-probability that a judge gives to every character of a text after a prompt.
 
+    Every character is judged, the first one given the prompt, or the judge's start alone where there
+    is none: log p(text | prompt). (`char_log_probs` without a separator leaves the first token out.)
     The prompt is read, not judged. Prompt and text are tokenized separately. The log-probability of
     a token of several characters goes to its first character.
 

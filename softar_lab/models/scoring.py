@@ -245,9 +245,23 @@ def char_log_probs(
 ) -> Float[Tensor, " C"]:
     """log p of every scored character of a text (C,), in nats, in windows of the model's context.
 
+    What is scored depends on `separator`, so sums with and without it are not the same quantity.
+    Without it, the first token of the text is only read, and all others are scored given what
+    stands before them: log p(text | its first token). With it, every token is scored, the first
+    one given the model's start alone: log p(text). A tool that puts a token of its own before a
+    text, such as lm-eval, scores a third quantity: that of `char_log_probs(model, token + text)`.
+
     See `windows` for the cuts, and `per_char` for tokens of several characters. A model with a
     structured window carries its memory from window to window; the cost per window does not depend
     on the length of the text.
+
+    Args:
+        model: any predictor with a tokenizer.
+        text: what is scored.
+        separator: the token that ends every document; None: running text.
+
+    Returns:
+        log p (C,). Without a separator C is the number of characters behind the first token.
 
     Raises:
         ValueError: where the text is empty, no token of it can be scored, or the model has no
@@ -258,9 +272,10 @@ def char_log_probs(
 
 
 def evaluate(model: Predictor, text: str, separator: str | None = None) -> float:
-    """Mean nats per character over the whole of `text`, for tokens of any length.
+    """Mean nats per scored character of `text`, for tokens of any length.
 
-    See `windows` for which tokens are scored.
+    It is the mean of `char_log_probs`, which says what is scored: without a separator all but the
+    first token, with one all tokens. The mean is over as many characters as are scored.
     """
     return -char_log_probs(model, text, separator).double().mean().item()
 
