@@ -333,3 +333,41 @@ def test_only_an_empty_prompt_needs_a_token_to_begin_with():
     ):
         with pytest.raises(ValueError, match="nothing from nothing"):
             ask()
+
+
+PREFIXED = ["fallback", "fallback, metaspace", "unigram", "unigram, bytes"]
+
+
+@pytest.mark.parametrize("name", MADE)
+@given(prompt=TEXTS, text=TEXTS)
+def test_a_text_behind_a_prompt_has_its_lengths_too(tokenizers, name, prompt, text):
+    tokenizer = tokenizers[name].after(prompt)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*no tokens of the model")
+        ids, lengths = tokenizer.encode_with_lengths(text)
+    assert int(lengths.sum()) == (len(text) if len(ids) else 0)
+    marked = any(mark in prompt + text for mark in [*MARKS, "\u2581", "<0x"])
+    if name in LOSSLESS and not marked:
+        assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("name", PREFIXED)
+def test_a_first_word_behind_a_prompt_is_not_the_first_of_a_text(tokenizers, name):
+    tokenizer = tokenizers[name]
+    assert tokenizer.puts_space_before
+    whole, prompt = tokenizer.encode("the king"), tokenizer.encode("the")
+    assert tokenizer.decode(whole[len(prompt) :]) == "king"
+    behind = tokenizer.after("the")
+    assert behind.decode(whole[len(prompt) :]) == " king"
+    assert behind.encode_with_lengths(" king")[0].tolist() == whole[len(prompt) :].tolist()
+    ids, lengths = tokenizer.after("r").encode_with_lengths("ode")
+    assert torch.equal(torch.cat([tokenizer.encode("r"), ids]), tokenizer.encode("rode"))
+    assert lengths.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", PREFIXED)
+def test_generated_text_goes_on_where_the_prompt_ends(tokenizers, name):
+    model = model_of(tokenizers[name])
+    for path in lab.generate(model, ["the", "in the"], 20, seed=[1, 2]):
+        whole = [*model.tokenizer.encode(path.prompt).tolist(), *path.token_ids.tolist()]
+        assert path.prompt + path.text == model.tokenizer.decode(whole)

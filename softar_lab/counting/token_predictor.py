@@ -89,6 +89,10 @@ class Vocabulary:
         ids = self.encode(text)
         return ids, self.lengths(ids)
 
+    def after(self, prompt: str) -> "Vocabulary":
+        """The tokenizer of a text behind a prompt: this one."""
+        return self
+
     def unknown_in(self, text: str) -> dict[str, int]:
         """How often each character that belongs to no token occurs in a text."""
         return dict(

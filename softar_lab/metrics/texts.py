@@ -175,7 +175,8 @@ def judge(text: str, judge: Predictor, prompt: str = "", separator: str | None =
 
 def encode_pair(tokenizer: Any, prompt: str, text: str) -> tuple[Int64[Tensor, " N"], ...]:
     """Ids (N,) of a prompt and of a text after it, each cut by itself, and their lengths (N,)."""
-    pairs = tokenizer.encode_with_lengths(prompt), tokenizer.encode_with_lengths(text)
+    after = tokenizer.after(prompt)
+    pairs = tokenizer.encode_with_lengths(prompt), after.encode_with_lengths(text)
     ids, lengths = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     return ids, lengths
 

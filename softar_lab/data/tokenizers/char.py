@@ -108,6 +108,10 @@ class CharTokenizer:
         ids = self.encode(text)
         return ids, self.lengths(ids)
 
+    def after(self, prompt: str) -> "CharTokenizer":
+        """The tokenizer of a text behind a prompt: this one."""
+        return self
+
     def unknown_in(self, text: str) -> dict[str, int]:
         """Count, for each character of a text that is not a token, how often it occurs."""
         codes, counts = np.unique(code_points(text), return_counts=True)

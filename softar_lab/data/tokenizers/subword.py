@@ -159,6 +159,10 @@ class UnitTokenizer:
         ids = self.encode(text)
         return ids, self.lengths(ids)
 
+    def after(self, prompt: str) -> "UnitTokenizer":
+        """The tokenizer of a text behind a prompt: this one."""
+        return self
+
     def unknown_in(self, text: str) -> dict[str, int]:
         """The unknown characters of a text: none, so always {}."""
         return {}

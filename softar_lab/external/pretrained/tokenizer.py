@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from .continuation import Continuation, cutter_without_prefix
+
 REPLACEMENT = "\ufffd"
 BLOCK, AROUND = 64, 16  # tokens whose characters are counted together, and those read around them
 Span = tuple[int, int]  # begin and end of a token in a text
@@ -90,13 +92,18 @@ class PieceTokenizer:
                     "not tell which characters its tokens stand for; there is no figure per character"
                 )
             return ids, self.lengths(ids)
-        ids, spans = self._spans(text)
+        return self.with_lengths(text, *self._spans(text))
+
+    def with_lengths(
+        self, text: str, ids: list[int], spans: list[Span]
+    ) -> tuple[Int64[Tensor, " T"], Int64[Tensor, " T"]]:
+        """Ids (T,), and lengths (T,) from where each token lies in the text."""
         if unknown := self._unknown(text, ids, spans):
             some = ", ".join(repr(part) for part in [*dict.fromkeys(unknown)][:5])
             warnings.warn(
                 f"{len(unknown)} parts of the text are no tokens of the model ({some}): it reads each "
                 "as its unknown token, whatever stands there, so figures per character are too low",
-                stacklevel=2,
+                stacklevel=3,
             )
         return torch.tensor(ids, dtype=torch.int64), _characters(spans, text)
 
@@ -137,6 +144,10 @@ class PieceTokenizer:
                     first = i  # it completes a character and begins another
         return torch.tensor(found, dtype=torch.int64)
 
+    def after(self, prompt: str) -> "PieceTokenizer | Continuation":
+        """The tokenizer of a text behind a prompt."""
+        return Continuation(self, prompt) if prompt and self.library.is_fast else self
+
     def unknown_in(self, text: str) -> dict[str, int]:
         """Counts of a text's characters that the model cannot tell from others; {} if there are none.
 
@@ -147,6 +158,16 @@ class PieceTokenizer:
             return dict(Counter(unknown)) if self.unk_id is not None else {}
         ids, spans = self._spans(text)
         return dict(Counter("".join(self._unknown(text, ids, spans)) + self._lost(text, spans)))
+
+    @cached_property
+    def puts_space_before(self) -> bool:
+        """Whether the library puts a space before a text."""
+        return self.decode(torch.cat([self.encode("a"), self.encode("a")])) != "aa"
+
+    @cached_property
+    def inner(self) -> Any:
+        """What cuts a text for the library, without a space before it."""
+        return cutter_without_prefix(self.library.backend_tokenizer)
 
     def _cut(self, text: str, **more: bool) -> Mapping[str, Any]:
         """What the library makes of a text."""
