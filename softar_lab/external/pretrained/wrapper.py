@@ -263,15 +263,14 @@ class Pretrained(nn.Module, VectorPredictor):
         return next((i for i in ids if i is not None), None)
 
     def _begin(self, batch_size: int) -> Float[Tensor, "B 1 m"]:
-        """The vector of the token before the first one, (B, 1, m)."""
-        return self.rows[self._begin_token].expand(batch_size, 1, -1)
+        """The vector of the token before the first one, (B, 1, m); any row where there is none."""
+        return self.rows[self._begin_token or 0].expand(batch_size, 1, -1)
 
     def _before(self, batch_size: int) -> Float[Tensor, "B 1 d"]:
         """The hidden state with nothing read yet, (B, 1, d); NaN where there is none."""
         if self.device not in self._first:  # the weights are fixed, so compute it once
-            # without a token to begin with, any row gives the shape
+            first = self._body(self._begin(1))
             known = self._begin_token is not None
-            first = self._body(self._begin(1) if known else self.rows[:1, None])
             self._first[self.device] = first if known else torch.full_like(first, torch.nan)
         return self._first[self.device].expand(batch_size, -1, -1)
 
