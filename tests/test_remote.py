@@ -43,6 +43,10 @@ FIXTURES = {
     path.stem: json.loads(path.read_text(encoding="utf-8"))
     for path in ROOT.glob("tests/fixtures/*.json")
 }
+SERVED = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in ROOT.glob("tests/fixtures/served/*.json")
+}
 CHECKPOINT = ROOT / "data" / "checkpoints" / "tales-hard"
 KEY = "sk-nobody-may-see-this"
 quick = partial(Caller, timeout=300, retries=2, wait=0.01)  # a busy machine has time to answer
@@ -180,6 +184,17 @@ def test_each_servers_answer_is_understood(server, name):
     assert server.asked[0].path == shape["path"]
 
 
+@pytest.mark.parametrize("name", SERVED)
+def test_log_probs_of_a_real_server_are_those_of_the_same_weights(server, name):
+    """Texts that begin with, hold or end in characters of several tokens; spaces that get lost."""
+    for one in SERVED[name]["answers"]:
+        server.parts = [reply(one["answer"])]
+        scored = RemoteJudge(url=server.url, model="m", api=one["api"]).log_probs(one["text"])
+        assert scored.unscored == one["unscored"]
+        assert scored.unscored + "".join(scored.tokens) == one["text"]
+        assert scored.log_probs.tolist() == pytest.approx(one["log_probs"], abs=1e-3)
+
+
 def test_every_api_has_a_fixture():
     assert {shape["api"] for shape in FIXTURES.values()} == set(APIS)
     assert all(shape["source"] for shape in FIXTURES.values())
@@ -220,9 +235,13 @@ VALUES = answer()["choices"][0]["logprobs"]["token_logprobs"]
         (answer(token_logprobs=VALUES[:-1]), "6 tokens and 5 log-probs"),
         (answer(token_logprobs=None), "no token_logprobs"),
         (answer(tokens=TOKENS[:-2] + [" was", " John"]), "another text: at character 13"),
-        (answer(tokens=TOKENS[:-2], token_logprobs=VALUES[:-2]), "only 13 of 16"),
-        (answer(tokens=TOKENS + ["!"], token_logprobs=VALUES + [-1]), "goes on for 2 tokens"),
+        (answer(tokens=TOKENS[:-1], token_logprobs=VALUES[:-1]), "only 13 of 16"),
+        (answer(tokens=TOKENS + ["!"], token_logprobs=VALUES + [-1]), "goes on after.*' John'"),
         (answer(tokens=[*TOKENS[:2], 7, *TOKENS[3:]]), "no text but 7"),
+        (answer(tokens=[7, *TOKENS[1:]]), "token 0 is no text but 7"),
+        (answer(tokens=[*TOKENS[:2], None, *TOKENS[3:]]), "no text but None"),
+        (answer(tokens=[TOKENS[0], ["Hello"], *TOKENS[2:]]), "no text but"),
+        ({"choices": ["Hello"]}, "1 choices where one was asked for: .'Hello'"),
         (answer(tokens=[*TOKENS[:2], "\ufffd", *TOKENS[3:]]), "another text"),
         (answer(text="Hello my home is"), "asked to repeat the text"),
         (answer(text=" John"), "does it know echo"),
@@ -257,16 +276,17 @@ def test_single_token_without_a_start_token_has_no_figure(server):
         RemoteJudge(url=server.url).log_probs("Hello")
 
 
-def test_first_character_of_several_tokens_is_only_read(server):
-    """Two tokens make up the first character: neither is a figure about the text after it."""
+def test_first_character_of_several_tokens_counts_as_in_evaluate(server):
+    """Its first token is only read, its second one has a log-prob as every other token."""
 
     def cut(text, return_offsets_mapping):
         return {"input_ids": [0, 1, 0], "offset_mapping": [(0, 1), (0, 1), (1, 2)]}
 
     server.parts = [reply({"choices": [{"context_logits": [[0.0, 0.0], [3.0, 3.0], [0.0, 9.0]]}]})]
     scored = RemoteJudge(url=server.url, api="context_logits", tokenizer=cut).log_probs("é!")
-    assert (scored.unscored, scored.tokens) == ("é", ("!",))
-    assert math.isclose(scored.bits_per_char, 1.0)
+    assert (scored.unscored, scored.tokens) == ("é", ("", "!"))
+    assert scored.log_probs.tolist() == pytest.approx([-math.log(2)] * 2)
+    assert math.isclose(scored.bits_per_char, 2.0)
 
 
 def test_text_cut_off_before_it_is_scored_is_an_error(server):
@@ -325,21 +345,89 @@ def test_wrong_embeddings_are_an_error(server, said, complaint):
         RemoteJudge(url=server.url, caller=quick()).embeddings(["one", "two"])
 
 
-@given(
-    st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=6), st.booleans(), st.booleans()
-)
-def test_tokens_lie_along_the_text_exactly(tokens, started, written):
+@given(st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=6), st.booleans())
+def test_tokens_lie_along_the_text_exactly(tokens, started):
     from softar_lab.external.remote import judge as remote
 
     text = "".join(tokens)
     pairs = [(token, None if not i and not started else -1.0) for i, token in enumerate(tokens)]
-    pairs = [("<|start of a text|>", None)] * started + pairs + [("more", -1.0)] * written
+    pairs = [("<|start of a text|>", None)] * started + pairs
     scored = remote._scored(pairs, text)
     assert scored.tokens == tuple(tokens[not started :])
     assert scored.unscored == ("" if started else tokens[0])
     assert scored.bits_per_char == pytest.approx(
         len(scored.tokens) / math.log(2) / len("".join(scored.tokens))
     )
+
+
+def decoded_alone(data: bytes) -> str:
+    """A token's bytes as most servers send them: U+FFFD for each part of a character."""
+    return data.decode("utf-8", "replace")
+
+
+def decoded_in_place(pieces: list[bytes]) -> list[str]:
+    """Tokens as vLLM sends them: parts of a character are "", and the last one has it.
+
+    It looks back at most four tokens, but never at the first one. So of a character that begins
+    with the text the first part is U+FFFD, and the character never comes.
+    """
+    sent = [decoded_alone(pieces[0])]
+    for i, piece in enumerate(pieces[1:], 1):
+        text = decoded_alone(piece)
+        if text.endswith("\ufffd"):
+            spelled = (spelled_after(pieces[k:i], piece) for k in range(i - 1, max(0, i - 5), -1))
+            text = next(filter(None, spelled), "")
+        sent.append(text)
+    return sent
+
+
+def spelled_after(before: list[bytes], piece: bytes) -> str:
+    """The text of a token and of the parts of characters just before it; "" where it has none."""
+    text = decoded_alone(b"".join(before) + piece)
+    while before and decoded_alone(before[-1]).endswith("\ufffd"):
+        before = before[:-1]
+    return "" if text.endswith("\ufffd") else text[len(decoded_alone(b"".join(before))) :]
+
+
+@st.composite
+def cut_texts(draw):
+    """A text, and its bytes cut into tokens: whole characters, or one character in several parts.
+
+    A space may stand before the first part.
+    """
+    text = draw(st.text(st.sampled_from("ab é日本😀\u0301\t"), min_size=2, max_size=9))
+    pieces: list[bytes] = []
+    for char in text:
+        data = char.encode()
+        cuts = [i for i in range(1, len(data)) if draw(st.booleans())]
+        parts = [data[i:j] for i, j in zip([0, *cuts], [*cuts, len(data)])]
+        if pieces and draw(st.booleans()) and (pieces[-1] == b" " if cuts else whole(pieces[-1])):
+            parts[0] = pieces.pop() + parts[0]
+        pieces += parts
+    return text, pieces
+
+
+def whole(data: bytes) -> bool:
+    return "\ufffd" not in decoded_alone(data)
+
+
+@given(cut_texts())
+def test_characters_that_tokens_spell_together_are_found(cut):
+    """However the characters of a text are cut, and however a server sends what is no text."""
+    from softar_lab.external.remote.alignment import aligned
+
+    text, pieces = cut
+    for sent in (list(map(decoded_alone, pieces)), decoded_in_place(pieces)):
+        parts = aligned(sent, text)
+        assert len(parts) == len(pieces)
+        assert "".join(parts) == text
+        if "\ufffd" not in "".join(sent):
+            assert parts == sent
+        assert "".join(aligned([None, *sent[1:]], text)) == text
+        with pytest.raises(ValueError, match="scored"):
+            aligned(sent, text + "!")
+        with pytest.raises(ValueError, match="scored|goes on"):
+            aligned(sent, text[:-1] + "z")
 
 
 # servers that misbehave: a retry or an error, soon
@@ -431,6 +519,7 @@ def test_passing_trouble_is_tried_again(server, bad):
             reply(gzip.compress(b" " * 300_000), more="Content-Encoding: gzip\r\n"),
             "longer than 200,000 bytes",
         ),
+        (reply(answer(), more="Content-Encoding: gzip\r\n"), "cannot be unpacked"),
     ],
 )
 def test_lasting_trouble_is_reported_at_once(server, bad, complaint):
@@ -463,7 +552,18 @@ def test_retry_after_reads_seconds_and_dates():
     assert retry_after("12") == 12
     assert 25 < retry_after(later) <= 30
     assert retry_after(format_datetime(datetime.now(UTC) - timedelta(days=1))) == 0
-    assert retry_after(None) is retry_after("soon") is retry_after("-3") is None
+    for unreadable in (None, "soon", "-3", "²", "٣", ""):
+        assert retry_after(unreadable) is None
+
+
+@given(st.text())
+def test_retry_after_reads_any_header(value):
+    assert (retry_after(value) or 0) >= 0
+
+
+def test_address_that_no_client_takes_is_an_error():
+    with pytest.raises(RemoteError, match="the address cannot be used"):
+        RemoteJudge(url="http://localhost/a\x07", caller=quick()).log_probs(TEXT)
 
 
 # who asks
@@ -565,6 +665,9 @@ def test_sigv4_finds_credentials_in_the_environment(monkeypatch):
     [
         (lambda: RemoteJudge(url="localhost:8000"), "begins with http"),
         (lambda: RemoteJudge(url=f"https://me:{KEY}@host/v1"), "name or password"),
+        (lambda: RemoteJudge(url="http://localhost:80000"), "[Pp]ort"),
+        (lambda: RemoteJudge(url="http://localhost:http"), "[Pp]ort"),
+        (lambda: RemoteJudge(url="http://local host"), "names a host"),
         (lambda: RemoteJudge(url="http://h", api="chat"), "api must be one of completions"),
         (lambda: RemoteJudge(url="http://h", api="context_logits"), "needs tokenizer"),
         (lambda: RemoteJudge(url="http://h").log_probs(""), "empty"),

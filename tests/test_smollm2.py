@@ -360,3 +360,20 @@ def test_smollm2_step_by_step_is_as_exact_as_float32_is(smollm2):
         for t, column in enumerate(ids.T):
             state = smollm2.advance(state, token_ids=column)
             assert (smollm2.predict(state).log_probs - expected[:, t]).abs().max() < near
+
+
+@needs_smollm2
+def test_smollm2_tokens_have_exactly_the_characters_of_a_text(smollm2, rng):
+    tokenizer = smollm2.tokenizer
+    for text in (
+        "für 😀 cafe\u0301",
+        " 😀",
+        "日本語 ² ½",
+        "<|im_start|>user\n\tHi<|im_end|>",
+        "a\ufffdb",
+    ):
+        ids, lengths = tokenizer.encode_with_lengths(text)
+        assert int(lengths.sum()) == len(text)
+        assert int(tokenizer.lengths(ids).sum()) == len(text)
+    ids = torch.randint(0, tokenizer.vocab_size, (2_000,), generator=rng(0))
+    assert int(tokenizer.lengths(ids).sum()) == len(tokenizer.decode(ids))

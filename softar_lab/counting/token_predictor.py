@@ -84,6 +84,15 @@ class Vocabulary:
         """How many characters each token stands for."""
         return torch.tensor([len(self.tokens[i]) for i in ids.tolist()], dtype=torch.int64)
 
+    def encode_with_lengths(self, text: str) -> tuple[Int64[Tensor, " T"], Int64[Tensor, " T"]]:
+        """Ids (T,) of a text, and the number of its characters that each stands for (T,)."""
+        ids = self.encode(text)
+        return ids, self.lengths(ids)
+
+    def after(self, prompt: str) -> "Vocabulary":
+        """The tokenizer of a text behind a prompt: this one."""
+        return self
+
     def unknown_in(self, text: str) -> dict[str, int]:
         """How often each character that belongs to no token occurs in a text."""
         return dict(

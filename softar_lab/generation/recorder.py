@@ -222,7 +222,7 @@ class Recorder:
         for row, (prompt, begin) in enumerate(zip(prompts, first, strict=True)):
             own = slice(max(0, begin - done), max(0, begin + steps - done))
             arrays = {name: tensor[own, row].clone() for name, tensor in joined.items()}
-            text = tokenizer.decode(arrays["token_ids"])
+            text = tokenizer.after(prompt).decode(arrays["token_ids"])
             result.append(
                 Trajectory(prompt, text, tuple(tokenizer.tokens), **arrays, settings=settings)
             )

@@ -118,7 +118,7 @@ def redecode(
         settings["soft_temperature"] = soft_temperature
     return replace(
         trajectory,
-        text=model.tokenizer.decode(token_ids),
+        text=model.tokenizer.after(trajectory.prompt).decode(token_ids.cpu()),
         token_ids=token_ids.cpu().clone(),
         log_probs=log_probs.cpu().clone(),
         top_ids=top_ids.cpu().clone(),

@@ -12,7 +12,7 @@ import torch
 from ..core.predictor import Predictor
 from ..core.trajectory import Trajectory
 from ..models.scoring import Piece, per_char, scores, separator_id, windows
-from .texts import Judgement, distinct_n, judge, judgement, repetition
+from .texts import Judgement, distinct_n, encode_pair, judge, judgement, repetition
 
 WORD = re.compile(r"\w+")
 
@@ -49,7 +49,8 @@ def judge_texts(
     if context is None or tokenizer is None or not all(texts) or _any_unknown(tokenizer, wholes):
         return [judge(text, judging, prompt, separator) for text, prompt in zip(texts, prompts)]
     # 1) tokenize prompt and text separately, as in generation
-    ids = [torch.cat([*map(tokenizer.encode, pair)]) for pair in zip(prompts, texts)]
+    pairs = [encode_pair(tokenizer, prompt, text) for prompt, text in zip(prompts, texts)]
+    ids, lengths = zip(*pairs, strict=True) if pairs else ((), ())
     # 2) cut each text into windows, as positions in the concatenation of all texts
     end = separator_id(judging, separator)
     pieces, begin = [], 0
@@ -64,8 +65,8 @@ def judge_texts(
     # 3) score all windows, then split into texts and characters
     found = scores(judging, torch.cat(ids), pieces).double().split([len(one) for one in ids])
     return [
-        judgement(per_char(judging, one, log_probs), text, prompt)
-        for one, log_probs, text, prompt in zip(ids, found, texts, prompts)
+        judgement(per_char(judging, *one), text, prompt)
+        for *one, text, prompt in zip(ids, found, lengths, texts, prompts)
     ]
 
 

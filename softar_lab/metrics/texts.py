@@ -6,10 +6,11 @@ The judge is a trained model or the true language itself.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
 from ..core.estimates import Estimate
@@ -170,12 +171,19 @@ def judge(text: str, judge: Predictor, prompt: str = "", separator: str | None =
     # 1) tokenize up to the first character that the judge does not know
     unknown = tokenizer.unknown_in(whole) if tokenizer.unk_id is None else ()
     readable = min((whole.index(char) for char in unknown), default=len(whole))
-    ids = torch.cat(
-        [tokenizer.encode(prompt[:readable]), tokenizer.encode(whole[len(prompt) : readable])]
-    )
+    ids, lengths = encode_pair(tokenizer, prompt[:readable], whole[len(prompt) : readable])
     # 2) score, and give the result to characters
     read = _read(judge, ids, separator_id(judge, separator))
-    return judgement(per_char(judge, ids[: len(read)], read.double()), text, prompt)
+    ids, lengths = ids[: len(read)], lengths[: len(read)]
+    return judgement(per_char(judge, ids, read.double(), lengths), text, prompt)
+
+
+def encode_pair(tokenizer: Any, prompt: str, text: str) -> tuple[Int64[Tensor, " N"], ...]:
+    """Ids (N,) of a prompt and of a text after it, each cut by itself, and their lengths (N,)."""
+    after = tokenizer.after(prompt)
+    pairs = tokenizer.encode_with_lengths(prompt), after.encode_with_lengths(text)
+    ids, lengths = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    return ids, lengths
 
 
 def judgement(log_probs: Float64[Tensor, " C"], text: str, prompt: str) -> Judgement:
@@ -184,7 +192,7 @@ def judgement(log_probs: Float64[Tensor, " C"], text: str, prompt: str) -> Judge
     It ends at the first impossible character, or after C characters.
 
     Raises:
-        ValueError: where it ends in the prompt.
+        ValueError: where it ends in the prompt, or the judge has no log p for the first character.
     """
     whole = prompt + text
     found = torch.cat([log_probs, torch.tensor([-math.inf])])
@@ -194,6 +202,8 @@ def judgement(log_probs: Float64[Tensor, " C"], text: str, prompt: str) -> Judge
         raise ValueError(
             f"the prompt is impossible for this judge: {whole[stop]!r} at position {stop}"
         )
+    if found[len(prompt) : stop].isnan().any():
+        raise ValueError("the judge predicts nothing from nothing: give a prompt before the text")
     # cut off the prompt; NaN after the stop
     after = torch.full((max(0, len(whole) - stop - 1),), math.nan, dtype=torch.float64)
     end = max(len(whole), len(log_probs))

@@ -120,10 +120,19 @@ def scored_windows(
         ValueError: where no token of the text can be scored.
     """
     ids = encode(model, text, what)
+    return ids, _some_pieces(model, ids, separator, what)
+
+
+def _some_pieces(
+    model: Predictor, ids: Int[Tensor, " N"], separator: str | None, what: str
+) -> list[Piece]:
     pieces = pieces_of(model, ids, separator_id(model, separator))
     if not pieces:
-        raise ValueError(f"the {what} text has 1 token, so nothing to be scored; give at least 2")
-    return ids, pieces
+        raise ValueError(
+            f"the {what} text has {len(ids)} token{'s' * (len(ids) != 1)}, so nothing to be scored; "
+            "give at least 2"
+        )
+    return pieces
 
 
 def pieces_of(model: Predictor, ids: Int[Tensor, " N"], separator: Tensor | None) -> list[Piece]:
@@ -225,15 +234,23 @@ def _others(pieces: list[Piece]) -> list[int]:
 
 
 def per_char(
-    model: Predictor, ids: Int[Tensor, " N"], log_probs: Float[Tensor, " S"]
+    model: Predictor,
+    ids: Int[Tensor, " N"],
+    log_probs: Float[Tensor, " S"],
+    lengths: Int[Tensor, " N"] | None = None,
 ) -> Float[Tensor, " C"]:
     """log p of the last S of N tokens, distributed over their C characters.
 
     The first character of a token gets the log p of the token, the others get 0. So a mean over
     characters, or a sum over whole tokens, is right for tokens of any length. A half byte that
-    begins no character adds its log p to the character it belongs to.
+    begins no character adds its log p to the character it belongs to, or, where that one is not
+    scored, to the first that is.
+
+    `lengths`: the number of characters of each token in the text that was given, as the tokenizer's
+    `encode_with_lengths` has them; None: in the text that the ids decode to.
     """
-    lengths = model.tokenizer.lengths(ids)[len(ids) - len(log_probs) :]
+    lengths = model.tokenizer.lengths(ids) if lengths is None else lengths
+    lengths = lengths[len(ids) - len(log_probs) :]
     if bool((lengths == 1).all()):
         return log_probs
     begins = (lengths.cumsum(0) - lengths - (lengths == 0).long()).clamp_min(0)
@@ -267,8 +284,10 @@ def char_log_probs(
         ValueError: where the text is empty, no token of it can be scored, or the model has no
             tokenizer.
     """
-    ids, pieces = scored_windows(model, text, separator, "given")
-    return per_char(model, ids, scores(model, ids, pieces))
+    text = known_text(model, text, "given")
+    ids, lengths = model.tokenizer.encode_with_lengths(text)
+    pieces = _some_pieces(model, ids, separator, "given")
+    return per_char(model, ids, scores(model, ids, pieces), lengths)
 
 
 def evaluate(model: Predictor, text: str, separator: str | None = None) -> float:
@@ -288,6 +307,11 @@ def encode(model: Predictor, text: str, what: str) -> Int[Tensor, " N"]:
     Raises:
         ValueError: where nothing is left, or the model has no tokenizer.
     """
+    return model.tokenizer.encode(known_text(model, text, what))
+
+
+def known_text(model: Predictor, text: str, what: str) -> str:
+    """What `encode` encodes: a text without the characters that the tokenizer refuses."""
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise ValueError(f"the model has no tokenizer, so it cannot read the {what} text")
@@ -297,9 +321,9 @@ def encode(model: Predictor, text: str, what: str) -> Int[Tensor, " N"]:
         warnings.warn(
             f"{sum(unknown.values())} characters of the {what} text are not in the vocabulary ({shown}) and are left "
             "out; CharTokenizer.fit(text, unk=True) reads them as <unk>",
-            stacklevel=3,
+            stacklevel=4,
         )
         text = text.translate({ord(c): None for c in unknown})
     if not text:
         raise ValueError(f"the {what} text is empty")
-    return tokenizer.encode(text)
+    return text

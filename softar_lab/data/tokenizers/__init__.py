@@ -1,7 +1,7 @@
 """Tokenizers: text to token ids and back.
 
-Every tokenizer has `tokens`, `vocab_size`, `unk_id`, `encode`, `decode`, `lengths`, `unknown_in`,
-`to_dict` and `from_dict`.
+Every tokenizer has `tokens`, `vocab_size`, `unk_id`, `encode`, `decode`, `lengths`,
+`encode_with_lengths`, `after`, `unknown_in`, `to_dict` and `from_dict`.
 """
 
 from .char import CharTokenizer

@@ -103,6 +103,15 @@ class CharTokenizer:
         """Number of characters that each token stands for: always one."""
         return torch.ones_like(ids)
 
+    def encode_with_lengths(self, text: str) -> tuple[Int64[Tensor, " T"], Int64[Tensor, " T"]]:
+        """Ids (T,) of a text, and the number of its characters that each stands for (T,)."""
+        ids = self.encode(text)
+        return ids, self.lengths(ids)
+
+    def after(self, prompt: str) -> "CharTokenizer":
+        """The tokenizer of a text behind a prompt: this one."""
+        return self
+
     def unknown_in(self, text: str) -> dict[str, int]:
         """Count, for each character of a text that is not a token, how often it occurs."""
         codes, counts = np.unique(code_points(text), return_counts=True)

@@ -154,6 +154,15 @@ class UnitTokenizer:
         owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
         return torch.from_numpy(np.bincount(owner[begins], minlength=len(pieces)).astype(np.int64))
 
+    def encode_with_lengths(self, text: str) -> tuple[Int64[Tensor, " T"], Int64[Tensor, " T"]]:
+        """Ids (T,) of a text, and the number of its characters that each stands for (T,)."""
+        ids = self.encode(text)
+        return ids, self.lengths(ids)
+
+    def after(self, prompt: str) -> "UnitTokenizer":
+        """The tokenizer of a text behind a prompt: this one."""
+        return self
+
     def unknown_in(self, text: str) -> dict[str, int]:
         """The unknown characters of a text: none, so always {}."""
         return {}

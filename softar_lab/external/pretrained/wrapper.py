@@ -51,7 +51,8 @@ class Pretrained(nn.Module, VectorPredictor):
     Its soft token is the mixture pE. Predictions and soft tokens are float32, whatever type the
     network computes in. Before the first token, the network has read what its tokenizer puts before
     a text. If the tokenizer puts nothing there, the first prediction comes from the network's begin
-    (or end) token alone, which no later prediction sees.
+    (or end) token alone, which no later prediction sees. If it has no such token, there is no first
+    prediction: the log-probs of a first token are NaN, and a prompt must not be empty.
 
     Raises:
         ValueError: where a network cannot be read by vectors.
@@ -134,10 +135,9 @@ class Pretrained(nn.Module, VectorPredictor):
             raise ValueError(
                 f"{x.shape[1]} tokens are more than the context of {self.config.context}"
             )
-        begin = self._begin(len(x))
         if self.tokenizer.begin_id is not None:
-            return self._body(torch.cat([begin, x], 1))
-        first = self._body(begin)
+            return self._body(torch.cat([self._begin(len(x)), x], 1))
+        first = self._before(len(x))
         return torch.cat([first, self._body(x)], 1) if x.shape[1] else first
 
     @without_gradients
@@ -179,13 +179,20 @@ class Pretrained(nn.Module, VectorPredictor):
         memory = Memory(self.network.config)
         if self.tokenizer.begin_id is not None:
             return SoftState(memory, 0, self._body(self._begin(batch_size), memory)[:, -1])
-        if self.device not in self._first:  # the weights are fixed, so compute it once
-            self._first[self.device] = self._body(self._begin(1))[:, -1]
-        return SoftState(memory, 0, self._first[self.device].expand(batch_size, -1))
+        return SoftState(memory, 0, self._before(batch_size)[:, -1])
 
     @without_gradients
     def predict(self, state: SoftState) -> MixturePrediction:
-        """p(w | what was read), with the mixture pE as soft token."""
+        """p(w | what was read), with the mixture pE as soft token.
+
+        Raises:
+            ValueError: where nothing was read, and the model has no token to begin with.
+        """
+        if not state.length and not state.begin and self._begin_token is None:
+            raise ValueError(
+                "this model has no token to begin with (bos or eos), so it predicts nothing from "
+                "nothing: give a prompt"
+            )
         return self.predict_after(state.hidden)
 
     @without_gradients
@@ -248,20 +255,24 @@ class Pretrained(nn.Module, VectorPredictor):
             logits = self._cap * torch.tanh(logits / self._cap)
         return torch.log_softmax(logits, -1)
 
-    def _begin(self, batch_size: int) -> Float[Tensor, "B 1 m"]:
-        """The vector of the token before the first one, (B, 1, m).
-
-        Raises:
-            ValueError: where the model has no token for this place.
-        """
+    @property
+    def _begin_token(self) -> int | None:
+        """The token before the first one; None where the model has none for this place."""
         library = self.tokenizer.library
-        ids = [self.tokenizer.begin_id, library.bos_token_id, library.eos_token_id]
-        found = next((i for i in ids if i is not None), None)
-        if found is None:
-            raise ValueError(
-                "this model has no token to begin with (bos or eos), so it predicts nothing from nothing"
-            )
-        return self.rows[found].expand(batch_size, 1, -1)
+        ids = (self.tokenizer.begin_id, library.bos_token_id, library.eos_token_id)
+        return next((i for i in ids if i is not None), None)
+
+    def _begin(self, batch_size: int) -> Float[Tensor, "B 1 m"]:
+        """The vector of the token before the first one, (B, 1, m); any row where there is none."""
+        return self.rows[self._begin_token or 0].expand(batch_size, 1, -1)
+
+    def _before(self, batch_size: int) -> Float[Tensor, "B 1 d"]:
+        """The hidden state with nothing read yet, (B, 1, d); NaN where there is none."""
+        if self.device not in self._first:  # the weights are fixed, so compute it once
+            first = self._body(self._begin(1))
+            known = self._begin_token is not None
+            self._first[self.device] = first if known else torch.full_like(first, torch.nan)
+        return self._first[self.device].expand(batch_size, -1, -1)
 
     def _lay_out(self) -> None:
         """Store wide float32 matrices on a CPU column by column, for products with one vector.

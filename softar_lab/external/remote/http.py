@@ -156,6 +156,10 @@ class Caller:
             # 1) one attempt: return its answer, or raise where repeating cannot help
             try:
                 status, headers, content = self._once(httpx, url, body)
+            except httpx.DecodingError as error:
+                raise self._error(place, f"the answer cannot be unpacked ({error})") from None
+            except httpx.InvalidURL as error:
+                raise self._error(place, f"the address cannot be used ({error})") from None
             except httpx.TimeoutException:
                 problem = f"no whole answer within {self.timeout:g} s"
             except httpx.TransportError as error:
@@ -264,8 +268,9 @@ def place_of(url: str) -> str:
         ValueError: where it is no http address, or holds a name or password.
     """
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or " " in parts.netloc:
         raise ValueError("a server's address begins with http:// or https:// and names a host")
+    _ = parts.port  # raises ValueError where it is no port
     if parts.username or parts.password:
         raise ValueError(
             "the address holds a name or password; give it as auth=Bearer(…) or SigV4(…)"
@@ -280,11 +285,11 @@ def retry_after(value: str | None) -> float | None:
     """
     if value is None:
         return None
-    if value.strip().isdigit():
+    if value.isascii() and value.strip().isdigit():
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

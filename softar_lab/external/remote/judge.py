@@ -2,7 +2,8 @@
 
 The servers are vLLM, TGI, TensorRT-LLM and LMI. Each has its own format for scoring a text that it
 did not write. A result is accepted only where it covers exactly this text, token by token, and
-every number is a possible log-prob. Otherwise there is an error and no number.
+every number is a possible log-prob. Otherwise there is an error and no number. llama.cpp's server,
+`transformers serve` and others score only what they write themselves, and cannot judge.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from .alignment import aligned
 from .http import Caller, RemoteError, place_of
-from .protocols import APIS, WRITTEN, Pair, Unusable, embedding_rows
+from .protocols import APIS, Pair, Unusable, embedding_rows
 
 FLOOR = -9999.0  # vLLM and TensorRT-LLM send this instead of anything smaller
 
@@ -27,8 +29,10 @@ class Scored:
     """A model's log-probs of a text: `unscored` + the joined `tokens` are exactly `text`.
 
     `unscored`: the part that was only read, usually the first token; "" where the server puts a
-    start token before the text. `log_probs` (N,), in nats: of each token given everything before
-    it.
+    start token before the text. If the first token is a part of a character, the whole character;
+    its other parts are tokens with log-probs as all others, here and in `evaluate`.
+    `tokens` (N): the part of the text of each; "" where tokens spell one character together, for
+    all of them but one. `log_probs` (N,), in nats: of each token given everything before it.
     """
 
     text: str
@@ -159,62 +163,37 @@ def _sendable(text: str) -> None:
 
 
 def _scored(pairs: list[Pair], text: str) -> Scored:
-    """Align the tokens with the text and drop what the server wrote itself.
+    """Align the tokens with the text.
 
     Raises:
         Unusable: where tokens and text do not fit.
     """
+    tokens, values = [token for token, _ in pairs], [value for _, value in pairs]
+    for i, token in enumerate(tokens):
+        if not isinstance(token, str) and (i or token is not None):
+            raise Unusable(f"token {i} is no text but {token!r:.40}")
     # 1) a start token of the server is not part of the text
-    started = len(pairs) > 1 and pairs[0][1] is None and not text.startswith(pairs[0][0])
-    tokens = _along(pairs[1:] if started else pairs, text)
-    # 2) without one, the first token was only read
-    unscored = ""
-    if not started and tokens[0][1] is None:
-        (unscored, _), *tokens = tokens
+    try:
+        parts = aligned(tokens, text)
+    except Unusable:
+        if tokens[0] is None or values[0] is not None or len(tokens) == 1:
+            raise
+        del values[0]
+        parts, unscored = aligned(tokens[1:], text), ""
+    else:
+        # 2) without one, the first token was only read
+        unscored = parts.pop(0) if values[0] is None else ""
+        values = values[len(values) - len(parts) :]
     # 3) check the log-probs of all other tokens
-    log_probs = [_log_prob(value, i) for i, (_, value) in enumerate(tokens)]
     if len(unscored) == len(text):
         raise Unusable(
-            "the text is a single token, of which no model without a start token can say anything"
+            "the text is a single token or character, of which no model without a start token can "
+            "say anything"
         )
+    log_probs = [_log_prob(value, i) for i, value in enumerate(values)]
     if len(log_probs) > 3 and not any(log_probs):
         raise Unusable("every log-prob is exactly 0: it does not score what it did not write")
-    return Scored(
-        text,
-        unscored,
-        tuple(token for token, _ in tokens),
-        torch.tensor(log_probs, dtype=torch.float64),
-    )
-
-
-def _along(pairs: list[Pair], text: str) -> list[Pair]:
-    """The pairs that make up the text.
-
-    A token decoded alone may have lost the space before it; the space is put back.
-    """
-    laid: list[Pair] = []
-    at = 0
-    for i, (token, value) in enumerate(pairs):
-        if at == len(text):
-            if len(pairs) - i > WRITTEN:
-                raise Unusable(
-                    f"it goes on for {len(pairs) - i} tokens after the text, asked for {WRITTEN}"
-                )
-            break
-        if not isinstance(token, str):
-            raise Unusable(f"token {i} is no text but {token!r:.40}")
-        if not text.startswith(token, at):
-            token = " " + token
-        if not text.startswith(token, at):
-            here = text[at : at + 20]
-            raise Unusable(
-                f"it scored another text: at character {at} stands {here!r}, its token is {token[1:]!r:.40}"
-            )
-        laid.append((token, value))
-        at += len(token)
-    if at < len(text):
-        raise Unusable(f"it scored only {at} of {len(text)} characters")
-    return laid
+    return Scored(text, unscored, tuple(parts), torch.tensor(log_probs, dtype=torch.float64))
 
 
 def _log_prob(value: Any, i: int) -> float:

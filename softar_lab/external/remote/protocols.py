@@ -8,10 +8,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-# a token and its log-prob as the server sends them; None where there is nothing before the token
+# A token and its log-prob as the server sends them; None for a log-prob where there is nothing
+# before the token, and for the text of a first token that is not sent.
 Pair = tuple[Any, Any]
 WRITTEN = 1  # number of tokens that a server must write: some refuse to write none
 LONGEST = 100  # characters of a token whose text the server does not send
+ONLY_OWN = (
+    "llama.cpp's server, `transformers serve` and others give log-probs only of what they write "
+    "themselves, and cannot judge a text"
+)
 
 
 @runtime_checkable
@@ -39,20 +44,29 @@ def _ask_completions(judge: Served, text: str) -> dict:
 
 def _read_completions(judge: Served, answer: Any, text: str) -> list[Pair]:
     choice = _choice(answer)
-    said, found = _get(choice, "text", str), _get(choice, "logprobs", dict)
+    said = _get(choice, "text", str)
+    if not said.startswith(text):
+        raise Unusable(
+            f"it was asked to repeat the text and says {said[:80]!r}; does it know echo? {ONLY_OWN}"
+        )
+    found = _get(choice, "logprobs", dict)
     tokens, log_probs = _get(found, "tokens", list), _get(found, "token_logprobs", list)
     if len(tokens) != len(log_probs):
         raise Unusable(f"it gives {len(tokens)} tokens and {len(log_probs)} log-probs")
-    if not said.startswith(text):
-        raise Unusable(
-            f"it was asked to repeat the text and says {said[:80]!r}; does it know echo?"
-        )
     if len(tokens) <= WRITTEN:
         raise Unusable(
             "it gives log-probs only of what it wrote itself, as TensorRT-LLM does here "
             '(api="context_logits" asks that one for all logits)'
         )
-    return list(zip(tokens, log_probs))
+    # what it wrote comes last
+    return list(zip(tokens, log_probs))[: len(tokens) - _written(answer)]
+
+
+def _written(answer: dict) -> int:
+    """How many tokens a server wrote after the text."""
+    usage = answer.get("usage")
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return count if type(count) is int and 0 <= count <= WRITTEN else WRITTEN
 
 
 def _ask_prompt_logprobs(judge: Served, text: str) -> dict:
@@ -66,12 +80,15 @@ def _ask_prompt_logprobs(judge: Served, text: str) -> dict:
 
 
 def _read_prompt_logprobs(judge: Served, answer: Any, text: str) -> list[Pair]:
-    first, *others = _get(_choice(answer), "prompt_logprobs", list) or [{}]
+    choice = _choice(answer)
+    if choice.get("prompt_logprobs") is None:
+        raise Unusable(f"its answer has no prompt_logprobs, which vLLM alone knows. {ONLY_OWN}")
+    first, *others = _get(choice, "prompt_logprobs", list) or [{}]
     if first is not None:
         raise Unusable(
             "its first prompt_logprobs is not null, though nothing stands before the first token"
         )
-    pairs: list[Pair] = []
+    pairs: list[Pair] = [(None, None)]  # the server does not send the text of the first token
     for entry in others:
         if not isinstance(entry, dict) or len(entry) != 1:
             raise Unusable(
@@ -79,12 +96,7 @@ def _read_prompt_logprobs(judge: Served, answer: Any, text: str) -> list[Pair]:
             )
         (only,) = entry.values()
         pairs.append((_get(only, "decoded_token", str), _get(only, "logprob", int, float)))
-    joined = "".join(token for token, _ in pairs)
-    # the server does not send the text of the first token: it is the rest
-    head = text[: len(text) - len(joined)] if text.endswith(joined) else ""
-    if len(head) > LONGEST:
-        raise Unusable(f"it scored only the last {len(joined)} of {len(text)} characters")
-    return [(head, None), *pairs]
+    return pairs
 
 
 def _ask_generate(judge: Served, text: str) -> dict:
@@ -144,10 +156,7 @@ def _read_context_logits(judge: Served, answer: Any, text: str) -> list[Pair]:
             f"it gives logits {tuple(logits.shape)} for {len(ids)} tokens with ids up to {max(ids)}"
         )
     log_probs = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-    pairs = list(zip(tokens, [None, *log_probs.tolist()]))
-    while tokens[0] and len(pairs) > 1 and not pairs[1][0]:
-        del pairs[1]  # another part of the first character, which is only read
-    return pairs
+    return list(zip(tokens, [None, *log_probs.tolist()]))
 
 
 APIS: Mapping[
@@ -182,8 +191,8 @@ def embedding_rows(answer: Any, count: int) -> list[list]:
 
 def _choice(answer: Any) -> dict:
     choices = _get(answer, "choices", list)
-    if len(choices) != 1:
-        raise Unusable(f"it gives {len(choices)} choices where one was asked for")
+    if len(choices) != 1 or not isinstance(choices[0], dict):
+        raise Unusable(f"it gives {len(choices)} choices where one was asked for: {choices!r:.40}")
     return choices[0]
 
 
