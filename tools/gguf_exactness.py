@@ -12,10 +12,12 @@ the exit code is their number.
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
 import tempfile
+import urllib.request
 import warnings
 from pathlib import Path
 
@@ -151,8 +153,11 @@ def convert(place: Path, file: Path, settings: dict) -> None:
     kind(place, gguf.LlamaFileType.ALL_F32, file, hparams={**settings, **about}).write()
 
 
-def of_llama_cpp(file: Path, ids: list[int]) -> "list[list[float]]":
-    """Log-probs (T, V) after each id, by llama.cpp without flash attention."""
+def of_llama_cpp(file: Path, ids: list[int]) -> tuple:
+    """llama.cpp's log-probs (T, V) after some of the ids, and its tokens of the texts.
+
+    Without flash attention, which rounds.
+    """
     import torch
     import xllamacpp
 
@@ -179,7 +184,15 @@ def of_llama_cpp(file: Path, ids: list[int]) -> "list[list[float]]":
         )
         for one in told["content"][0]["top_logprobs"]:
             found[t, one["id"]] = one["logprob"]
-    return found
+    return found, [_tokens(server.listening_address, text) for text in TEXTS]
+
+
+def _tokens(address: str, text: str) -> list[int]:
+    asked = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
+    header = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address.rstrip('/')}/tokenize", asked, header)
+    with urllib.request.urlopen(request) as answer:
+        return json.loads(answer.read())["tokens"]
 
 
 def judged(name: str, model_type: str, settings: dict, place: Path) -> tuple[str, str]:
@@ -204,15 +217,16 @@ def judged(name: str, model_type: str, settings: dict, place: Path) -> tuple[str
         return "refused", str(error).split(": ", 1)[-1][:150]
     with torch.inference_mode():
         ours = model.network(input_ids=ids, use_cache=False).logits[0].log_softmax(-1)
-    try:
-        judge = of_llama_cpp(file, ids[0].tolist())
-        theirs = float((ours - judge).abs()[judge > -15].max())
-    except RuntimeError:
-        theirs = float("nan")
-    off = float((ours - original).abs().max())
     known = library.PreTrainedTokenizerFast.from_pretrained(folder)
     tokens = [known(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
-    alike = sum(one == model.tokenizer.encode(text).tolist() for one, text in zip(tokens, TEXTS))
+    read = [model.tokenizer.encode(text).tolist() for text in TEXTS]
+    try:
+        judge, its = of_llama_cpp(file, ids[0].tolist())
+        theirs = float((ours - judge).abs()[judge > -15].max())
+    except RuntimeError:  # llama.cpp does not read the file
+        theirs, its = float("nan"), tokens
+    off = float((ours - original).abs().max())
+    alike = sum(one == other == third for one, other, third in zip(tokens, read, its))
     figures = f"original {off:.1e}, llama.cpp {theirs:.1e}, {alike} of {len(TEXTS)} texts"
     if off <= FIT and alike == len(TEXTS):
         return "exact", figures

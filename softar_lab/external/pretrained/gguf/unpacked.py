@@ -27,7 +27,7 @@ def unpacked(file: Path) -> Path:
     """
     digest = 0
     for part in parts_of(file):
-        digest = zlib.crc32(part.read_bytes(), digest)
+        digest = _crc32(part, digest)
     folder = cache_folder() / "pretrained" / f"{file.stem}-{digest:08x}"
     if not _is_whole(folder):
         _unpack(file, folder)
@@ -58,11 +58,7 @@ def _unpack(file: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
         write_atomic(folder / "config.json", json.dumps(about, indent=1).encode())
         write_atomic(folder / "model.safetensors", save(weights, {"format": "pt"}))
-        sums = {
-            path.name: zlib.crc32(path.read_bytes())
-            for path in sorted(folder.iterdir())
-            if path.is_file()
-        }
+        sums = {path.name: _crc32(path) for path in sorted(folder.iterdir()) if path.is_file()}
         manifest = {"format": FORMAT, "source": file.name, "crc32": sums}
         write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     except (OSError, StoreError) as error:
@@ -71,13 +67,21 @@ def _unpack(file: Path, folder: Path) -> None:
         ) from error
 
 
+def _crc32(path: Path, digest: int = 0) -> int:
+    """The checksum of a file, which may be larger than the memory, after that of others."""
+    with path.open("rb") as file:
+        while block := file.read(2**24):
+            digest = zlib.crc32(block, digest)
+    return digest
+
+
 def _is_whole(folder: Path) -> bool:
     """Whether there is a copy in which every byte is as it was written."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
         sums = manifest["crc32"]
         return manifest["format"] == FORMAT and all(
-            zlib.crc32((folder / name).read_bytes()) == crc for name, crc in sums.items()
+            _crc32(folder / name) == crc for name, crc in sums.items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
