@@ -96,11 +96,11 @@ def tensors(kind, made):
     return {name: weight.float().contiguous().numpy() for name, weight in found.items()}
 
 
-def write(path, kind, about, weights, **options):
+def write(path, kind, about, weights, writer=None, **options):
     """A GGUF file of entries and tensors."""
     from gguf import GGUFWriter
 
-    writer = GGUFWriter(path, kind, **options)
+    writer = (writer or GGUFWriter)(path, kind, **options)
     for name, value in about.items():
         add = {
             bool: writer.add_bool,

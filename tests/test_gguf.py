@@ -3,6 +3,7 @@
 import json
 import zlib
 
+import numpy as np
 import pytest
 import torch
 from gguf_writer import BYTE_LEVEL, SIZES, TOKENS, entries, network, tensors, write
@@ -247,6 +248,50 @@ def test_a_split_file_is_read_with_all_its_parts(tmp_path):
     parts[1].unlink()
     with pytest.raises(PretrainedError, match=r"one of 3 parts; tiny-00002-of-00003.gguf must be"):
         load_pretrained(parts[0], device="cpu")
+
+
+def test_a_split_file_of_a_repository_is_fetched_with_all_its_parts(tmp_path, monkeypatch):
+    _, original = made("llama", tmp_path, split_max_tensors=9)
+    asked = []
+
+    def fetched(repository, name):
+        asked.append((repository, name))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("transformers.utils.cached_file", fetched)
+    name = "tiny-00001-of-00003.gguf"
+    found = load_pretrained("someone/something", gguf_file=name, device="cpu")
+    for one, weight in original.state_dict().items():
+        assert torch.equal(found.network.state_dict()[one], weight)
+    assert asked == [("someone/something", f"tiny-0000{i}-of-00003.gguf") for i in (1, 2, 3)]
+    monkeypatch.setattr("transformers.utils.cached_file", lambda *names: {}["no network"])
+    with pytest.raises(PretrainedError, match=r"someone/something: .*gguf could not be had"):
+        load_pretrained("someone/something", gguf_file=name, device="cpu")
+
+
+def test_numbers_in_fewer_bits_are_unpacked(tmp_path):
+    from gguf import GGMLQuantizationType, GGUFWriter, dequantize, quantize
+
+    def halved(about, weights):
+        weights.update({k: v.astype(np.float16) for k, v in weights.items() if v.ndim > 1})
+
+    file, original = made("llama", tmp_path, halved)  # multiples of 1/1024: exact in float16
+    assert torch.equal(logits(read(file).eval()), logits(original))
+    # the head in blocks of 8 bits
+    eight = GGMLQuantizationType.Q8_0
+    about, weights = entries("llama", original), tensors("llama", original)
+    packed = quantize(weights["output.weight"], eight)
+
+    class Writer(GGUFWriter):
+        def add_tensor(self, name, tensor):
+            kind = {"raw_dtype": eight} if name == "output.weight" else {}
+            super().add_tensor(name, packed if kind else tensor, **kind)
+
+    write(tmp_path / "eight.gguf", "llama", about, weights, writer=Writer)
+    expected = torch.tensor(dequantize(packed, eight))
+    found = read(tmp_path / "eight.gguf").lm_head.weight
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, original.lm_head.weight)
 
 
 def test_a_damaged_copy_is_noticed(tmp_path):

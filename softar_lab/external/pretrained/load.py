@@ -20,7 +20,7 @@ from ...models.soft_ar import pick_device
 from .adapters import is_adapter, read_adapter
 from .convert import IGNORED
 from .errors import PretrainedError, listed, reason
-from .gguf.file import part_names
+from .gguf.file import part_names, parts_of
 
 if TYPE_CHECKING:
     from .wrapper import Pretrained
@@ -60,6 +60,7 @@ def load_pretrained(
         file = _gguf_file(path_or_name, gguf_file)
         if file is None:
             return _read(str(path_or_name), device, dtype)
+        parts_of(file)  # a missing file is named even where the package is missing, too
         _need("gguf")
         from .gguf.unpacked import unpacked
 

@@ -30,6 +30,7 @@ _PLACES = ("prefix", "suffix", "middle", "eot", "eom", "fim_pre", "fim_suf", "fi
 _IDLE = (
     *(f"tokenizer.ggml.{name}_token_id" for name in _PLACES),
     "tokenizer.ggml.token_type_count",
+    "tokenizer.ggml.eog_token_ids",
     "tokenizer.huggingface.json",
     "tokenizer.chat_templates",
     "tokenizer.chat_template.tool_use",
