@@ -575,7 +575,7 @@ def test_scaling_vectors_and_table_changes_no_reading(readout, scale):
     """xatol: the search for log tau ends within 1e-5, where the loss is flat. L-BFGS ends at 1e-5
     of the gradient, and float32 rounds the standardised vectors.
     """
-    objective, hidden, target_ids, rows, vectors = text_like("mse", readout)
+    objective, hidden, target_ids, rows, _ = text_like("mse", readout)
     found = []
     for factor in (1, scale):
         objective.head.weight.data *= factor
