@@ -25,8 +25,9 @@ def barycentric(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> F
     squares (Lawson and Hanson 1974), one vector at a time: the weights w >= 0 with the least
     |w(E - y)|² + (sum w - 1)² are a multiple of p, whatever the units. Where rows are affinely
     dependent (V > m + 1), several p can share the best mixture pE. A ridge of 1e-12 of a row's
-    squared distance then chooses one close to the least sum of squared weights. Inside the hull the
-    weights are then moved, as little as possible, until the mixture is y to rounding.
+    squared distance then chooses one close to the least sum of squared weights. Inside the hull pE
+    is y to rounding, but where rows nearly coincide the ridge may move it by 1e-6 of a row's
+    distance.
 
     In a table of more than `LARGE` rows, p uses only some rows: first the closest ones, then rows
     that would bring the mixture closer. It stops when no row would, or when the next ones would
@@ -59,11 +60,11 @@ def _mixture(rows: np.ndarray, point: np.ndarray) -> np.ndarray:
     wanted[width] = 1
     weights = nnls(matrix, wanted, maxiter=30 * count)[0]
     weights = weights / weights.sum()
-    return _exactly(weights, away) if np.abs(weights @ away).max() < NEAR else weights
+    return _reaching(weights, away) if np.abs(weights @ away).max() < NEAR else weights
 
 
-def _exactly(weights: np.ndarray, away: np.ndarray) -> np.ndarray:
-    """The least change of the positive weights (V,) that lets their mixture be the point.
+def _reaching(weights: np.ndarray, away: np.ndarray) -> np.ndarray:
+    """The weights (V,) of a mixture that nearly is the point, changed as little as lets it be it.
 
     Args:
         weights: of the rows.
@@ -73,9 +74,9 @@ def _exactly(weights: np.ndarray, away: np.ndarray) -> np.ndarray:
     for least in (0, 1e-5):  # on the border of the hull, rounding alone gives a row its weight
         used = weights > least
         matrix = np.concatenate([away[used].T, np.ones((1, used.sum()))])
-        wanted = np.append(weights[used] @ away[used], weights[used].sum() - 1)
+        missed = np.append(weights[used] @ away[used], weights[used].sum() - 1)
         better = np.zeros_like(weights)
-        better[used] = weights[used] - np.linalg.lstsq(matrix, wanted, rcond=1e-12)[0]
+        better[used] = weights[used] - np.linalg.lstsq(matrix, missed, rcond=1e-12)[0]
         found.append(better.clip(min=0) / better.clip(min=0).sum())
     return min(found, key=lambda one: np.abs(one @ away).max())
 

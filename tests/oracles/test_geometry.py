@@ -95,12 +95,14 @@ def test_hull(case):
 @given(tables(most_rows=6, most_width=3))
 @cases("hull")
 def test_a_point_inside_an_edge_is_found_to_rounding(case):
+    """Where rows are affinely dependent, a ridge of 1e-12 may move it by 1e-6 of a distance."""
     table, rng = case
     a, b = (table[rng.integers(len(table))].double() for _ in range(2))
     share = float(rng.choice([0.25, 0.5, 0.75]))
     point = (share * a + (1 - share) * b)[None]
     size = table.double().norm(dim=-1).max()
-    assert hull_distance(point, table.double()) <= 1e-11 * size
+    exactly = len(table) <= table.shape[1] + 1
+    assert hull_distance(point, table.double()) <= (1e-13 if exactly else 2e-6) * size
 
 
 @given(tables(most_rows=7, most_width=4), st.integers(1, 3))
