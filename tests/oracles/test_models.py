@@ -132,7 +132,7 @@ def begin_of(length, model):
 @given(
     st.sampled_from(["ce", "mse"]), st.sampled_from(["always", "never", "every(2)", "distance(0.5)", "entropy(1.5)"]),
     st.sampled_from(["mixture", "raw", "shown"]), st.sampled_from(["softmax", "nearest"]),
-    st.sampled_from([0, 0.7, 1]), st.integers(1, 30), st.integers(0, 2**20),
+    st.sampled_from([0, 0.7, 1]), st.integers(1, 16), st.integers(0, 2**20),
 )  # fmt: skip
 @cases("generation")
 def test_generation(tiny, objective, when, what, how, temperature, steps, seed):
