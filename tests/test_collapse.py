@@ -255,7 +255,7 @@ def test_vote_of_a_row_is_decided_by_its_seed_and_step():
         ("vote(least=0)", "not 200 and 0"),
         ("vote(10, least=11)", "not 10 and 11"),
         ("vote(2.5)", "vote"),
-        ("nearest('manhattan')", "unknown metric 'manhattan'; known: l2, cosine, dot"),
+        ("nearest('manhattan')", "unknown metric 'manhattan'; known: l2, dot, cosine"),
         ("barycentric(3)", "takes no arguments"),
     ],
 )

@@ -569,6 +569,32 @@ def test_tau_is_the_best_of_a_fine_grid(table, scale):
     assert nats(found) <= min(losses) + 1e-6
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 0.01, 100, 1e6, 1e12])
+@pytest.mark.parametrize("readout", ["tau", "affine"])
+def test_scaling_vectors_and_table_changes_no_reading(readout, scale):
+    """xatol: the search for log tau ends within 1e-5, where the loss is flat. L-BFGS ends at 1e-5
+    of the gradient, and float32 rounds the standardised vectors.
+    """
+    objective, hidden, target_ids, rows, _ = text_like("mse", readout)
+    found = []
+    for factor in (1, scale):
+        objective.head.weight.data *= factor
+        with torch.inference_mode():
+            objective.calibrate(hidden, target_ids, factor * rows)
+            found.append(objective.predict(hidden, factor * rows).log_probs)
+    nats = [-one.gather(1, target_ids[:, None]).mean().item() for one in found]
+    assert nats[0] < math.log(V) - 0.1  # the vectors tell something
+    assert nats[1] == pytest.approx(nats[0], abs=1e-6 if readout == "tau" else 1e-4)
+
+
+def test_tau_reads_equal_rows_as_knowing_nothing():
+    objective, hidden, target_ids, rows, _ = text_like("mse", "tau")
+    with torch.inference_mode():
+        objective.calibrate(hidden, target_ids, rows[:1].expand(V, M))
+        found = objective.predict(hidden, rows[:1].expand(V, M)).log_probs
+    torch.testing.assert_close(found, torch.full_like(found, -math.log(V)))
+
+
 @pytest.mark.parametrize("spec", ["mse", "vmf", "successor"])
 def test_affine_is_a_multinomial_logistic_regression(spec):
     from sklearn.linear_model import LogisticRegression
@@ -576,7 +602,7 @@ def test_affine_is_a_multinomial_logistic_regression(spec):
     objective, hidden, target_ids, rows, vectors = text_like(spec, "affine")
     with torch.inference_mode():
         objective.calibrate(hidden, target_ids, rows)
-    x = ((vectors - vectors.mean(0)) / vectors.std(0).mean()).double().numpy()
+    x = ((vectors - vectors.mean(0)) / vectors.var(0).mean().sqrt()).double().numpy()
     peer = LogisticRegression(C=1 / (2 * 1e-5 * len(x)), tol=1e-8, max_iter=5000).fit(x, target_ids)
     probs = objective.predict(hidden, rows).probs
     np.testing.assert_allclose(probs.detach(), peer.predict_proba(x), atol=5e-3)

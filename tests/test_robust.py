@@ -103,6 +103,12 @@ def test_what_passed_is_not_run_again_and_what_failed_is(suite, capsys):
     assert notes(suite) == []
 
 
+def test_a_setting_may_be_for_some_tests_alone(suite):
+    some = robust.Setting(name="some", why="", paths=("tests/oracles",))
+    assert robust.pieces(suite, some) == {"tests": ["tests/oracles"]}
+    assert list(robust.pieces(suite, SETTINGS[0])) == ["tests", "notebooks/a"]
+
+
 @pytest.mark.slow
 def test_a_run_that_died_is_a_failure_and_leaves_no_report(suite, capsys):
     (suite / "tests" / "test_it.py").write_text("import os\n\ndef test_dies():\n    os._exit(7)\n")

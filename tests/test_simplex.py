@@ -128,3 +128,19 @@ def test_no_vectors_no_weights_and_bad_ones_are_named():
     assert barycentric(torch.zeros(0, 3), table[:2]).shape == (0, 2)
     with pytest.raises(ValueError, match="soft token 1 holds NaN or infinity"):
         barycentric(torch.tensor([[0.0, 0, 0], [0, torch.nan, 0]]), table)
+
+
+@pytest.mark.parametrize(("count", "width"), [(3, 6), (6, 3), (9, 2), (12, 1)])
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_point_inside_an_edge_is_reached_to_rounding(count, width, copies):
+    """Also where several mixtures reach it, and where rows stand more than once."""
+    generator = torch.Generator().manual_seed(count)
+    for _ in range(30):
+        table = torch.randn(count, width, generator=generator, dtype=torch.float64) + 100
+        if copies:
+            table = table[torch.randint(count, (count,), generator=generator)]
+        share = torch.rand(20, 1, generator=generator, dtype=torch.float64)
+        ends = table[torch.randint(count, (2, 20), generator=generator)]
+        points = share * ends[0] + (1 - share) * ends[1]
+        # a hundred roundings of numbers of about 100
+        assert hull_distance(points, table).max() <= 100 * 100 * 2**-52

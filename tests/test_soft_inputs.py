@@ -402,6 +402,18 @@ def test_train_with_soft_inputs_depends_on_its_seed_alone(tiny, corpus, spec):
     assert not any(same(found[0], other) for other in found[2:])
 
 
+@pytest.mark.parametrize("how", ["tau", "affine", "barycentric"])
+@pytest.mark.parametrize("spec", BOTH)
+def test_how_often_training_evaluates_changes_no_weight(tiny, corpus, monkeypatch, spec, how):
+    monkeypatch.setattr(training, "REFIT", 3)
+    found = []
+    for every in (0, 1, 2, 5):
+        recipe = TrainConfig(steps=7, batch_size=2, eval_every=every, soft_inputs=spec)
+        model = small(tiny, objective="mse", readout=how)
+        found.append(weights(train(model, corpus, recipe, progress=False).model))
+    assert all(same(found[0], other) for other in found[1:])
+
+
 @pytest.mark.parametrize("stop_at", [1, 2, 5])
 @pytest.mark.parametrize("objective", LEARNERS)
 @pytest.mark.parametrize("spec", BOTH)

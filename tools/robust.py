@@ -47,7 +47,8 @@ SPIN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
 class Setting:
     """What the libraries are told about the processor, and why that is worth the time.
 
-    threads: of every library; busy: how many processes work beside the tests.
+    threads: of every library; busy: how many processes work beside the tests; paths: the only tests
+    that it is for, without notebooks; none: all.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Setting:
     threads: int = 1
     busy: int = 0
     kernels: dict[str, str] = field(default_factory=dict)
+    paths: tuple[str, ...] = ()
 
     def environment(self) -> dict[str, str]:
         """The caller's own environment, but for what the setting says."""
@@ -93,6 +95,12 @@ SETTINGS = (
         name="amx-2", why="Intel's servers since 2023 (here, if it has AMX)", kernels=AMX, threads=2
     ),
     Setting(name="busy-2", why="other work on the same cores", threads=2, busy=2),
+    Setting(
+        name="oracles",
+        why="100,000 small cases, computed once more from the definitions",
+        kernels={"SOFTAR_CASES": "100000"},
+        paths=("tests/oracles",),
+    ),
 )
 
 
@@ -131,8 +139,10 @@ def source(root: Path) -> str:
     return f"{commit}-{sha256(changed).hexdigest()[:8]}" if changed else commit
 
 
-def pieces(root: Path) -> dict[str, list[str]]:
+def pieces(root: Path, setting: Setting) -> dict[str, list[str]]:
     """{name of a piece of work: pytest's arguments}, the longest first."""
+    if setting.paths:
+        return {"tests": [*setting.paths]}
     left_out = [f"--ignore=tests/{name}" for name in NOT_NUMERICAL]
     notebooks = sorted(root.glob("notebooks/**/*.ipynb"), key=lambda path: -path.stat().st_size)
     found = [path.relative_to(root) for path in notebooks if ".ipynb_checkpoints" not in path.parts]
@@ -232,8 +242,9 @@ def main(
         )
     if asked.list:
         return 0
-    folder, work, found = root / "runs" / "robust" / source(root), pieces(root), {}
+    folder, found = root / "runs" / "robust" / source(root), {}
     for setting in filter(possible, chosen):
+        work = pieces(root, setting)
         at_once = max(1, (os.cpu_count() or 1) // setting.threads)
         with busy(setting.busy), ThreadPoolExecutor(at_once) as pool:
             outcomes = pool.map(partial(run, setting, folder=folder, root=root), work.items())

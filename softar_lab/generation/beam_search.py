@@ -22,7 +22,8 @@ def beam(
 
     It maximises sum_t log_probs[t, w_t] + weight · log judge(w_t | state, w_<t). Each step keeps the
     `width` best beginnings of a row, so the text is the best one where width >= V^(T-1). Of equal
-    texts it takes the first in the order of their ids. All ids are 0 where no text is possible.
+    texts it takes the first in the order of their ids. All ids are 0 where no text is possible, or
+    where none of the beginnings that were kept can go on.
 
     Args:
         log_probs: the score of each symbol at each step (T, B, V), in nats; -inf forbids it.
@@ -62,7 +63,8 @@ def beam(
         # 3) let the judge read them
         if weight and t + 1 < length:
             state = _read_on(judge, state, opinion, parent, token)
-    return path.gather(2, score.argmax(-1)[None, :, None].expand(length, batch, 1)).squeeze(2)
+    best = path.gather(2, score.argmax(-1)[None, :, None].expand(length, batch, 1)).squeeze(2)
+    return best.masked_fill(score.amax(-1).isneginf(), 0)
 
 
 def _read_on(

@@ -29,11 +29,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.predictor import Prediction, check_finite
+from ..core.predictor import Prediction
 from ..core.registry import Adapted, Registry
-from ..models.by_row import product
 from ..models.mixing import last_hidden, mixing_layer
-from ..models.nearest import nearest
+from ..models.nearest import METRICS, nearest
 from ..models.simplex import barycentric
 from ..models.state import SoftState
 from .step_context import StepContext
@@ -119,12 +118,12 @@ class Nearest(Collapse):
     metric: str = "l2"
 
     def __post_init__(self):
-        if self.metric not in _CLOSEST:
-            raise ValueError(f"unknown metric {self.metric!r}; known: {', '.join(_CLOSEST)}")
+        if self.metric not in METRICS:
+            raise ValueError(f"unknown metric {self.metric!r}; known: {', '.join(METRICS)}")
 
     def __call__(self, prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B V"]:
         vectors = soft_tokens('collapse "nearest"', prediction, embedding)
-        return F.one_hot(_CLOSEST[self.metric](vectors, embedding), len(embedding)).to(vectors)
+        return F.one_hot(nearest(vectors, embedding, self.metric), len(embedding)).to(vectors)
 
 
 @register("barycentric")
@@ -221,18 +220,6 @@ def _follows(state: SoftState, before: SoftState) -> bool:
     """Whether `state` is `before` with one more slot."""
     longer = (state.length - before.length, len(state.inputs) - len(before.inputs)) == (1, 1)
     return longer and all(map(operator.is_, state.inputs, before.inputs))
-
-
-def _largest(vectors: Tensor, embedding: Tensor) -> Tensor:
-    check_finite(vectors)
-    return product(vectors, embedding.T).argmax(-1)
-
-
-_CLOSEST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l2": nearest,
-    "cosine": lambda vectors, embedding: _largest(vectors, F.normalize(embedding, dim=-1)),
-    "dot": _largest,
-}
 
 
 def pick(

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..core.checks import whole_number
 from ..core.predictor import MixturePrediction
 from ..core.registry import Adapted, Registry
-from ..models.by_row import product
+from ..models.by_row import largest, product
+from ..models.embedding_tables import TINY
 from ..models.nearest import nearest
 from ..models.simplex import posterior_gumbel, softened
 from .collapse import soft_tokens
@@ -78,9 +79,9 @@ class Mixture(Feedback):
     def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
         prediction, table = context.prediction, context.embedding
         if self.top_k is not None and self.top_k < len(table):
-            best = prediction.log_probs.topk(self.top_k)
-            weights = softened(best.values, self.temperature)  # (B, k)
-            return (weights[..., None] * table[best.indices]).sum(1)  # (B, k, 1) * (B, k, m)
+            best = largest(prediction.log_probs, self.top_k)
+            weights = softened(prediction.log_probs.gather(1, best), self.temperature)  # (B, k)
+            return (weights[..., None] * table[best]).sum(1)  # (B, k, 1) * (B, k, m)
         if self.temperature != 1:
             return mixture(softened(prediction.log_probs, self.temperature), table)
         return (
@@ -145,7 +146,7 @@ class NormRestored(Feedback):
         probs = context.prediction.probs  # (B, V)
         mixed = mixture(probs, context.embedding)  # (B, m)
         length = product(probs, context.embedding.norm(dim=-1, keepdim=True))  # (B, 1)
-        return mixed * (length / mixed.norm(dim=-1, keepdim=True).clamp_min(1e-12))
+        return mixed * (length / mixed.norm(dim=-1, keepdim=True).clamp_min(TINY))
 
 
 @register("sampled")

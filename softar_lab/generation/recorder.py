@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.predictor import MixturePrediction, Prediction, Predictor
 from ..core.trajectory import Trajectory
-from ..models.by_row import product
+from ..models.by_row import largest, product
 from ..models.nearest import nearest_distance
 
 CANDIDATES = 8  # symbols per step whose probabilities a trajectory holds
@@ -29,12 +29,8 @@ def candidates(
     the best takes the last place.
     """
     size = min(CANDIDATES, probs.shape[1])
-    # 1) the best, and one more: only where two of them are equal does the order need care
-    best, top_ids = probs.topk(min(size + 1, probs.shape[1]))
-    top_ids, tied = top_ids[:, :size], (best[:, 1:] == best[:, :-1]).any(1)
-    if tied.any():
-        top_ids[tied] = probs[tied].sort(descending=True, stable=True).indices[:, :size]
-    # 2) the emitted symbol
+    top_ids = largest(probs, size)
+    # where the emitted symbol is none of them
     absent = (top_ids != token_ids[:, None]).all(1)
     top_ids[:, -1] = torch.where(absent, token_ids, top_ids[:, -1])
     return top_ids, probs.gather(1, top_ids)

@@ -40,6 +40,11 @@ class Schedule:
     by_step: ClassVar[bool] = False
     has_tail: ClassVar[bool] = False
 
+    @property
+    def always_hard(self) -> bool:
+        """Whether no token can stay soft, whatever happens."""
+        return False
+
 
 class FunctionSchedule(Adapted, Schedule):
     """A function, or any other callable, as a schedule."""
@@ -57,6 +62,7 @@ class Always(Schedule):
     """Every token is hard: ordinary generation."""
 
     by_step: ClassVar[bool] = True  # it looks at the number of the step alone
+    always_hard: ClassVar[bool] = True
 
     def __call__(self, context: StepContext) -> Bool[Tensor, " B"]:
         return torch.ones_like(context.step, dtype=torch.bool)
@@ -84,6 +90,11 @@ class EveryK(Schedule):
     def __post_init__(self):
         object.__setattr__(self, "k", whole_number("every(k)", self.k))
 
+    @property
+    def always_hard(self) -> bool:
+        """At k = 1."""
+        return self.k == 1
+
     def __call__(self, context: StepContext) -> Bool[Tensor, " B"]:
         return (context.step + 1) % self.k == 0
 
@@ -101,6 +112,11 @@ class Random(Schedule):
     def __post_init__(self):
         if not 0 <= self.rate <= 1:
             raise ValueError(f"random(rate) needs a probability, not {self.rate!r}")
+
+    @property
+    def always_hard(self) -> bool:
+        """At rate 1."""
+        return self.rate == 1
 
     def __call__(self, context: StepContext) -> Bool[Tensor, " B"]:
         return context.uniform(1, "schedule").squeeze(1) < self.rate
@@ -149,7 +165,7 @@ def within(schedule: Any, newest: int | None) -> Any:
         ValueError: where no token may be soft and the schedule would leave some soft.
     """
     # a schedule with a tail reads hard tokens only
-    if newest is None or isinstance(schedule, Always) or schedule.has_tail:
+    if newest is None or schedule.always_hard or schedule.has_tail:
         return schedule
     if newest == 0:
         raise ValueError(

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.estimates import Estimate
+from ..models.by_row import largest
+from ..models.embedding_tables import TINY
 from ..models.simplex import barycentric
 
 Reader = Callable[[Tensor, int, Tensor], Tensor]
@@ -56,7 +58,8 @@ def nearest_rows(
     left = len(table) - (0 if exclude is None else exclude.shape[1])
     if not 1 <= k <= left:
         raise ValueError(f"k must lie in 1 … {left}, the rows that may answer, not {k}")
-    scores = F.normalize(vectors.double(), dim=-1) @ F.normalize(table.double(), dim=-1).T  # (N, V)
+    units = [F.normalize(one.double(), dim=-1, eps=TINY) for one in (vectors, table)]
+    scores = units[0] @ units[1].T  # (N, V)
     if exclude is not None:
         scores = scores.scatter(1, exclude, -math.inf)
     return scores.argsort(dim=-1, descending=True, stable=True)[:, :k]
@@ -179,7 +182,7 @@ def recovery_rate(
         ValueError: where there are more items than rows.
     """
     ids = draw_sets(len(table), n, trials, torch.Generator().manual_seed(seed))
-    found = reader(table[ids].sum(1), n, table).topk(n, dim=1).indices  # (N, n)
+    found = largest(reader(table[ids].sum(1), n, table), n)  # (N, n)
     right = (found[:, :, None] == ids[:, None, :]).any(-1)
     return Estimate.mean(right.double().mean(1))
 

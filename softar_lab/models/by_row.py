@@ -8,7 +8,7 @@ is needed. A row gives the same result alone and in a batch, bit for bit.
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.threads import for_each
@@ -41,6 +41,19 @@ def log_softmax(
     return torch.from_numpy(log_probs).view(logits.shape), torch.from_numpy(probs).view(
         logits.shape
     )
+
+
+def largest(scores: Float[Tensor, "N V"], count: int) -> Int[Tensor, "N count"]:
+    """The ids of the `count` largest entries of each row, the largest first.
+
+    Of equal ones the smaller id comes first, which PyTorch's topk does not promise.
+    """
+    # one more than is asked for: only where two of them are equal does the order need care
+    best, ids = scores.topk(min(count + 1, scores.shape[1]))
+    ids, tied = ids[:, :count], (best[:, 1:] == best[:, :-1]).any(1)
+    if tied.any():
+        ids[tied] = scores[tied].sort(descending=True, stable=True).indices[:, :count]
+    return ids
 
 
 def single(x: Float[Tensor, "*n k"]) -> Float[Tensor, "*n k"]:

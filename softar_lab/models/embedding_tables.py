@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..core.registry import Registry
 
+TINY = 1e-30  # what shorter vectors would be divided by; shorter than any that float32 can square
 TABLES = Registry("table")
 names = TABLES.names
 

@@ -21,9 +21,13 @@ BLOCK = 32  # how many slots are computed together: a matrix is read once for al
 LANES = 16  # the number of partial sums in a reduction; a power of 2
 GELU, GELU_TANH, SWIGLU = range(3)
 SHOWN, MIXTURE, OUTPUT = range(3)  # what is fed back where a token stays soft
+L2, DOT, COSINE = range(3)  # how `screen` compares
+GROUP = 64  # rows of a table that `screen` takes together
 
 _f = np.float32
 _0, _1, _2, _HALF = _f(0), _f(1), _f(2), _f(0.5)
+_INFINITE, _LEAST_NORMAL = _f(np.inf), _f(2.0**-126)
+_SHORT = _f(1e-15)  # the squares of a shorter row lose digits
 # Attention weights below e^-60 of the largest are raised to that: denormal numbers would be slow.
 _FAINTEST = _f(-60)
 _LEAST = _f(-87)  # e^-87 is about the smallest number that is not denormal
@@ -612,3 +616,84 @@ def write(
             _multiply(vectors, input_map, x)
             slots[:] = slot + step
             _run(x, rows, slots, shape, eps, layers, ends, tables, cache, found)
+
+
+@njit(error_model="numpy", fastmath={"reassoc", "contract"})
+def _apart(x, y):
+    """|x - y|² of two vectors (k,), summed in any order."""
+    total = _0
+    for j in range(x.size):
+        difference = x[j] - y[j]
+        total += difference * difference
+    return total
+
+
+@njit(error_model="numpy", fastmath={"reassoc", "contract"})
+def _dot(x, y):
+    """x · y of two vectors (k,), summed in any order."""
+    total = _0
+    for j in range(x.size):
+        total += x[j] * y[j]
+    return total
+
+
+@njit(inline="always")
+def _bounds(x, length, row, norm, kind, error):
+    """Two numbers between which the exact score of a row lies; infinite where nothing is known.
+
+    The score is |x - row|², -x·row or -x·row / |row|: the less, the closer.
+    """
+    lost = _f(x.size) * _LEAST_NORMAL  # what may be lost below the normal numbers
+    if kind == L2:
+        score = _apart(x, row)
+        slack = _fma(error, score, lost)
+    else:
+        score = -_dot(x, row)
+        slack = _fma(error * length, norm, lost)
+        if kind == COSINE:
+            score /= norm
+            slack /= norm
+    high = score + slack
+    known = high < _INFINITE and (kind != COSINE or norm > _SHORT)
+    return (score - slack, high) if known else (-_INFINITE, _INFINITE)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def screen(x, lengths, rows, kind, error, lows, highs, ids):
+    """Which rows of a table may be the closest to vectors, for certain.
+
+    Args:
+        x: the vectors (N, k).
+        lengths: their lengths (N,).
+        rows: the table (V, k).
+        kind: L2, DOT or COSINE.
+        error: bounds the rounding of a sum of k products, relative to the product of lengths.
+        lows: filled with a bound that no score in a group of GROUP rows is below (N, groups).
+        highs: filled with a bound that the least score of all rows is not above (N,).
+        ids: filled with the closest row, or -1 where more than one may be it (N,).
+    """
+    n = len(x)
+    firsts, seconds = np.full(n, _INFINITE), np.full(n, _INFINITE)  # the two least lower bounds
+    norms = np.ones(GROUP, np.float32)
+    highs[:] = _INFINITE
+    ids[:] = 0
+    for group in range(lows.shape[1]):
+        begin = group * GROUP
+        some = rows[begin : begin + GROUP]
+        if kind != L2:
+            for v in range(len(some)):
+                norms[v] = np.sqrt(_dot(some[v], some[v]))
+        for i in range(n):
+            first, second, least = firsts[i], seconds[i], _INFINITE
+            for v in range(len(some)):
+                low, high = _bounds(x[i], lengths[i], some[v], norms[v], kind, error)
+                highs[i] = min(highs[i], high)
+                least = min(least, low)
+                if low < first:
+                    first, second, ids[i] = low, first, begin + v
+                elif low < second:
+                    second = low
+            firsts[i], seconds[i], lows[i, group] = first, second, least
+    for i in range(n):
+        if seconds[i] <= highs[i]:
+            ids[i] = -1

@@ -1,57 +1,183 @@
-"""The rows of a table that are closest to vectors (K3)."""
+"""The rows of a table that are closest to vectors (K3): exactly, in tables of any size.
 
+Most vectors are decided in single precision. With u = 2^-24, a sum of k products is off by at most
+k·u times the product of the lengths (by Cauchy and Schwarz), and a sum of squared differences by at
+most (k + 3)·u times itself. So each row's score lies between two known numbers. Where these leave
+more than one row, float64 decides among the rows that are left, in the same way. Where float64
+cannot tell them apart either, fractions do.
+"""
+
+from fractions import Fraction
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core.predictor import check_finite
+from ..core.threads import for_each
+from .by_row import as_array
+from .compiled import kernels
 
-LARGE = 4096  # in a table with more rows, only the distances to candidates are computed exactly
-NEAREST = 16  # candidate rows per vector in such a table
+METRICS = ("l2", "dot", "cosine")  # in the order of L2, DOT and COSINE of kernels.py
+GROUP = 64  # rows that are looked at together; GROUP of kernels.py
+MOST = 2**24  # numbers in a matrix of scores: so many vectors are compared at once
 
 
-def nearest(vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V m"]) -> Int[Tensor, " B"]:
+def nearest(
+    vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V m"], metric: str = "l2"
+) -> Int[Tensor, " B"]:
     """Collapse each soft token to the closest row of the table (K3).
 
-    Ties go to the smallest id, so the result does not depend on the device.
+    The result is exact for the numbers as they stand. Ties go to the smallest id. So neither the
+    device, nor the batch, nor the number of threads has a say in it. A scale of all numbers has
+    none, either, and a rotation only as far as it rounds them.
+
+    Args:
+        vectors: soft tokens (B, m).
+        embedding: the table (V, m).
+        metric: "l2" distance; "dot" product; "cosine", where a row of zeros has cosine 0.
 
     Returns:
         Token ids (B,).
 
     Raises:
-        ValueError: where vectors hold NaN or infinity, naming the first bad row.
+        ValueError: where vectors hold NaN or infinity, naming the first bad row, or for an unknown
+            metric.
     """
-    return _closest(vectors, embedding)[1]
+    check_finite(vectors)
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
+    vectors, rows = _prepared(vectors, embedding)
+    groups = -(-len(rows) // GROUP)
+    parts = [
+        _closest(some, rows, metric) for some in vectors.split(max(1, MOST // (groups * GROUP)))
+    ]
+    return torch.cat(parts)
 
 
 def nearest_distance(
     vectors: Float[Tensor, "B m"], embedding: Float[Tensor, "V m"]
 ) -> Float[Tensor, " B"]:
-    """The distance from each soft token to the closest row (B,), in embedding units."""
-    return _closest(vectors, embedding)[0]
+    """The distance from each soft token to the closest row (B,), in embedding units.
 
-
-def _closest(vectors: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-    """The distance to the closest row, and the id of that row, (B,) each.
-
-    In a large table, one matrix product, which rounds, finds the `NEAREST` candidate rows of each
-    vector. The distances to these candidates are then exact.
+    It is computed in float64 and rounded once.
     """
-    check_finite(vectors)
-    if len(embedding) <= LARGE:
-        found = torch.cdist(vectors, embedding, compute_mode="donot_use_mm_for_euclid_dist").min(-1)
-        return found.values, found.indices
-    # norm first, then square: squaring all entries would need a second table in memory
-    squares, parts = embedding.norm(dim=-1).square(), []
-    for some in vectors.split(512):
-        near = (
-            torch.addmm(squares, some, embedding.T, alpha=-2)
-            .topk(NEAREST, largest=False)
-            .indices.sort(-1)
-            .values
-        )
-        exact = (embedding[near] - some[:, None]).norm(dim=-1)  # (b, NEAREST), ids ascending
-        least = exact.min(-1)
-        parts.append((least.values, near.gather(1, least.indices[:, None]).squeeze(1)))
-    distances, rows = zip(*parts, strict=True)
-    return torch.cat(distances), torch.cat(rows)
+    rows = embedding[nearest(vectors, embedding)].double()
+    return (rows - vectors.double()).norm(dim=-1).to(vectors.dtype)
+
+
+def _prepared(vectors: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """Both without gradients, in one type, of single precision at least."""
+    kind = torch.promote_types(torch.promote_types(vectors.dtype, embedding.dtype), torch.float32)
+    return vectors.detach().to(kind), embedding.detach().to(kind)
+
+
+def _closest(vectors: Tensor, rows: Tensor, metric: str) -> Int[Tensor, " B"]:
+    """The closest row to each vector: by `_screen`, and one by one where that leaves several."""
+    lows, highs, ids = _screen(vectors, rows, metric)
+    for i in (ids < 0).nonzero().flatten().tolist():
+        groups = (lows[i] <= highs[i]).nonzero()  # (G, 1)
+        left = (groups * GROUP + torch.arange(GROUP, device=rows.device)).flatten()
+        ids[i] = _among(vectors[i], rows, left[left < len(rows)], metric)
+    return ids
+
+
+def _screen(
+    vectors: Float[Tensor, "B m"], rows: Float[Tensor, "V m"], metric: str
+) -> tuple[Float[Tensor, "B G"], Float[Tensor, " B"], Int[Tensor, " B"]]:
+    """What is certain about the scores; a score is the less, the closer the row.
+
+    Returns:
+        A bound that no score in a group of rows is below (B, G), a bound that the least score is
+        not above (B,), and the closest row, or -1 where more than one may be it (B,).
+    """
+    lengths = vectors.double().norm(dim=-1).to(vectors) if metric != "l2" else vectors[:, 0]
+    # 2 k: k for the product, half as much for the row's length, and the rest for small numbers
+    error = (2 * vectors.shape[1] + 16) * torch.finfo(vectors.dtype).eps / 2
+    compiled = kernels() if vectors.device.type == "cpu" else None
+    if compiled is None or vectors.dtype != torch.float32:
+        return _screen_in_torch(vectors, lengths, rows, metric, error)
+    x, lengths, table = as_array(vectors), as_array(lengths), as_array(rows)
+    count, kind = len(x), METRICS.index(metric)
+    lows = np.empty((count, -(-len(table) // GROUP)), np.float32)
+    highs, ids = np.empty(count, np.float32), np.empty(count, np.int64)
+
+    def some(begin: int, end: int) -> None:
+        mine = slice(begin, end)
+        out = lows[mine], highs[mine], ids[mine]
+        compiled.screen(x[mine], lengths[mine], table, kind, np.float32(error), *out)
+
+    for_each(some, count, max(4, -(-count // 16)), x.size * len(table))
+    return torch.from_numpy(lows), torch.from_numpy(highs), torch.from_numpy(ids)
+
+
+def _screen_in_torch(
+    vectors: Tensor, lengths: Tensor, rows: Tensor, metric: str, error: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_screen` without compiled code."""
+    # 1) the scores, and how far rounding may have carried them
+    lost = vectors.shape[1] * torch.finfo(vectors.dtype).tiny
+    if metric == "l2":
+        scores = torch.cdist(vectors, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
+        slack = error * scores + lost
+    else:
+        scores, norms = -(vectors @ rows.T), rows.norm(dim=-1)
+        slack = error * lengths[:, None] * norms + lost
+        if metric == "cosine":
+            scores, slack = scores / norms, slack / norms
+            slack = torch.where(norms > 1e-15, slack, torch.inf)
+    # 2) the bounds
+    known = scores + slack < torch.inf
+    low = torch.where(known, scores - slack, -torch.inf)
+    highs = torch.where(known, scores + slack, torch.inf).amin(-1)
+    several = (low <= highs[:, None]).sum(-1) > 1
+    padding = (0, -low.shape[1] % GROUP)
+    lows = torch.nn.functional.pad(low, padding, value=torch.inf).unflatten(1, (-1, GROUP)).amin(-1)
+    return lows, highs, low.argmin(-1).masked_fill(several, -1)
+
+
+def _among(vector: Tensor, rows: Tensor, ids: Int[Tensor, " n"], metric: str) -> int:
+    """The closest to one vector (m,) of the rows `ids`, which ascend."""
+    # 1) in float64: which of them are as good as the best one, up to rounding
+    y = vector.double()
+    scores, sizes = zip(*(_score(y, rows[some].double(), metric) for some in ids.split(4096)))
+    scores, sizes = torch.cat(scores), torch.cat(sizes)
+    slack = (2 * len(y) + 16) * 2.0**-53 * sizes
+    ids = ids[scores - slack <= (scores + slack).amin()]
+    # 2) equal rows are one
+    distinct: dict[bytes, int] = {}
+    for row in ids.tolist():
+        distinct.setdefault(rows[row].cpu().numpy().tobytes(), row)
+    if len(distinct) == 1:
+        return next(iter(distinct.values()))
+    # 3) in fractions; of equal ones the first
+    wanted = _fractions(vector)
+    return min(distinct.values(), key=lambda row: _exact(wanted, _fractions(rows[row]), metric))
+
+
+def _score(y: Tensor, rows: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """Scores (n,) of rows (n, m), and what their rounding is relative to (n,)."""
+    if metric == "l2":
+        scores = (rows - y).square().sum(-1)
+        return scores, scores
+    scores, sizes = -(rows * y).sum(-1), rows.norm(dim=-1) * y.norm()
+    if metric == "dot":
+        return scores, sizes
+    norms = rows.norm(dim=-1)
+    return torch.where(norms > 0, scores / norms, 0.0), torch.where(norms > 0, y.norm(), 0.0)
+
+
+def _exact(y: list[Fraction], row: list[Fraction], metric: str) -> Fraction:
+    """A score that orders the rows as the metric does, without rounding."""
+    if metric == "l2":
+        return sum((a - b) ** 2 for a, b in zip(row, y, strict=True))
+    product = sum(a * b for a, b in zip(row, y, strict=True))
+    if metric == "dot":
+        return -product
+    square = sum(a * a for a in row)
+    return -product * abs(product) / square if square else Fraction(0)
+
+
+def _fractions(numbers: Tensor) -> list[Fraction]:
+    return [Fraction(one) for one in numbers.tolist()]

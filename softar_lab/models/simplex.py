@@ -11,8 +11,8 @@ from torch import Tensor
 from ..core.predictor import check_finite
 from .by_row import product
 
-HEAVY = 1e4  # weight of "p sums to 1" relative to the distance
 RIDGE = 1e-6  # decides where several p share the best mixture
+NEAR = 1e-4  # of the mean distance to a row: a mixture that misses the point by less may reach it
 LARGE = 4096  # in a table with more rows, only candidate rows are considered for a vector:
 FIRST, MORE, MOST = 64, 32, 128  # the closest at first, more in each round, the most in total
 
@@ -22,10 +22,12 @@ def barycentric(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> F
     """argmin over p in the simplex of |pE - y|², exact to 1e-6: (N, m), (V, m) -> (N, V).
 
     Orthonormal rows need one projection onto the simplex. Other rows need non-negative least
-    squares (Lawson and Hanson 1974), one vector at a time; one equation with a heavy weight holds
-    the sum of p to 1. Where rows are affinely dependent (V > m + 1), several p can share the best
-    mixture pE. A ridge of 1e-12 of a row's squared norm then chooses one close to the least sum of
-    squared weights.
+    squares (Lawson and Hanson 1974), one vector at a time: the weights w >= 0 with the least
+    |w(E - y)|² + (sum w - 1)² are a multiple of p, whatever the units. Where rows are affinely
+    dependent (V > m + 1), several p can share the best mixture pE. A ridge of 1e-12 of a row's
+    squared distance then chooses one close to the least sum of squared weights. Inside the hull pE
+    is y to rounding, but where rows nearly coincide the ridge may move it by 1e-6 of a row's
+    distance.
 
     In a table of more than `LARGE` rows, p uses only some rows: first the closest ones, then rows
     that would bring the mixture closer. It stops when no row would, or when the next ones would
@@ -41,18 +43,42 @@ def barycentric(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> F
     gram = rows @ rows.T  # (V, V)
     if torch.allclose(gram, torch.eye(len(gram)).to(gram), atol=1e-6):
         return project_to_simplex(product(points, rows.T)).to(vectors.dtype)
-    # non-negative least squares: the rows, stacked on the heavy equation and the ridge
-    (count, width), length = rows.shape, gram.diagonal().mean().sqrt().clamp_min(1e-15).item()
-    matrix = [rows.T.cpu().numpy(), np.full((1, count), HEAVY * length)]
+    weights = np.array([_mixture(rows.cpu().numpy(), one) for one in points.cpu().numpy()])
+    return torch.from_numpy(weights.reshape(-1, len(rows))).to(vectors)
+
+
+def _mixture(rows: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """The weights (V,) of the mixture of rows (V, m) that is closest to a point (m,)."""
+    away = rows - point
+    (count, width), length = away.shape, np.sqrt(np.square(away).sum(1).mean())
+    away = away / (length or 1)  # in units of the mean distance, so that no scale matters
+    matrix = [away.T, np.ones((1, count))]
     if count > width + 1:
-        matrix.append(RIDGE * length * np.eye(count))
+        matrix.append(RIDGE * np.eye(count))
     matrix = np.concatenate(matrix)
-    wanted = np.zeros((len(points), len(matrix)))
-    wanted[:, :width], wanted[:, width] = points.cpu().numpy(), HEAVY * length
-    weights = np.array([nnls(matrix, one, maxiter=30 * count)[0] for one in wanted]).reshape(
-        -1, count
-    )
-    return torch.from_numpy(weights / weights.sum(-1, keepdims=True)).to(vectors)
+    wanted = np.zeros(len(matrix))
+    wanted[width] = 1
+    weights = nnls(matrix, wanted, maxiter=30 * count)[0]
+    weights = weights / weights.sum()
+    return _reaching(weights, away) if np.abs(weights @ away).max() < NEAR else weights
+
+
+def _reaching(weights: np.ndarray, away: np.ndarray) -> np.ndarray:
+    """The weights (V,) of a mixture that nearly is the point, changed as little as lets it be it.
+
+    Args:
+        weights: of the rows.
+        away: the rows minus the point (V, m).
+    """
+    found = [weights]
+    for least in (0, 1e-5):  # on the border of the hull, rounding alone gives a row its weight
+        used = weights > least
+        matrix = np.concatenate([away[used].T, np.ones((1, used.sum()))])
+        missed = np.append(weights[used] @ away[used], weights[used].sum() - 1)
+        better = np.zeros_like(weights)
+        better[used] = weights[used] - np.linalg.lstsq(matrix, missed, rcond=1e-12)[0]
+        found.append(better.clip(min=0) / better.clip(min=0).sum())
+    return min(found, key=lambda one: np.abs(one @ away).max())
 
 
 def hull_distance(

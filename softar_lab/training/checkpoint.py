@@ -14,6 +14,7 @@ from ..models.soft_ar import SoftAR
 from .config import TrainConfig
 
 PROGRESS, MOMENTS = "training.json", "training.safetensors"
+READOUT = "readout"  # in MOMENTS: what soft inputs are made through, which evaluations do not touch
 
 
 def flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -28,8 +29,8 @@ def flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def resume_run(
     model: SoftAR, optimizers: list, recipe: dict[str, Any], out: Path
-) -> tuple[int, list[dict]]:
-    """Load the weights and moments of a saved run; returns its step and its history.
+) -> tuple[int, list[dict], dict[str, Tensor]]:
+    """Load the weights and moments of a saved run.
 
     A run that is older than a setting of training counts as having the setting's default.
 
@@ -38,6 +39,10 @@ def resume_run(
         optimizers: get the moments.
         recipe: of the run that is to continue; that of the saved run must be equal.
         out: the checkpoint folder.
+
+    Returns:
+        Its step, its history, and the readout through which it makes soft inputs. In a run saved
+        before that was apart, this is the model's readout.
 
     Raises:
         CheckpointError: where the folder holds no training, or another run.
@@ -69,6 +74,10 @@ def resume_run(
     state = json.loads(files[PROGRESS])
     moments, _ = vectors_from_bytes(files[MOMENTS], out / MOMENTS)
     model.load_state_dict(saved.state_dict())
+    readout = {
+        name: moments.pop(f"{READOUT}.{name}", one.clone())
+        for name, one in model.objective.readout.state_dict().items()
+    }
     for number, optimizer in enumerate(optimizers):
         nested: dict[int, dict[str, Tensor]] = {}
         for name, tensor in moments.items():
@@ -78,4 +87,4 @@ def resume_run(
         optimizer.load_state_dict(
             {"state": nested, "param_groups": optimizer.state_dict()["param_groups"]}
         )
-    return state["step"], state["history"]
+    return state["step"], state["history"], readout

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.store import held, vectors_to_bytes
@@ -23,7 +24,7 @@ from ..data.corpora import Corpus
 from ..models.embedding_tables import effective_rank, mean_norm
 from ..models.scoring import per_char, scored_windows, scores
 from ..models.soft_ar import MANIFEST, SoftAR, pick_device
-from .checkpoint import MOMENTS, PROGRESS, flat_state, resume_run
+from .checkpoint import MOMENTS, PROGRESS, READOUT, flat_state, resume_run
 from .config import TrainConfig
 from .data import TrainingRows
 from .soft_inputs import REFIT, SOFT_INPUTS, soft_rows
@@ -176,6 +177,8 @@ class _Trainer:
         seconds: how long they took.
         loss: the loss of the last one; NaN before the first.
         history: one row per evaluation.
+        readout: the fitted readout through which soft inputs are made. An evaluation fits the
+            model's readout anew; so this one stands apart, and to evaluate changes no weight.
     """
 
     def __init__(
@@ -195,6 +198,7 @@ class _Trainer:
         self.optimizers = make_optimizers(model, config)
         self.step, self.seconds, self.loss = 0, 0.0, math.nan
         self.history: list[dict[str, Any]] = []
+        self.readout: dict[str, Tensor] = {}
 
     def resume(self, recipe: dict[str, Any]) -> None:
         """Continue the run that is saved in `out`, if any.
@@ -204,7 +208,9 @@ class _Trainer:
         """
         if self.out is None or not (Path(self.out) / MANIFEST).exists():
             return
-        self.step, self.history = resume_run(self.model, self.optimizers, recipe, Path(self.out))
+        self.step, self.history, self.readout = resume_run(
+            self.model, self.optimizers, recipe, Path(self.out)
+        )
         if self.history:
             self.seconds = self.history[-1]["seconds"]
 
@@ -215,14 +221,22 @@ class _Trainer:
             TrainingDiverged: where the loss is not finite.
         """
         begin = time.perf_counter()
-        # soft inputs need a readout that fits the weights as they are by now
-        if self.config.soft_inputs and self.step % REFIT == 0:
-            self.rows.calibrate(self.model)
+        if self.config.soft_inputs:
+            self._fit_for_soft_inputs()
         self.loss = update(self.model, self.rows, self.step, self.optimizers, self.config)
         self.seconds += time.perf_counter() - begin
         if not math.isfinite(self.loss):
             raise self._diverged(f"loss is {self.loss}")
         self.step += 1
+
+    def _fit_for_soft_inputs(self) -> None:
+        """Fit a readout to the weights as they are by now, or take the one fitted for training."""
+        fitted = self.model.objective.readout
+        if self.readout:
+            fitted.load_state_dict(self.readout)
+        if self.step % REFIT == 0:
+            self.rows.calibrate(self.model)
+            self.readout = {name: one.clone() for name, one in fitted.state_dict().items()}
 
     @property
     def evaluated(self) -> bool:
@@ -274,6 +288,8 @@ class _Trainer:
             for i, optimizer in enumerate(self.optimizers)
             for name, tensor in flat_state(optimizer).items()
         }
+        if self.config.soft_inputs:
+            moments |= {f"{READOUT}.{name}": one.cpu() for name, one in self.readout.items()}
         files = {PROGRESS: json.dumps(state).encode(), MOMENTS: vectors_to_bytes(moments)}
         self.model.save(self.out, **files)
 

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from .. import plots
 from ..evidence import masked
 from ..metrics.superposition import nearest_rows
+from ..models.by_row import largest
+from ..models.embedding_tables import TINY
 from ..models.simplex import barycentric
 from .panel import Panel
 
@@ -96,12 +98,13 @@ class SumExplorer(Panel):
         minus subtracted words (by 1 where that number is smaller).
         """
         return [
-            self.words[i] for i in self._weights().topk(min(k, len(self.words))).indices.tolist()
+            self.words[i]
+            for i in largest(self._weights()[None], min(k, len(self.words)))[0].tolist()
         ]
 
     def rows(self) -> dict[str, list[tuple[str, float]]]:
         """Return the displayed lists by title: pairs of word and value, best first."""
-        cosine = F.cosine_similarity(self._centred(), self._rows())
+        cosine = F.cosine_similarity(self._centred(), self._rows(), eps=TINY)
         weights, value = self._weights(), {word: i for i, word in enumerate(self.words)}
         return {
             "nearest of all words": [(word, float(cosine[value[word]])) for word in self.nearest()],

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..embedding_tables import mean_norm
+from ..embedding_tables import TINY, mean_norm
 from .base import OBJECTIVES, Objective
 from .readouts import squared_distance
 
@@ -36,7 +36,7 @@ class VonMisesFisher(Objective):
         self.noise_dim = embedding_dim + 1
 
     def losses(self, output, target_ids, table, generator):
-        dot = (output * F.normalize(F.embedding(target_ids, table), dim=-1)).sum(-1)
+        dot = (output * F.normalize(F.embedding(target_ids, table), dim=-1, eps=TINY)).sum(-1)
         if self.published:
             return negative_log_c(output, self.order) + 0.02 * output.norm(dim=-1) - 0.1 * dot
         return negative_log_c(output, self.order) - dot
@@ -46,10 +46,10 @@ class VonMisesFisher(Objective):
         return output / (self.order - 1 + root) * mean_norm(table)
 
     def scores(self, output, table):
-        return output @ F.normalize(table, dim=-1).T
+        return output @ F.normalize(table, dim=-1, eps=TINY).T
 
     def affine_scores(self, table):
-        return F.normalize(table, dim=-1).T, table.new_zeros(len(table))
+        return F.normalize(table, dim=-1, eps=TINY).T, table.new_zeros(len(table))
 
     def draw(self, output, noise, table):
         # 1) the first normal number, as a uniform one, chooses the angle to the mean direction
@@ -58,7 +58,10 @@ class VonMisesFisher(Objective):
             return torch.where(uniform[..., None] < torch.sigmoid(2 * output), 1.0, -1.0).to(
                 output
             ) * mean_norm(table)
-        kappa, axis = output.double().norm(dim=-1, keepdim=True), F.normalize(output, dim=-1)
+        kappa, axis = (
+            output.double().norm(dim=-1, keepdim=True),
+            F.normalize(output, dim=-1, eps=TINY),
+        )
         angle = angles(kappa, self.embedding_dim, uniform.T.contiguous()).T[..., None].to(output)
         # 2) the other numbers choose the direction at right angles to it; angle is (S, N, 1)
         across = noise[..., 1:] - (noise[..., 1:] * axis).sum(-1, keepdim=True) * axis  # (S, N, m)

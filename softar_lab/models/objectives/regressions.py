@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from ..embedding_tables import mean_norm
+from ..embedding_tables import TINY, mean_norm
 from .base import OBJECTIVES, Objective
 
 
@@ -29,10 +29,10 @@ class Cosine(Objective):
         self.head.weight.data.normal_(0, self.head.in_features**-0.5, generator=generator)
 
     def losses(self, output, target_ids, table, generator):
-        return 1 - F.cosine_similarity(output, F.embedding(target_ids, table), dim=-1)
+        return 1 - F.cosine_similarity(output, F.embedding(target_ids, table), dim=-1, eps=TINY)
 
     def vector(self, output, table):
-        return F.normalize(output, dim=-1) * mean_norm(table)
+        return F.normalize(output, dim=-1, eps=TINY) * mean_norm(table)
 
 
 @OBJECTIVES.register("successor")

@@ -81,6 +81,13 @@ class Sums(nn.Module):
         """
         return self.prior.new_ones(self.banks, 1, dtype=torch.float64)
 
+    def log_fading(self) -> Float[Tensor, "banks 1"] | None:
+        """log |rate|, below 0, in float64; None where |rate| is 1, so that nothing fades.
+
+        It says so by itself: a computed |rate| of 1 may round to something else.
+        """
+        return None
+
     def empty(self, batch_size: int) -> MemoryState:
         """The state in which nothing has been folded in.
 
@@ -168,11 +175,10 @@ class Sums(nn.Module):
 
     def _spread(self, n: Tensor, banks: int | None = None) -> Tensor:
         """√(sum of squared weights) of n tokens (B, S), at least 1: (B, S or banks, 1 or w)."""
-        square = self.rate().abs().square()[:banks]  # |rate| <= 1
-        total = torch.where(
-            square == 1, n[..., None], (1 - square ** n[..., None]) / (1 - square).clamp_min(1e-12)
-        )
-        return total.clamp_min(1).sqrt()
+        total, fading = n[..., None].double().clamp_min(1), self.log_fading()
+        if fading is not None:  # a geometric sum, exact also where the rate is close to 1
+            total = torch.expm1(total * 2 * fading[:banks]) / torch.expm1(2 * fading[:banks])
+        return total.sqrt()
 
 
 @MEMORIES.register("ema")
@@ -197,11 +203,16 @@ class MovingAverage(Sums):
 
     def rate(self) -> Tensor:
         """1 - (1 - decay) / 4^bank."""
-        return (
-            1
-            - (1 - self.decay)
-            / 4 ** torch.arange(self.banks, dtype=torch.float64, device=self.prior.device)[:, None]
-        )
+        return 1 - self._lost()
+
+    def log_fading(self) -> Float[Tensor, "banks 1"]:
+        """log of the rate, also where the rate itself rounds to 1."""
+        return torch.log1p(-self._lost())
+
+    def _lost(self) -> Float[Tensor, "banks 1"]:
+        """The share of a sum that each step takes away: (1 - decay) / 4^bank, above 0."""
+        bank = torch.arange(self.banks, dtype=torch.float64, device=self.prior.device)
+        return (1 - self.decay) / 4 ** bank[:, None]
 
 
 @MEMORIES.register("rotated")
