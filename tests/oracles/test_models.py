@@ -123,7 +123,7 @@ def test_memory_of_many_rotated_tokens_is_divided_by_the_root_of_their_number():
 
 def begin_of(length, model):
     """Where the window begins that holds the latest of `length` tokens."""
-    c, kept, begin = model.config.tokens, model.config.kept, 0
+    c, kept, begin = model.config.tokens, model.config.overlap, 0
     while length - begin > c:
         begin += c + 1 - kept
     return begin
