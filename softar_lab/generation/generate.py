@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..core.checks import sequence
 from ..core.predictor import Predictor
 from ..core.threads import limited
 from ..core.trajectory import Trajectory
@@ -50,7 +51,7 @@ def generate(
         for _ in engine.generate(stop):
             pass
     trajectories = engine.recorder.trajectories(
-        engine.model, engine.prompts, engine.first, steps, settings
+        engine.model, engine.prompts, engine.first, steps, settings, engine.seeds
     )
     return trajectories[0] if isinstance(prompt, str) else trajectories
 
@@ -81,7 +82,7 @@ def _pieces(
         if recorder.blocks:
             here = {**settings, "begin": recorder.taken}
             some = recorder.trajectories(
-                engine.model, engine.prompts, engine.first, settings["steps"], here
+                engine.model, engine.prompts, engine.first, settings["steps"], here, engine.seeds
             )
             yield some[0] if single else some
 
@@ -90,7 +91,7 @@ def _prepare(
     model: Predictor, prompt: str | Sequence[str], config: GenerationConfig
 ) -> tuple[Engine, dict[str, Any]]:
     """The engine, by the window asked for, and what a trajectory says of its making."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = [prompt] if isinstance(prompt, str) else sequence("prompt", prompt, "texts")
     if config.window is not None:
         if not isinstance(model, SoftAR):
             raise ValueError(f"only a SoftAR has a window that can be changed, not {model!r:.80}")
@@ -108,8 +109,10 @@ def _prepare(
 
 
 def _check(model: Predictor, prompts: list[str]) -> None:
-    if not prompts:
-        raise ValueError("no prompt given; an empty string starts from nothing")
+    if not isinstance(model, Predictor):
+        raise ValueError(f"the model must be a predictor, such as a SoftAR, not {model!r:.80}")
+    if wrong := [text for text in prompts if not isinstance(text, str)]:
+        raise ValueError(f"a prompt must be a text, not {wrong[0]!r:.80}")
     if model.tokenizer is None:
         raise ValueError(
             "the model has no tokenizer, so it can neither read a prompt nor write a text"
