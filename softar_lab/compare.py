@@ -20,7 +20,7 @@ from .core.estimates import interval
 from .core.fingerprint import fingerprint
 from .core.predictor import Predictor
 from .generation import Trajectory, collapse, feedback, generate, schedule
-from .generation.config import GenerationConfig
+from .generation.config import NO_PROMPT, GenerationConfig
 from .generation.schedule import Always
 from .metrics.free_texts import score_texts
 
@@ -112,7 +112,7 @@ def run_conditions(
         StoreError: where `out` holds a cell of another recipe.
     """
     _check(model, judge, truth, words, separator)
-    prompts, seeds = sequence("prompts", prompts, "texts"), whole_number("seeds", seeds)
+    prompts, seeds = sequence("prompts", prompts, "texts", NO_PROMPT), whole_number("seeds", seeds)
     GenerationConfig(steps=steps, temperature=temperature, soft_temperature=soft_temperature)
     # 1) what a cell depends on
     settings = {"steps": steps, "temperature": temperature, "soft_temperature": soft_temperature}

@@ -48,11 +48,12 @@ def real_number(name: str, value: Any, wanted: str, holds: Callable[[Any], bool]
     return value
 
 
-def sequence(name: str, value: Any, of: str) -> list[Any]:
+def sequence(name: str, value: Any, of: str, empty: str = "") -> list[Any]:
     """The members of a list, a tuple, a range or the like, at least one; a text is none of these.
 
     Raises:
-        ValueError: for anything else, naming the value; `of` says what its members should be.
+        ValueError: for anything else, naming the value; `of` says what its members should be, and
+            `empty` is the message where there are none.
     """
     try:
         members = None if isinstance(value, str | bytes | Mapping) else list(value)
@@ -61,7 +62,7 @@ def sequence(name: str, value: Any, of: str) -> list[Any]:
     if members is None:
         raise ValueError(f"{name} must be a list of {of}, not {value!r:.80}")
     if not members:
-        raise ValueError(f"{name} is empty: give at least one of {of}")
+        raise ValueError(empty or f"{name} is empty: give at least one of {of}")
     return members
 
 

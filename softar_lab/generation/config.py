@@ -79,6 +79,9 @@ class GenerationConfig:
         }
 
 
+NO_PROMPT = "no prompt given; an empty string starts from nothing"
+
+
 def _is_temperature(value: float | int) -> bool:
     return 0 <= value < math.inf
 

@@ -14,7 +14,7 @@ from ..core.threads import limited
 from ..core.trajectory import Trajectory
 from ..models.soft_ar import SoftAR, pick_device
 from ..models.window_memory.layout import LAYOUTS
-from .config import GenerationConfig
+from .config import NO_PROMPT, GenerationConfig
 from .engine import Engine
 from .schedule import within
 
@@ -91,7 +91,9 @@ def _prepare(
     model: Predictor, prompt: str | Sequence[str], config: GenerationConfig
 ) -> tuple[Engine, dict[str, Any]]:
     """The engine, by the window asked for, and what a trajectory says of its making."""
-    prompts = [prompt] if isinstance(prompt, str) else sequence("prompt", prompt, "texts")
+    prompts = (
+        [prompt] if isinstance(prompt, str) else sequence("prompt", prompt, "texts", NO_PROMPT)
+    )
     if config.window is not None:
         if not isinstance(model, SoftAR):
             raise ValueError(f"only a SoftAR has a window that can be changed, not {model!r:.80}")
