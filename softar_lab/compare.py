@@ -15,10 +15,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .core.cells import cell_path, load_or_run
+from .core.checks import sequence, whole_number
 from .core.estimates import interval
 from .core.fingerprint import fingerprint
 from .core.predictor import Predictor
 from .generation import Trajectory, collapse, feedback, generate, schedule
+from .generation.config import NO_PROMPT, GenerationConfig
 from .generation.schedule import Always
 from .metrics.free_texts import score_texts
 
@@ -109,8 +111,9 @@ def run_conditions(
         ValueError: for an unknown name or no prompt.
         StoreError: where `out` holds a cell of another recipe.
     """
-    if not len(prompts):
-        raise ValueError("no prompt given; an empty string starts from nothing")
+    _check(model, judge, truth, words, separator)
+    prompts, seeds = sequence("prompts", prompts, "texts", NO_PROMPT), whole_number("seeds", seeds)
+    GenerationConfig(steps=steps, temperature=temperature, soft_temperature=soft_temperature)
     # 1) what a cell depends on
     settings = {"steps": steps, "temperature": temperature, "soft_temperature": soft_temperature}
     scoring = {"judge": judge, "truth": truth, "words": words, "separator": separator}
@@ -220,6 +223,19 @@ def _recipe(
     }
 
 
+def _check(model: Any, judge: Any, truth: Any, words: Any, separator: Any) -> None:
+    """Raise ValueError for what is no model, no words or no separator."""
+    for name, one in (("model", model), ("judge", judge), ("truth", truth)):
+        if not isinstance(one, Predictor) and not (name == "truth" and one is None):
+            raise ValueError(f"{name} must be a predictor, such as a SoftAR, not {one!r:.80}")
+    if words is not None and not all(
+        isinstance(word, str) for word in sequence("words", words, "texts")
+    ):
+        raise ValueError(f"words must be a collection of texts, not {words!r:.80}")
+    if not isinstance(separator, str | None):
+        raise ValueError(f"separator must be a text or None, not {separator!r:.80}")
+
+
 def _conditions(
     collapses: Sequence[Any], schedules: Sequence[Any], feedbacks: Sequence[Any]
 ) -> list[tuple[Any, ...]]:
@@ -230,7 +246,7 @@ def _conditions(
     """
     axes = []
     for name, specs in zip(CONDITION, (collapses, schedules, feedbacks), strict=True):
-        axis = _AXES[name]
+        axis, specs = _AXES[name], sequence(f"{name}s", specs, "names or instances")
         strategies = {axis.spec(one): one for one in (axis.resolve(spec) for spec in specs)}
         if len(strategies) < len(specs):
             names = [axis.spec(axis.resolve(spec)) for spec in specs]

@@ -385,3 +385,9 @@ def test_compression_is_whole_and_its_recipe_is_that_of_the_tool():
         .eq(make_compression.SEEDS)
         .all()
     )
+
+
+def test_a_table_without_problems_is_loaded(tmp_path):
+    frame = pd.DataFrame({"a": [1, 2], "b": [0.5, 1.5]})
+    save_results(frame, [{}], tmp_path / "t.csv", ["a"])
+    assert load_results(tmp_path / "t.csv")[0].equals(frame)

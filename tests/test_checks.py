@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import math
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
 
-from softar_lab.core.checks import whole_number
+from softar_lab.core.checks import real_number, sequence, whole_number
 from softar_lab.generation import EveryK, generate
 from softar_lab.generation.config import GenerationConfig
 from softar_lab.generation.feedback import Mixture
@@ -91,3 +92,31 @@ def test_numpy_seeds_are_seeds(tiny, monkeypatch):
     ]
     assert len(set(texts)) == 1
     assert GenerationConfig(seed=np.int64(3)).seeds(2) == (3, 3)
+
+
+@pytest.mark.parametrize("value", [1, 0.5, np.float32(2), np.int64(3)])
+def test_real_number_takes_numbers(value):
+    assert real_number("x", value, "above 0", lambda one: one > 0) is value
+
+
+@pytest.mark.parametrize("value", [0, -1.5, math.nan, True, None, "1", [1], 1j, np.ones(2)])
+def test_real_number_names_the_value_and_what_would_be_right(value):
+    with pytest.raises(ValueError, match="x must be above 0, not "):
+        real_number("x", value, "above 0", lambda one: one > 0)
+
+
+@pytest.mark.parametrize(
+    "value", [[1], (1,), range(1, 2), {1}, iter([1]), np.ones(1, int), torch.ones(1)]
+)
+def test_sequence_takes_what_can_be_listed(value):
+    assert sequence("x", value, "numbers") == [1]
+
+
+@pytest.mark.parametrize(
+    "value", [None, 5, "abc", b"abc", {1: 2}, torch.tensor(1), np.array(1), object()]
+)
+def test_sequence_refuses_texts_and_single_things(value):
+    with pytest.raises(ValueError, match="x must be a list of numbers, not "):
+        sequence("x", value, "numbers")
+    with pytest.raises(ValueError, match="x is empty: give at least one of numbers"):
+        sequence("x", [], "numbers")

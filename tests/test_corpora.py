@@ -8,6 +8,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import jaxtyping
 import pooch
 import pytest
 
@@ -274,3 +275,38 @@ def test_the_cache_folder_may_lie_in_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SOFTAR_CACHE", "~/texts")
     assert cache_folder() == tmp_path / "texts"
+
+
+def test_corpora_of_two_seeds_share_no_stories(monkeypatch):
+    """Each asks for streams of its own; seed 0 asks for those that the checkpoint was trained on."""
+    asked, alphabet = {}, corpora.tales_words()
+    monkeypatch.setattr(corpora, "_tales", lambda seed: named(f"tales/{seed}/train", seed))
+    monkeypatch.setattr(corpora, "Random", lambda name: name)
+    for seed in (0, 1, 5):
+        streams = []
+        monkeypatch.setattr(corpora, "_told", lambda rng, chars, s=streams: s.append(rng) or STORY)
+        base = corpora._tales_words.__wrapped__(seed)
+        asked[seed] = {*streams, base.name} - {"tales-words"}
+        assert base.separator == alphabet.encode("\n")
+    assert asked[0] == {f"tales/{i}/train" for i in (1, 2, 3)}
+    assert not asked[0] & asked[1]
+    assert not asked[1] & asked[5]
+    assert "tales/0/train" not in asked[1] | asked[5]
+
+
+STORY = "One day the king had a ball.\n"
+
+
+def named(name, seed):
+    return Corpus(name, STORY, STORY, STORY, floor_bits_per_char=1.0, separator="\n")
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"text", ["text"]])
+@pytest.mark.parametrize("name", ["train", "val", "test", "separator"])
+def test_corpus_is_made_of_texts(name, wrong, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    parts = {"train": "a", "val": "a", "test": "a", "separator": None, name: wrong}
+    if name == "separator" and wrong is None:
+        return
+    with pytest.raises(CorpusError, match=f"odd: {name} must be a text, not"):
+        Corpus("odd", **parts)

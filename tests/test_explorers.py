@@ -19,6 +19,7 @@ from softar_lab.metrics.pca import PCABasis
 from softar_lab.models.simplex import barycentric
 from softar_lab.widgets import CollapseExplorer, TrajectoryExplorer
 from softar_lab.widgets import setting as settings
+from softar_lab.widgets.compared import Compared
 
 pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
 
@@ -382,3 +383,29 @@ def test_a_setting_with_another_control_writes_what_generate_writes(model, monke
         explorer.generate()
         expected = generate(model, "abc", 9, **one.values(), seed=explorer.seed.value)
         assert one.trajectory.text == expected.text
+
+
+def test_a_setting_removed_while_it_is_measured_leaves_no_curve(model, monkeypatch):
+    explorer = CollapseExplorer(model, "abc", steps=9, settings=({}, {}, {"collapse": "nearest"}))
+    assert list(explorer.drift_figure.data[2].y)
+    last, measure = explorer.settings[2], Compared.measure
+
+    def removed_meanwhile(setting, *arguments):
+        measure(setting, *arguments)
+        if setting is last:
+            explorer.columns.children = explorer.settings[:2]
+            explorer._clear(2)
+
+    monkeypatch.setattr(Compared, "measure", removed_meanwhile)
+    last._measured = None, []
+    explorer._measure(explorer._stop)
+    assert last.drift is not None
+    assert not list(explorer.drift_figure.data[2].y or ())
+
+
+def test_a_text_that_failed_while_it_was_to_be_measured_is_no_error(model):
+    explorer = CollapseExplorer(model, "abc", steps=9)
+    setting = explorer.settings[0]
+    setting.written = None
+    setting.measure(explorer.models, None)
+    assert setting.problem == ""

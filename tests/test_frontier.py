@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from softar_lab import plots
 from softar_lab.core.predictor import divergence
 from softar_lab.data.languages import Markov
 from softar_lab.generation import EveryK, generate
@@ -175,3 +176,12 @@ def test_against_oracle_leaves_out_a_threshold_that_collapses_more_and_costs_mor
     found = against_oracle(frontier).set_index("schedule")
     assert found.loc[["x", "y"], "at_oracle"].tolist() == pytest.approx([1, 0.75])
     assert found.loc["oracle(9)", "ratio"] == 6
+
+
+@pytest.mark.parametrize("families", [[], ["entropy"], ["oracle"], ["oracle", "entropy"]])
+def test_the_legend_names_the_families_there_are(families):
+    columns = {"family": families, "share": 0.5, "excess": 0.1}
+    frame = pd.DataFrame(columns, columns=["family", "share", "excess"])
+    legend = plots.draw_frontier(frame).axes[0].get_legend()
+    names = [text.get_text() for text in legend.get_texts()] if legend else []
+    assert names == sorted(families)

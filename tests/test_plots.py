@@ -12,13 +12,15 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_hex, to_rgba
-from matplotlib.text import Annotation
+from matplotlib.font_manager import get_font
+from matplotlib.text import Annotation, Text
 
 from softar_lab import plots
 from softar_lab.counting.exact import TWO_STRINGS, CountingModel
 from softar_lab.data.corpora import load_corpus
 from softar_lab.generation import generate
 from softar_lab.metrics.pca import PCABasis
+from softar_lab.plots import fonts
 
 MARKUP = "ab<&>\"'$\\ \n"
 
@@ -494,3 +496,53 @@ def test_together_draws_each_path_in_its_own_colour_and_the_drift_below(path, ba
         *[line.get_label() for line in below.lines[1:]],
     ]
     assert to_hex(below.lines[0].get_color()).upper() == plots.SETTINGS[2]
+
+
+def test_intervals_are_drawn_where_a_panel_has_no_reference():
+    row = {"row": "r", "mark": "m", "value": 1.0, "low": 0.5, "high": 1.5}
+    frame = pd.DataFrame([{"panel": "A", **row}, {"panel": "B", **row}])
+    one, other = plots.draw_intervals(frame, "bits", reference={"A": 0.7}).axes
+    dashed = [[line.get_linestyle() for line in ax.lines].count("--") for ax in (one, other)]
+    assert dashed == [1, 0]
+
+
+def test_hull_and_words_name_the_same_distance(path, basis, model):
+    figure, weights = plots.hull_figure(), torch.eye(model.vocab_size)[0]
+    plots.update_hull(figure, path, basis, model.embedding, weights, 0.1234, 3)
+    assert figure.data[-1].hovertext == ("step 3: 0.123 off the hull",)
+    assert "0.123" in plots.mixture_html(path, weights, 0.1234, 3)
+
+
+# -- characters that the own fonts lack --------------------------------------------------------------
+
+
+@pytest.fixture
+def foreign():
+    """A printable character that only another installed font has, and that font's family."""
+    others = [get_font(path) for path, name in fonts._installed() if name == "STIXGeneral"]
+    codes = (chr(code) for code in others[0].get_charmap())
+    return next(char for char in codes if char.isprintable() and not fonts._in_own(char))
+
+
+def test_a_character_of_another_font_is_drawn_with_it(foreign, model):
+    assert fonts.drawable(foreign) == foreign
+    assert "Last Resort" not in fonts._other(foreign)
+    figure = plots.draw_tokens({"one": ([foreign, "a"], [0, 1])})
+    texts = {text.get_text(): text.get_fontfamily() for text in figure.findobj(Text)}
+    assert texts[foreign] == ["monospace", fonts._other(foreign)]
+    assert texts["a"] == ["monospace"]
+    png(figure)  # a missing glyph is a warning, and so an error here
+
+
+def test_ticks_and_titles_are_drawn_with_it_too(foreign):
+    frame = pd.DataFrame([[0.5, 0.5]], index=[foreign], columns=["a", foreign])
+    png(plots.draw_matrices({"a": frame}))
+    weights = np.full((1, 1, 2, 2), 0.5)
+    png(plots.draw_attention(weights, ["a", foreign], ["a", foreign], 0, 0, 1))
+    png(plots.draw_sum({foreign: [(foreign, 1.0)]}, f"{foreign} + a"))
+
+
+def test_what_no_font_has_is_a_box():
+    nobody = next(chr(code) for code in range(0x20000, 0x2A6DF) if not fonts._other(chr(code)))
+    assert fonts.drawable(nobody) == "□"
+    png(plots.draw_bits(["a", nobody], {"one": np.ones(2)}))

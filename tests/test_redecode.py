@@ -246,3 +246,22 @@ def test_redecode_takes_one_temperature_of_the_settings_and_one_that_is_given(ti
     for wrong in (-1, math.inf, math.nan):
         with pytest.raises(ValueError, match="temperature must be 0 .greedy. or above"):
             redecode(model, first, "softmax", soft_temperature=wrong)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_a_path_tells_its_seed_and_is_read_again_with_it(tiny, seed):
+    model = tiny(objective="mse", scale=0.15)
+    how = {"schedule": "never", "feedback": "raw", "temperature": 1}
+    first = generate(model, "abc", 30, **how, seed=seed)
+    assert first.settings.get("seed", 0) == seed
+    assert redecode(model, first, "softmax").text == first.text
+    other = redecode(model, first, "softmax", seed=3)
+    assert other.settings["seed"] == 3
+    assert other.text == generate(model, "abc", 30, **how, seed=3).text
+    assert redecode(model, other, "softmax").text == other.text
+    assert "seed" not in redecode(model, other, "softmax", seed=0).settings
+
+
+def test_each_row_tells_its_own_seed(tiny):
+    found = generate(tiny(), ["a", "b", "c"], 3, seed=[4, 0, 6])
+    assert [one.settings.get("seed") for one in found] == [4, None, 6]

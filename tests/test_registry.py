@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from softar_lab.core.registry import Registry
+from softar_lab.generation.schedule import SCHEDULES
 
 SHAPES = Registry("shape")
 
@@ -174,3 +175,17 @@ def test_a_name_is_taken_once_and_may_be_defined_again():
             return 2
 
     assert names.get("point") is again
+
+
+@pytest.mark.parametrize(
+    "spec", ["oracle(0.1, None, <SoftAR>)", "oracle(<SoftAR>)", "oracle(above=0.1, truth=<SoftAR>)"]
+)
+def test_an_object_that_no_string_can_say_is_refused_wherever_it_stands(spec):
+    with pytest.raises(ValueError, match="<SoftAR> stands for an object .*give it as an instance"):
+        SCHEDULES.resolve(spec)
+
+
+@pytest.mark.parametrize("spec", [5, None, 1.5, object()])
+def test_what_is_no_name_is_refused(spec):
+    with pytest.raises(ValueError, match="a schedule is"):
+        SCHEDULES.resolve(spec)

@@ -26,7 +26,7 @@ from softar_lab.metrics.pca import PCABasis
 from softar_lab.models import nearest
 from softar_lab.models import simplex as hull
 from softar_lab.models.scoring import evaluate
-from softar_lab.plots.paths import drawable
+from softar_lab.plots.fonts import drawable
 from softar_lab.plots.style import written_ids
 from softar_lab.widgets import CollapseExplorer, GenerationPanel
 from softar_studies.random_model import random_pretrained

@@ -664,3 +664,38 @@ def test_a_folder_that_cannot_be_held_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreError, match="cannot write .*file"), store.held(tmp_path / "file"):
         pass
+
+
+def test_metadata_of_mixed_key_types_are_refused_by_name(tmp_path):
+    with pytest.raises(StoreError, match=r"keys of metadata are of several types \(int, str\)"):
+        save_vectors(tmp_path / "x", torch.ones(2), {"a": 1, 2: 3})
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("number", [errno.ENODEV, errno.EINVAL])
+def test_a_file_that_cannot_be_mapped_is_read(tmp_path, monkeypatch, named, number):
+    vectors = {"a": torch.arange(3.0), "b": torch.ones(2, 2)} if named else torch.arange(6.0)
+    save_vectors(tmp_path / "x", vectors, {"k": 1})
+
+    def refuse(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(store, "mmap", refuse)
+    found, metadata = load_vectors(tmp_path / "x")
+    assert metadata == {"k": 1}
+    for name in vectors if named else [slice(None)]:
+        assert torch.equal(found[name], vectors[name])
+    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:-1])
+    with pytest.raises(StoreError, match="damaged"):
+        load_vectors(tmp_path / "x")
+
+
+def test_a_mapping_that_fails_otherwise_is_an_error(tmp_path, monkeypatch):
+    save_vectors(tmp_path / "x", torch.ones(2))
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EIO, "broken disk")
+
+    monkeypatch.setattr(store, "mmap", refuse)
+    with pytest.raises(StoreError, match="cannot read .*broken disk"):
+        load_vectors(tmp_path / "x")

@@ -1,6 +1,7 @@
 """Tokenizers: any text comes back, and what is wrong is named."""
 
 import json
+import random
 import re
 import zlib
 from dataclasses import replace
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softar_lab.data.corpora import load_corpus
-from softar_lab.data.tokenizers import tokenizer_from_dict
+from softar_lab.data.tokenizers import char, subword, tokenizer_from_dict
 from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.data.tokenizers.growing import GrowingTokenizer
 from softar_lab.data.tokenizers.subword import BPETokenizer
@@ -357,3 +358,77 @@ def test_tokenizer_from_dict_says_what_is_wrong(saved, message):
 def test_from_dict_of_one_type_refuses_another():
     with pytest.raises(ValueError, match='BPETokenizer is saved as {"type": "bpe"'):
         BPETokenizer.from_dict(UNITS["growing"].to_dict())
+
+
+SPELLED = st.lists(
+    st.integers(0, 39) | st.integers(len("hello wrd"), len("hello wrd") + 15), max_size=24
+)
+
+
+@given(ids=SPELLED)
+def test_lengths_add_up_to_the_decoded_text_also_of_invalid_bytes(ids):
+    """And a token whose characters begin in it stands for as many as there are up to the next."""
+    tokenizer = BPETokenizer.fit("hello world hello world", 40)
+    ids = torch.tensor([i % tokenizer.vocab_size for i in ids], dtype=torch.int64)
+    lengths, text = tokenizer.lengths(ids), tokenizer.decode(ids)
+    assert int(lengths.sum()) == len(text)
+    assert (lengths >= 0).all()
+
+
+@given(data=st.binary(max_size=12))
+def test_bytes_that_spell_nothing_are_replaced_as_python_does_it(data):
+    tokenizer = BPETokenizer.fit("ab", 20)
+    ids = [len("ab") + half for byte in data for half in divmod(byte, 16)]
+    try:
+        expected = data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        expected = data.decode("utf-8", "replace")
+        if any(0xED <= byte <= 0xED for byte in data):  # surrogates stay, where Python drops them
+            return
+    assert tokenizer.decode(ids) == expected
+    odd = [*ids, len("ab") + 4]
+    assert tokenizer.decode(odd) == tokenizer.decode(ids) + "\ufffd"
+
+
+@pytest.mark.parametrize("name", ["tales", "topics", "recall"])
+def test_no_word_of_an_ordinary_text_is_learned_from_in_parts(name):
+    """So the vocabulary is the one that whole words give."""
+    assert max(map(len, subword.WORD.findall(load_corpus(name).train))) < subword.LONGEST / 4
+
+
+def test_a_long_word_is_learned_from_in_time_that_grows_with_its_length(monkeypatch):
+    """The library gets no word above LONGEST, and the parts are the word; an ordinary text's
+    vocabulary does not depend on it.
+    """
+    letters = "".join(random.Random(0).choices("ACGT", k=20_000))
+    assert max(map(len, subword._parts(letters))) == subword.LONGEST
+    assert "".join(subword._parts(letters)) == letters
+    tokenizer = BPETokenizer.fit(letters, 100)
+    assert tokenizer.vocab_size == 100
+    assert tokenizer.decode(tokenizer.encode(letters)) == letters
+    text = load_corpus("topics").train[:20_000]
+    learned = BPETokenizer.fit(text, 400)
+    monkeypatch.setattr(subword, "LONGEST", 10**9)
+    assert BPETokenizer.fit(text, 400) == learned
+
+
+@pytest.mark.parametrize("unk", [False, True])
+@given(text=st.text(st.characters(codec=None)))
+def test_char_ids_are_those_of_a_dictionary(unk, text):
+    tokenizer = CharTokenizer.fit("aé🙂\ud800z", unk=unk)
+    known = {char: i for i, char in enumerate(sorted("aé🙂\ud800z"))}
+    assert tokenizer.unknown_in(text) == {c: text.count(c) for c in sorted({*text} - {*known})}
+    if unk:
+        assert tokenizer.encode(text).tolist() == [known.get(char, 5) for char in text]
+    else:
+        text = "".join(char for char in text if char in known)
+        assert tokenizer.encode(text).tolist() == [known[char] for char in text]
+
+
+def test_char_ids_of_a_long_text_are_those_of_its_parts(monkeypatch):
+    tokenizer, text = CharTokenizer.fit("abc"), "abcab" * 7
+    whole = tokenizer.encode(text)
+    monkeypatch.setattr(char, "PART", 3)
+    assert torch.equal(tokenizer.encode(text), whole)
+    with pytest.raises(ValueError, match="unknown character 'x' at position 35"):
+        tokenizer.encode(text + "x")

@@ -1,6 +1,7 @@
 """Training is exact: what is trained, what is scored, and what a killed run goes on from."""
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,15 +21,18 @@ import torch
 from conftest import EVERY_OBJECTIVE, TABLES
 from softar_lab.core import store
 from softar_lab.core.store import CheckpointError, StoreError
-from softar_lab.data.corpora import Corpus
+from softar_lab.data.corpora import SHAKESPEARE_BYTES, Corpus, load_corpus
 from softar_lab.data.tokenizers.char import CharTokenizer
+from softar_lab.data.tokenizers.subword import BPETokenizer
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.embedding_tables import effective_rank
-from softar_lab.models.scoring import evaluate
+from softar_lab.models.scoring import evaluate, scored_batches
 from softar_lab.models.soft_ar import SoftAR
+from softar_lab.training import data, evaluation
 from softar_lab.training.config import TrainConfig
-from softar_lab.training.data import TrainingRows
-from softar_lab.training.loop import TrainingDiverged, make_optimizers, train
+from softar_lab.training.data import TrainingRows, compact_ids
+from softar_lab.training.evaluation import EVAL_TOKENS, HeldOut
+from softar_lab.training.loop import TrainingDiverged, _Trainer, make_optimizers, train, update
 
 HERE = Path(__file__).parent
 SHORT = TrainConfig(steps=6, batch_size=2, eval_every=2, save_every=2)
@@ -515,3 +520,197 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_step(tiny, 
             small(tiny), corpus, SHORT, out=tmp_path / "file", progress=False, on_step=steps.append
         )
     assert steps == []
+
+
+# -- long validation texts, prolonged runs, long training texts ------------------------------------
+
+
+def long_val(corpus, copies=40):
+    """The corpus with a long validation text: 2,400 characters, 300 windows of 8."""
+    return replace(corpus, val=corpus.val * copies)
+
+
+def test_a_long_validation_text_is_sampled_and_the_run_says_so(tiny, corpus):
+    done = train(small(tiny), long_val(corpus), SHORT, eval_tokens=800, progress=False)
+    assert set(done.history["val_chars"]) == {800}
+    assert "a sample of 800 of 2,399 characters" in repr(done)
+    whole = train(small(tiny), long_val(corpus), SHORT, eval_tokens=None, progress=False)
+    assert set(whole.history["val_chars"]) == {2399}
+    assert "on 2,399 characters" in repr(whole)
+    assert same(weights(done.model), weights(whole.model))  # looking changes nothing
+
+
+def test_built_in_validation_texts_are_shorter_than_the_sample():
+    """Tiny Shakespeare is not always at hand; its validation text is its last tenth."""
+    lengths = [len(load_corpus(name).val) for name in ("tales", "topics", "mess3", "recall")]
+    assert max(*lengths, SHAKESPEARE_BYTES // 10 + 1) < EVAL_TOKENS
+
+
+@pytest.mark.parametrize("most", [1, 8, 100, 800, 2398])
+@pytest.mark.parametrize("objective", ["ce", "mse"])
+def test_a_sampled_evaluation_is_the_mean_over_its_windows(tiny, corpus, most, objective):
+    """Against every window read alone; the windows lie evenly: no gap is twice as wide as another."""
+    model, text = small(tiny, alive=True, objective=objective), long_val(corpus)
+    held_out = HeldOut(model, text, most)
+    found = held_out.score(model, lambda share: True)
+    assert found.chars == sum(end - begin - skip for begin, end, skip in held_out.pieces)
+    assert found.chars <= max(most, 8)
+    alone = [
+        -evaluate(model, model.tokenizer.decode(held_out.ids[b:e])) for b, e, _ in held_out.pieces
+    ]
+    sizes = [end - begin - skip for begin, end, skip in held_out.pieces]
+    expected = sum(size * nats for size, nats in zip(sizes, alone, strict=True)) / sum(sizes)
+    assert found.nats_per_char == pytest.approx(-expected, rel=1e-5)  # float32 log-probs
+    begins = [begin // 8 for begin, _, _ in held_out.pieces]
+    gaps = {after - before for before, after in itertools.pairwise(begins)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_a_sample_of_streams_reads_each_from_its_beginning(tiny, corpus):
+    model = tiny(window="window(1, 0, 0, None, 'sum')", context=8)
+    documents = Corpus("d", corpus.train, ("abcdefghijk " * 3 + "\n") * 9, "ab", separator="\n")
+    held_out = HeldOut(model, documents, 150)
+    begins = [begin for begin, _, first in held_out.pieces if first == 0]
+    assert all(begin % 37 == 0 for begin in begins)
+    assert len(begins) > 1
+    for before, piece in itertools.pairwise(held_out.pieces):
+        assert piece[2] == 0 or before[0] < piece[0] < before[1]
+    assert sum(end - begin - skip for begin, end, skip in held_out.pieces) <= 150
+
+
+def test_an_evaluation_is_interrupted_between_batches_and_made_up_for(
+    tiny, corpus, tmp_path, monkeypatch
+):
+    """Ctrl-C within the second of five batches of the second evaluation; then it goes on exactly."""
+    text, batches, wait_for_ever = long_val(corpus), [], threading.Event()
+    whole = train(small(tiny), text, SHORT, progress=False)
+
+    def watched(*arguments):
+        for found in scored_batches(*arguments):
+            batches.append(len(found))
+            if len(batches) == 7:
+                os.kill(os.getpid(), signal.SIGINT)
+                wait_for_ever.wait(600)  # what Ctrl-C cuts short
+            yield found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "scored_batches", watched)
+        part = train(small(tiny), text, SHORT, out=tmp_path, progress=False)
+    assert part.interrupted
+    assert part.history["step"].tolist() == [2, 4]
+    assert part.history["val_chars"].tolist() == [2399, 2048]  # the caller's
+    assert len(batches) == 5 + 2 + 4
+    assert "a sample of 2,048 of 2,399 characters, step 4, interrupted" in repr(part)
+    rest = train(small(tiny), text, SHORT, out=tmp_path, progress=False)
+    assert rest.history.drop(columns="seconds").equals(whole.history.drop(columns="seconds"))
+    assert same(weights(whole.model), weights(rest.model))
+
+
+def test_the_last_evaluation_is_made_up_for_too(tiny, corpus, tmp_path, monkeypatch):
+    text = long_val(corpus)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Trainer, "evaluate", lambda *args, **kwargs: stop_here(args))
+        part = train(small(tiny), text, replace(SHORT, eval_every=0), out=tmp_path, progress=False)
+    assert part.interrupted
+    rest = train(small(tiny), text, replace(SHORT, eval_every=0), out=tmp_path, progress=False)
+    assert not rest.interrupted
+    assert rest.history["step"].tolist() == [6]
+    assert SoftAR.load(tmp_path).card["val_bits_per_char"] == rest.val_bits_per_char
+
+
+def stop_here(args):
+    """An evaluation that is interrupted at once; the one for the caller gives a row."""
+    trainer, *watched = args
+    if not watched:
+        trainer.history.append({"step": trainer.step, "val_bits_per_char": 0.0, "seconds": 0.0})
+        return trainer.history[-1]
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.01)  # the handler runs
+    return watched[0](0.5) or None
+
+
+@pytest.mark.parametrize("wrong", [0, -1])
+def test_eval_tokens_is_a_whole_number_or_none(tiny, corpus, wrong):
+    with pytest.raises(ValueError, match="eval_tokens must be a whole number"):
+        train(small(tiny), corpus, SHORT, eval_tokens=wrong, progress=False)
+
+
+@pytest.mark.parametrize("stop_at", [6, 3])
+def test_a_run_is_prolonged_by_the_schedule_of_its_new_length(tiny, corpus, tmp_path, stop_at):
+    """Against the steps made one by one: the old schedule up to `stop_at`, then the new one."""
+    longer = replace(SHORT, steps=10)
+    train(
+        small(tiny),
+        corpus,
+        SHORT,
+        out=tmp_path,
+        progress=False,
+        on_step=lambda e: e["step"] == stop_at,
+    )
+    done = train(small(tiny), corpus, longer, out=tmp_path, progress=False)
+    model = small(tiny).train()
+    rows, optimizers = TrainingRows(model, corpus, SHORT, 0), make_optimizers(model, SHORT)
+    for step in range(10):
+        update(model, rows, step, optimizers, SHORT if step < stop_at else longer)
+    assert same(weights(done.model), weights(model))
+    card = SoftAR.load(tmp_path).card
+    assert card["prolonged"] == [{"step": stop_at, "steps": 6}]
+    assert card["train"]["steps"] == card["steps_done"] == 10
+    # the prolonged run is a run: returned as it is, and prolonged again
+    again = train(small(tiny), corpus, longer, out=tmp_path, progress=False, on_step=pytest.fail)
+    assert again.history.equals(done.history)
+    train(small(tiny), corpus, replace(SHORT, steps=12), out=tmp_path, progress=False)
+    assert SoftAR.load(tmp_path).card["prolonged"] == [
+        {"step": stop_at, "steps": 6}, {"step": 10, "steps": 10},
+    ]  # fmt: skip
+    with pytest.raises(CheckpointError, match="12 steps, which can be prolonged but not cut to 6"):
+        train(small(tiny), corpus, SHORT, out=tmp_path, progress=False)
+    anew = train(small(tiny), corpus, SHORT, out=tmp_path, resume=False, progress=False)
+    assert "prolonged" not in anew.model.card
+
+
+def test_what_decides_nothing_does_not_hinder_a_run_from_going_on(tiny, corpus, tmp_path):
+    whole = train(small(tiny), corpus, SHORT, progress=False)
+    train(
+        small(tiny), corpus, SHORT, out=tmp_path, progress=False, on_step=lambda e: e["step"] == 3
+    )
+    renamed, rarely = replace(corpus, name="other.txt"), replace(SHORT, save_every=0)
+    rest = train(small(tiny), renamed, rarely, out=tmp_path, progress=False)
+    assert same(weights(whole.model), weights(rest.model))
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [{"adam_learning_rate": 1e38}, {"adam_learning_rate": 1e300}, {"muon_learning_rate": 1e38},
+     {"weight_decay": 1e300}],
+)  # fmt: skip
+@pytest.mark.parametrize("soft_inputs", [None, "scheduled(0.5)"])
+@pytest.mark.parametrize("objective", ["ce", "mse", "flow(3)"])
+def test_train_whose_numbers_overflow_diverges(tiny, corpus, rates, soft_inputs, objective):
+    wild = replace(SHORT, soft_inputs=soft_inputs, **rates)
+    with pytest.raises(TrainingDiverged, match=r"at step \d: lower muon_learning_rate"):
+        train(small(tiny, objective=objective), corpus, wild, progress=False)
+
+
+@pytest.mark.parametrize("tokenizer", [CharTokenizer, BPETokenizer])
+def test_compact_ids_are_those_of_the_whole_text_in_the_smallest_type(tiny, monkeypatch, tokenizer):
+    monkeypatch.setattr(data, "PART", 50)
+    text = "one two three\n\n  four\tfive six seven\nthe end of the lines" * 9
+    fitted = tokenizer.fit(text) if tokenizer is CharTokenizer else tokenizer.fit(text, 60)
+    model = SoftAR(ModelConfig(vocab_size=fitted.vocab_size), fitted)
+    ids = compact_ids(model, text)
+    assert ids.dtype == torch.uint8
+    assert torch.equal(ids.long(), fitted.encode(text))
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"), [(255, "uint8"), (256, "uint8"), (257, "int16"), (32_769, "int32")]
+)
+def test_compact_ids_hold_every_id(size, dtype):
+    text = "".join(map(chr, range(0x10000, 0x10000 + size)))
+    model = SoftAR(
+        ModelConfig(vocab_size=size, embedding_dim=2, d_model=8), CharTokenizer.fit(text)
+    )
+    ids = compact_ids(model, text)
+    assert ids.dtype == getattr(torch, dtype)
+    assert torch.equal(ids.long(), torch.arange(size))

@@ -99,3 +99,19 @@ def test_train_mixing_needs_a_tokenizer_and_a_text(tiny, corpus):
     model.tokenizer = None
     with pytest.raises(ValueError, match="no tokenizer"):
         train_mixing(model, corpus)
+
+
+def test_a_mixing_layer_is_scored_under_every_control_of_the_window(tiny, corpus):
+    """The control "other" asks the reader for the window without a control."""
+    model = tiny(window="window(1, 1, 3, 3, 'sum', 4)", mixing=3, letters=corpus.train)
+    scored = {
+        control: evaluate(Mixed(model.with_window(control) if control else model), corpus.val)
+        for control in (None, "masked", "other")
+    }
+    assert len(set(scored.values())) == 3
+
+
+def test_the_memory_of_another_window_needs_another_window(tiny):
+    model = tiny(window="window(1, 1, 3, 3, 'sum', 4)").with_window("other")
+    with pytest.raises(ValueError, match='window "other" gives a window the memory of another'):
+        evaluate(model, "abc")

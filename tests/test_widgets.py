@@ -574,3 +574,37 @@ def test_a_panel_of_two_symbols_and_one_of_two_numbers_work():
         panel.plane.value = True
         assert panel.problem == ""
         assert "image/png" in panel._repr_mimebundle_()
+
+
+def test_a_run_that_goes_on_is_drawn_from_its_beginning(tiny, corpus, tmp_path):
+    def monitor(**more):
+        return TrainingMonitor(tiny(alive=False, context=8), corpus, SHORT, out=tmp_path, **more)
+
+    whole = TrainingMonitor(tiny(alive=False, context=8), corpus, SHORT)
+    whole.train()
+    halted = monitor()
+    halted._show = lambda event: event["step"] == 4 and halted.stop()
+    assert halted.train().interrupted
+    later = monitor()  # another panel knows the losses of the evaluations only
+    later.train()
+    assert list(later.figure.data[0].x) == [3, 5, 6]
+    assert list(later.figure.data[1].x) == [3, 6]
+    assert list(later.figure.data[1].y) == list(whole.figure.data[1].y)
+
+
+def test_the_same_panel_keeps_the_losses_that_it_drew(tiny, corpus, tmp_path):
+    panel = TrainingMonitor(tiny(alive=False, context=8), corpus, SHORT, out=tmp_path)
+    show, whole = panel._show, TrainingMonitor(tiny(alive=False, context=8), corpus, SHORT)
+    panel._show = lambda event: (show(event), event["step"] == 4 and panel.stop())
+    panel.train()
+    panel._show, panel.model = show, tiny(alive=False, context=8)
+    panel.train()
+    whole.train()
+    for one, other in zip(panel.figure.data, whole.figure.data, strict=True):
+        assert (list(one.x), list(one.y)) == (list(other.x), list(other.y))
+
+
+def test_a_menu_returns_to_its_last_choice_where_nothing_is_chosen(panel):
+    before = panel.collapse.value
+    panel.collapse.value = None
+    assert panel.collapse.value == before

@@ -491,3 +491,20 @@ def test_a_checkpoint_from_before_windows_loads(tmp_path, tiny):
     values = tiny().config.to_dict()
     del values["window"]
     assert ModelConfig.from_dict(values).layout is None
+
+
+def test_gists_refuse_a_block_that_is_partly_there(tiny):
+    """A block counts as a whole, so half a block would be read or lost in silence."""
+    model = tiny(window="window(1, 0, 0, None, 'gist(2)')")
+    block = model.memory.block
+    ids = torch.zeros(2, 2 * block, dtype=torch.long)
+    there = torch.ones(2, 2 * block, dtype=torch.bool)
+    there[0, :block] = False
+    memory = model.update_memory(2, ids, is_token=there)
+    alone = model.update_memory(1, ids[:1, block:])
+    torch.testing.assert_close(memory[0][:1], alone[0], atol=1e-6, rtol=1e-6)
+    for part in (slice(0, 1), slice(1, block)):
+        partly = torch.ones_like(there)
+        partly[1, part] = False
+        with pytest.raises(ValueError, match=f"block 0 of {block} tokens is partly there"):
+            model.update_memory(2, ids, is_token=partly)

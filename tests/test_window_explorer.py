@@ -220,3 +220,35 @@ def test_html_of_a_window_is_escaped_and_names_what_was_not_read():
         )
         == 5
     )
+
+
+def test_sliders_reach_the_window_that_a_model_was_trained_with():
+    big = windowed("window(1, 6, 0, None, 'sum', 80)", context=64)
+    explorer = WindowExplorer(big, STORY)
+    found = explorer.window
+    assert (found.aggregate, found.segments, found.stretch) == (1, 6, 80)
+    assert set(explorer.answers) == WAYS
+
+
+def test_a_model_of_few_tokens_begins_with_a_window_that_fits():
+    explorer = WindowExplorer(windowed("window(1, 1, 0, None, 'sum', 8)", context=7), STORY)
+    assert explorer.hard.value + explorer.soft.value == 5
+    assert set(explorer.answers) == WAYS
+
+
+def test_the_memory_answers_though_the_model_comes_with_a_control(model):
+    """A control of the model's own would be shown as "with its memory"."""
+    assert (
+        WindowExplorer(model.with_window("masked"), STORY).answers
+        == WindowExplorer(model, STORY).answers
+    )
+
+
+def test_the_slider_of_what_was_read_follows_the_story(explorer):
+    explorer.story.value = STORY + STORY
+    assert (explorer.read.max, explorer.read.value) == (2 * len(STORY), 2 * len(STORY))
+    explorer.read.value = 20
+    explorer.story.value = STORY
+    assert (explorer.read.max, explorer.read.value) == (len(STORY), 20)
+    explorer.story.value = STORY[:10]
+    assert (explorer.read.max, explorer.read.value) == (10, 10)

@@ -77,7 +77,7 @@ def save_results(
 def load_results(path: str | Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """The table and the recipes that `save_results` wrote.
 
-    Empty cells of the column "problem" come back as empty texts.
+    Empty cells of the column "problem", if there is one, come back as empty texts.
 
     Raises:
         StoreError: where a file is missing or damaged.
@@ -92,7 +92,9 @@ def load_results(path: str | Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     if not whole:
         raise StoreError(f"{path}: damaged, or not the table its .json was written for")
     frame = pd.read_csv(BytesIO(data), dtype={"problem": str})
-    return frame.assign(problem=frame["problem"].fillna("")), recipes
+    if "problem" in frame:
+        frame["problem"] = frame["problem"].fillna("")
+    return frame, recipes
 
 
 def differences(now: Any, stored: Any, name: str = "") -> str:

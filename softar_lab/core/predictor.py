@@ -130,6 +130,18 @@ class Predictor(ABC):
             vectors: soft tokens (B, m), if the model takes them; one of the two is given.
         """
 
+    def to(self, device: torch.device) -> "Predictor":
+        """The model on another device; most predictors compute on one only.
+
+        Raises:
+            ValueError: where it cannot go there.
+        """
+        if device.type != self.device.type:
+            raise ValueError(
+                f"{type(self).__name__} computes on the {self.device}, not on {device}"
+            )
+        return self
+
     def read(self, state: Any, token_ids: Int[Tensor, "B T"]) -> Any:
         """The state after T more hard tokens per row; models that can, read them in one pass."""
         for t in range(token_ids.shape[1]):

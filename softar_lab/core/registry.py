@@ -91,7 +91,13 @@ class Registry:
         return member
 
     def name_of(self, spec: str) -> str:
-        """The name alone: "mixture" for "mixture(8)"."""
+        """The name alone: "mixture" for "mixture(8)".
+
+        Raises:
+            ValueError: for what is no text.
+        """
+        if not isinstance(spec, str):
+            raise ValueError(f"a {self.kind} is given by its name, not by {spec!r:.80}")
         return spec.partition("(")[0].strip()
 
     def make(self, spec: str, *first: Any) -> Any:
@@ -147,7 +153,7 @@ class Registry:
     def _arguments(self, spec: str) -> tuple[list, dict[str, Any]]:
         """The arguments between the brackets, as literals: positional ones and named ones."""
         _, bracket, rest = spec.strip().partition("(")
-        if instance := re.search(r"=(<\w+>)[,)]", rest):
+        if instance := re.search(r"(?:^|[=,])\s*(<\w+>)\s*[,)]", rest):
             raise ValueError(
                 f"{instance[1]} stands for an object that no string can say: give it as an instance"
             )

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pooch
@@ -31,6 +31,8 @@ VECTORS_FORMAT = "softar-lab/vectors"
 VERSION = 1
 _CHECKSUM = re.compile(rb'"checksum": ?"([0-9a-f]{64})"')
 _UNSET = "0" * 64
+# how a file system says that it does not do something
+_CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 Vectors = Mapping[str, Any] | Sequence[Any] | Tensor | np.ndarray  # see save_vectors
 Metadata = Mapping[str, Any] | None
@@ -93,7 +95,7 @@ def _flush_to_disk(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+        if error.errno not in _CANNOT:
             raise
 
 
@@ -265,6 +267,10 @@ def _json(metadata: Mapping[str, Any]) -> str:
             json.dumps({key: value}, sort_keys=True)
         except (TypeError, ValueError, RecursionError) as error:
             raise StoreError(f"metadata[{key!r}] is no JSON: {error}") from None
+    if len(kinds := {type(key).__name__ for key in metadata}) > 1:
+        raise StoreError(
+            f"the keys of metadata are of several types ({', '.join(sorted(kinds))}): give texts"
+        )
     return json.dumps(dict(metadata), sort_keys=True)
 
 
@@ -290,11 +296,9 @@ def load_vectors(path: str | Path, verify: bool = True) -> Loaded:
     """
     try:
         with open(path, "rb") as file:
-            data = (
-                mmap(file.fileno(), 0, access=ACCESS_READ)
-                if os.fstat(file.fileno()).st_size
-                else b""
-            )
+            data = _content(file)
+            if isinstance(data, bytes):  # what cannot be mapped
+                return _load(data, path, lambda: safe.load(data), verify)
             # this very file, even if another one takes its name meanwhile
             same = f"/dev/fd/{file.fileno()}"
             return _load(
@@ -302,6 +306,18 @@ def load_vectors(path: str | Path, verify: bool = True) -> Loaded:
             )
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _content(file: BinaryIO) -> bytes | mmap:
+    """The content of an open file, memory-mapped where the file system can do it."""
+    if not os.fstat(file.fileno()).st_size:
+        return b""
+    try:
+        return mmap(file.fileno(), 0, access=ACCESS_READ)
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, *_CANNOT):
+            raise
+        return file.read()
 
 
 def vectors_from_bytes(data: bytes, path: str | Path) -> Loaded:

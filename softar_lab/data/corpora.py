@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -45,7 +46,7 @@ class Corpus:
         separator: the character that ends every document; None where the text is one piece.
 
     Raises:
-        CorpusError: where a split is empty.
+        CorpusError: where a split is empty or no text.
     """
 
     name: str
@@ -56,6 +57,10 @@ class Corpus:
     separator: str | None = None
 
     def __post_init__(self):
+        for name in (*SPLITS, "separator"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name == "separator" and value is None):
+                raise CorpusError(f"{self.name}: {name} must be a text, not {value!r:.80}")
         for split in SPLITS:
             if not getattr(self, split):
                 raise CorpusError(f"{self.name}: the split {split!r} is empty")
@@ -67,7 +72,8 @@ class Corpus:
         for split in SPLITS:
             content = getattr(self, split).encode("utf-8", "surrogatepass")
             # the length comes first, so that two different triples never give the same bytes
-            digest.update(len(content).to_bytes(8, "big") + content)
+            digest.update(len(content).to_bytes(8, "big"))
+            digest.update(content)
         return digest.hexdigest()
 
     def documents(self, split: str) -> list[str]:
@@ -182,10 +188,12 @@ def tales_words() -> WordAlphabet:
 def _tales_words(seed: int) -> Corpus:
     """The stories of `tales` word by word, with four times as many stories to train on.
 
-    A story has about a fourth as many words as characters.
+    A story has about a fourth as many words as characters. Four seeds of `tales` make one here, so
+    that two seeds share no stories.
     """
-    alphabet, corpus = tales_words(), _tales(seed)
-    more = (_told(Random(f"tales/{seed + i}/train"), _TALES_CHARS["train"]) for i in (1, 2, 3))
+    first = 4 * seed
+    alphabet, corpus = tales_words(), _tales(first)
+    more = (_told(Random(f"tales/{first + i}/train"), _TALES_CHARS["train"]) for i in (1, 2, 3))
     splits = {split: alphabet.encode(getattr(corpus, split)) for split in SPLITS}
     splits["train"] += "".join(map(alphabet.encode, more))
     # the same number of bits, spread over fewer letters
@@ -300,7 +308,7 @@ def _read(path: Path) -> str:
 def _cut(name: str, text: str, seed: int) -> Corpus:
     """Split running text, which first rotates to a random line unless the seed is 0."""
     if seed:
-        starts = [i + 1 for i, char in enumerate(text[:-1]) if char == "\n"]
+        starts = [match.end() for match in re.finditer("\n", text[:-1])]
         if not starts:
             raise CorpusError(f"{name} is a single line, so only seed 0 can split it")
         start = starts[int(Random(seed).random() * len(starts))]

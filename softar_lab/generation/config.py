@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
-from ..core.checks import plain_fields, whole_number
+from ..core.checks import SEEDS, plain_fields, real_number, sequence, whole_number
 from . import collapse as collapses
 from . import feedback as feedbacks
 from . import schedule as schedules
@@ -55,12 +56,11 @@ class GenerationConfig:
             object.__setattr__(self, name, axis.resolve(getattr(self, name)))
         object.__setattr__(self, "steps", whole_number("steps", self.steps))
         self._check_forced()
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be 0 (greedy) or above, not {self.temperature!r}")
-        if self.soft_temperature is not None and not 0 <= self.soft_temperature < math.inf:
-            raise ValueError(
-                f"soft_temperature must be None, 0 (the most probable) or above, not {self.soft_temperature!r}"
-            )
+        real_number("temperature", self.temperature, "0 (greedy) or above", _is_temperature)
+        if self.soft_temperature is not None:
+            wanted = "None, 0 (the most probable) or above"
+            real_number("soft_temperature", self.soft_temperature, wanted, _is_temperature)
+        object.__setattr__(self, "seed", _checked_seed(self.seed))
 
     def _check_forced(self) -> None:
         if not self.forced:
@@ -95,7 +95,7 @@ class GenerationConfig:
     def seeds(self, count: int) -> tuple[int, ...]:
         """One seed for each of `count` prompts; ValueError where that many were not given."""
         one = isinstance(self.seed, int)
-        seeds = (self.seed,) * count if one else tuple(int(seed) for seed in self.seed)
+        seeds = (self.seed,) * count if one else self.seed
         if len(seeds) != count:
             raise ValueError(
                 f"{len(seeds)} seeds for {count} prompts; give one seed, or one a prompt"
@@ -117,3 +117,19 @@ class GenerationConfig:
             "steps": self.steps,
             **more,
         }
+
+
+NO_PROMPT = "no prompt given; an empty string starts from nothing"
+
+
+def _is_temperature(value: float | int) -> bool:
+    return 0 <= value < math.inf
+
+
+def _checked_seed(seed: Any) -> int | tuple[int, ...]:
+    """One seed, or one for each prompt; ValueError where it is none that torch takes."""
+    if isinstance(seed, Integral):
+        return whole_number("seed", seed, *SEEDS)
+    return tuple(
+        whole_number("seed", one, *SEEDS) for one in sequence("seed", seed, "whole numbers")
+    )

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.checks import sequence
 from ..core.predictor import Predictor
 from ..core.threads import limited
 from ..core.trajectory import Trajectory
 from ..models.device import pick_device
 from ..models.soft_ar import SoftAR
 from ..models.window_memory.layout import LAYOUTS
-from .config import GenerationConfig
+from .config import NO_PROMPT, GenerationConfig
 from .engine import Engine
 from .engine_state import token_ids
 from .schedule import within
@@ -55,7 +56,7 @@ def generate(
         for _ in engine.generate(stop):
             pass
     trajectories = engine.recorder.trajectories(
-        engine.model, engine.prompts, engine.first, steps, settings
+        engine.model, engine.prompts, engine.first, steps, settings, engine.seeds
     )
     return trajectories[0] if isinstance(prompt, Prompt) else trajectories
 
@@ -86,7 +87,7 @@ def _pieces(
         if recorder.blocks:
             here = {**settings, "begin": recorder.taken}
             some = recorder.trajectories(
-                engine.model, engine.prompts, engine.first, settings["steps"], here
+                engine.model, engine.prompts, engine.first, settings["steps"], here, engine.seeds
             )
             yield some[0] if single else some
 
@@ -99,7 +100,8 @@ def prepare(
     Raises:
         ValueError: as `generate` does.
     """
-    prompts = [prompt] if isinstance(prompt, Prompt) else list(prompt)
+    single = isinstance(prompt, Prompt)
+    prompts = [prompt] if single else sequence("prompt", prompt, "texts", NO_PROMPT)
     if config.window is not None:
         if not isinstance(model, SoftAR):
             raise ValueError(f"only a SoftAR has a window that can be changed, not {model!r:.80}")
@@ -117,8 +119,10 @@ def prepare(
 
 
 def _check(model: Predictor, prompts: list[Prompt]) -> None:
-    if not prompts:
-        raise ValueError("no prompt given; an empty string starts from nothing")
+    if not isinstance(model, Predictor):
+        raise ValueError(f"the model must be a predictor, such as a SoftAR, not {model!r:.80}")
+    if wrong := [text for text in prompts if not isinstance(text, Prompt)]:
+        raise ValueError(f"a prompt must be a text, not {wrong[0]!r:.80}")
     if model.tokenizer is None:
         raise ValueError(
             "the model has no tokenizer, so it can neither read a prompt nor write a text"

@@ -1,6 +1,7 @@
 """Records the steps while a text is written, and turns them into trajectories."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -195,6 +196,7 @@ class Recorder:
         first: list[int],
         steps: int,
         settings: dict[str, Any],
+        seeds: Sequence[int],
     ) -> list[Trajectory]:
         """Take the finished steps out of the record, as one trajectory per prompt.
 
@@ -206,6 +208,7 @@ class Recorder:
             first: the number of each row's own first step; what was recorded before it is left out.
             steps: how many own steps a row has at most; what was recorded after them is left out.
             settings: what the trajectories tell about how they were made.
+            seeds: one per row; each trajectory tells its own, unless it is 0.
 
         Raises:
             ValueError: where no step is finished.
@@ -215,12 +218,14 @@ class Recorder:
         joined = self._take()
         done, self.taken = self.taken, self.taken + len(joined["token_ids"])
         tokenizer, result = model.tokenizer, []
-        for row, (prompt, begin) in enumerate(zip(prompts, first, strict=True)):
+        rows = zip(prompts, first, seeds, strict=True)
+        for row, (prompt, begin, seed) in enumerate(rows):
             own = slice(max(0, begin - done), max(0, begin + steps - done))
             arrays = {name: tensor[own, row].clone() for name, tensor in joined.items()}
             text = tokenizer.after(prompt).decode(arrays["token_ids"])
+            recorded = {**settings, "seed": seed} if seed else settings
             result.append(
-                Trajectory(prompt, text, tuple(tokenizer.tokens), **arrays, settings=settings)
+                Trajectory(prompt, text, tuple(tokenizer.tokens), **arrays, settings=recorded)
             )
         return result
 

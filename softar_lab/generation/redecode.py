@@ -4,6 +4,7 @@ The body reads the slots of the path again, in one pass per window. So every col
 what it found in generation: predictions, draws, states and the symbols emitted before.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..core.checks import SEEDS, real_number, whole_number
 from ..core.predictor import Prediction, Predictor
 from ..core.threads import limited
 from ..core.trajectory import Trajectory
@@ -76,7 +78,8 @@ def redecode(
         trajectory: what is read again; it is not changed.
         collapse: a name or an instance.
         temperature: None: the temperatures in the trajectory's settings.
-        seed: None: the one in the trajectory's settings, else 0, as in generate().
+        seed: None: the one in the trajectory's settings, else 0, as in generate(). One that is
+            given is recorded there.
         soft_temperature: of soft tokens. None: as `temperature`, or, where that is None, too, the
             one in the settings.
 
@@ -94,10 +97,11 @@ def redecode(
         temperature = stored.get("temperature", 1.0)
         if soft_temperature is None:
             soft_temperature = stored.get("soft_temperature")
-    for value in (temperature, soft_temperature or 0):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"temperature must be 0 (greedy) or above, not {value!r}")
-    seed = stored.get("seed", 0) if seed is None else seed
+    for value in (temperature, 0 if soft_temperature is None else soft_temperature):
+        real_number("temperature", value, "0 (greedy) or above", lambda one: 0 <= one < math.inf)
+    seed = stored.get("seed", 0) if seed is None else whole_number("seed", seed, *SEEDS)
+    if not seed:
+        stored = {name: value for name, value in stored.items() if name != "seed"}
     _check(model, trajectory, how)
     draws = _draws_as_generated(trajectory, seed, temperature, soft_temperature, model.device)
     with torch.inference_mode(), limited(1):
@@ -113,6 +117,7 @@ def redecode(
         top_ids, top_probs = candidates(prediction.probs, token_ids)
     # 4) the same trajectory with other symbols
     settings = {**stored, "collapse": collapses.COLLAPSES.spec(how), "temperature": temperature}
+    settings |= {"seed": seed} if seed else {}
     settings.pop("soft_temperature", None)
     if soft_temperature is not None:
         settings["soft_temperature"] = soft_temperature

@@ -89,6 +89,10 @@ class Mixed(Predictor):
         """The device of the weights."""
         return self.model.device
 
+    def with_window(self, window: Any) -> "Mixed":
+        """The same layer on the model with another window; see `SoftAR.with_window`."""
+        return Mixed(self.model.with_window(window))
+
     def start(self, batch_size: int = 1) -> Any:
         """The start state of the model itself."""
         return self.model.start(batch_size)

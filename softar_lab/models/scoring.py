@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from ..core.predictor import Predictor
 from .soft_ar import SoftAR
 
+BATCH = 2**15  # tokens that a model reads at once, about
 Piece = tuple[int, int, int]  # begin, end, number of first tokens that are read but not scored
 
 
@@ -26,7 +27,7 @@ def calibrate(
     model.objective.calibrate(hidden, batch.flatten(), model.table.weight)
 
 
-def document_begins(token_ids: Int[Tensor, " N"], separator: Tensor) -> Int[Tensor, " D"]:
+def document_begins(token_ids: Integer[Tensor, " N"], separator: Tensor) -> Int[Tensor, " D"]:
     """Where each document of a stream begins; every document ends with `separator`."""
     ends = (token_ids == separator).nonzero().flatten() + 1
     return torch.cat([torch.zeros(1, dtype=ends.dtype), ends[ends < len(token_ids)]])
@@ -143,9 +144,15 @@ def pieces_of(model: Predictor, ids: Int[Tensor, " N"], separator: Tensor | None
 @torch.inference_mode()
 def scores(model: Predictor, ids: Int[Tensor, " N"], pieces: list[Piece]) -> Float[Tensor, " S"]:
     """log p of every scored token, in the order of the text."""
-    return torch.cat(
-        [model.log_probs(*read).cpu()[scored] for read, scored in _batches(model, ids, pieces)]
-    )
+    return torch.cat(list(scored_batches(model, ids, pieces)))
+
+
+def scored_batches(
+    model: Predictor, ids: Int[Tensor, " N"], pieces: list[Piece]
+) -> Iterator[Float[Tensor, " n"]]:
+    """`scores` batch by batch, so that whoever asks, in inference mode, can stop between them."""
+    for read, scored in _batches(model, ids, pieces):
+        yield model.log_probs(*read).cpu()[scored]
 
 
 @torch.inference_mode()
@@ -164,13 +171,16 @@ def distributions(
 def _batches(
     model: Predictor, ids: Tensor, pieces: list[Piece]
 ) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-    """Yield up to 64 windows at a time: what the model reads, and a mask (B, T) of what is scored.
+    """Yield some windows at a time: what the model reads, and a mask (B, T) of what is scored.
+
+    These are 64, or fewer where windows are long.
 
     The model reads padded rows (B, T) and, if it has a memory, the memory slots before each window.
     A model without a limit gets one window at a time: it may refuse the padding that rows of
     unequal length need.
     """
-    size, memory = 64 if model.context else 1, memories(model, ids, pieces)
+    size = max(1, min(64, BATCH // model.context)) if model.context else 1
+    memory = memories(model, ids, pieces)
     for first in range(0, len(pieces), size):
         group = pieces[first : first + size]
         batch = torch.zeros(
@@ -193,8 +203,15 @@ def memories(
 
     With the control "other", a window gets the slots of another window: one in another document,
     equally far from its beginning where possible; in running text, one half the text away.
+
+    Raises:
+        ValueError: with the control "other", where the text has a single window.
     """
     if model.config.layout.control == "other":
+        if len(pieces) < 2:
+            raise ValueError(
+                'window "other" gives a window the memory of another: the text needs at least two'
+            )
         own = list(
             memories(model.with_window(replace(model.config.layout, control=None)), ids, pieces)
         )

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.patches import Rectangle
 
-from .style import ACCENT, GREY, plain, visible
+from .fonts import drawable, finished
+from .style import ACCENT, GREY, plain
 
 _TICKS = (0, 0.01, 0.1, 0.3, 0.6, 1)
 _BLUES = ((0, "#ffffff"), (0.5, "#7fb8e0"), (1, "#08407e"))
@@ -133,8 +134,7 @@ def draw_attention(
     ax.set_title(f"layer {layer + 1}, {name}", fontsize=10)
     # 3) the text below both
     _draw_text(figure.add_subplot(places[1, :]), chosen, queries, keys, query)
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def _look() -> dict[str, Any]:
@@ -173,8 +173,8 @@ def _draw_head(
     image = ax.imshow(weights, **_look())
     ax.grid(visible=False)
     size = max(4, min(10, 320 // max(len(keys), len(queries))))
-    ax.set_xticks(range(len(keys)), [visible(word) for word in keys], fontsize=size)
-    ax.set_yticks(range(len(queries)), [visible(word) for word in queries], fontsize=size)
+    ax.set_xticks(range(len(keys)), [drawable(word) for word in keys], fontsize=size)
+    ax.set_yticks(range(len(queries)), [drawable(word) for word in queries], fontsize=size)
     ax.tick_params(length=0)
     ax.add_patch(Rectangle((-0.5, query - 0.5), len(keys), 1, fill=False, edgecolor=ACCENT, lw=1.4))
     ax.set(xlabel="is looked at", ylabel="looks")
@@ -187,11 +187,11 @@ def _draw_text(
     """Draw the keys as a text, each on the colour of its weight for one query."""
     ax.set_axis_off()
     colours, norm = plt.get_cmap("Blues"), PowerNorm(0.5, 0, 1)
-    ax.set_title(f"where {visible(queries[query])} ({query}) looks", fontsize=10, loc="left")
-    wide = min(96, max(40, sum(len(visible(word)) for word in keys)))
+    ax.set_title(f"where {drawable(queries[query])} ({query}) looks", fontsize=10, loc="left")
+    wide = min(96, max(40, sum(len(drawable(word)) for word in keys)))
     x = y = 0
     for i, word in enumerate(keys):
-        width = max(1, len(visible(word)))
+        width = max(1, len(drawable(word)))
         if x + width > wide:  # the word begins a new line
             x, y = 0, y + 1
         share = float(weights[query, i])
@@ -200,7 +200,7 @@ def _draw_text(
         ink = (
             "white" if share > 0.3 else GREY if len(keys) == len(queries) and i > query else "#222"
         )
-        ax.text(x + width / 2, y + 0.5, visible(word), ha="center", va="center", fontsize=9, family="monospace",
+        ax.text(x + width / 2, y + 0.5, drawable(word), ha="center", va="center", fontsize=9, family="monospace",
                 color=ink, parse_math=False)  # fmt: skip
         x += width
     ax.set(xlim=(0, wide), ylim=(max(2, y + 1), 0))

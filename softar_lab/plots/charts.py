@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import ACCENT, GREY, visible
+from .fonts import drawable, finished
+from .style import ACCENT, GREY
 
 
 def draw_history(histories: dict[str, pd.DataFrame], floor: float | None = None) -> Figure:
@@ -24,8 +25,7 @@ def draw_history(histories: dict[str, pd.DataFrame], floor: float | None = None)
                     va="bottom", color=GREY, fontsize=9, xytext=(-4, 2), textcoords="offset points")  # fmt: skip
     ax.set(xlabel="training step", ylabel="bits per character (validation)")
     ax.legend()
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_bits(text: Sequence[str], bits: dict[str, np.ndarray]) -> Figure:
@@ -37,14 +37,13 @@ def draw_bits(text: Sequence[str], bits: dict[str, np.ndarray]) -> Figure:
     for name, other in others:
         ax.plot(positions, other, color=ACCENT, lw=0, marker="_", ms=6, mew=2, label=name)
     ax.set_xticks(
-        positions, [visible(symbol) for symbol in text], fontsize=7 if len(text) > 40 else 11
+        positions, [drawable(symbol) for symbol in text], fontsize=7 if len(text) > 40 else 11
     )
     ax.tick_params(axis="x", length=0)
     ax.grid(visible=False, axis="x")
     ax.set(ylabel="bits", xlim=(-1, len(text)))
     ax.legend(ncols=2)
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_excess(frame: pd.DataFrame, xlabel: str) -> Figure:
@@ -62,8 +61,7 @@ def draw_excess(frame: pd.DataFrame, xlabel: str) -> Figure:
     ax.set_xticks(frame.index, [f"{x:,}" for x in frame.index])
     ax.set_xticks([], minor=True)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_calibration(curves: dict[str, pd.DataFrame]) -> Figure:
@@ -86,8 +84,7 @@ def draw_calibration(curves: dict[str, pd.DataFrame]) -> Figure:
         )
     ax.set(xlabel="confidence of the best guess", ylabel="how often it is right", aspect="equal")
     ax.legend()
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_grid(frame: pd.DataFrame, title: str, number: str = "+g") -> Figure:
@@ -108,7 +105,7 @@ def draw_grid(frame: pd.DataFrame, title: str, number: str = "+g") -> Figure:
         if value and not np.isnan(value):
             ax.text(column, row, f"{value:{number}}", ha="center", va="center", fontsize=9)
     ax.set_xticks(
-        range(values.shape[1]), [visible(str(name)) for name in frame.columns], family="monospace"
+        range(values.shape[1]), [drawable(str(name)) for name in frame.columns], family="monospace"
     )
     ax.set_yticks(
         range(values.shape[0]), [str(name) or "∅" for name in frame.index], family="monospace"
@@ -116,5 +113,4 @@ def draw_grid(frame: pd.DataFrame, title: str, number: str = "+g") -> Figure:
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.grid(visible=False)
     ax.set_title(title, fontsize=10)
-    plt.close(figure)
-    return figure
+    return finished(figure)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from ..metrics.pca import PCABasis
+from .fonts import finished
 from .paths import draw_symbols
 from .style import ACCENT, GREY, axis_label
 
@@ -44,8 +45,7 @@ def draw_among(basis: PCABasis, embedding, tokens: Sequence[str], **groups) -> F
     draw_symbols(ax, basis.transform(embedding)[:, :2].numpy(), tokens, set(range(len(tokens))))
     ax.set(xlabel=axis_label(basis, 0), ylabel=axis_label(basis, 1))
     ax.legend()
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_lines(
@@ -88,8 +88,7 @@ def draw_lines(
         ax.set_yscale("log")
         plain_log(ax.yaxis)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_ranking(
@@ -125,8 +124,7 @@ def draw_ranking(
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False
     )
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def _draw_readouts(
@@ -168,7 +166,7 @@ def draw_intervals(
     Args:
         frame: columns panel, row, mark, value, low, high. Panels, rows and marks are drawn in the
             frame's order. A row stays empty in a panel that has no value for it.
-        reference: the x of a dashed line, by panel.
+        reference: the x of a dashed line, by panel; a panel without one has no line.
         log: whether the x axis is logarithmic.
     """
     panels, rows, marks = (list(dict.fromkeys(frame[name])) for name in ("panel", "row", "mark"))
@@ -184,7 +182,7 @@ def draw_intervals(
             ends = np.abs(part[["low", "high"]].to_numpy().T - part["value"].to_numpy())
             style = {"fmt": MARKS[i % len(MARKS)], "color": f"C{i}", "ms": 6, "lw": 1.4}
             ax.errorbar(part["value"], at, xerr=ends, label=mark, **style)
-        if reference is not None:
+        if reference is not None and panel in reference:
             ax.axvline(reference[panel], color=ACCENT, ls="--", lw=1)
         ax.set(
             title=panel,
@@ -199,5 +197,4 @@ def draw_intervals(
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False
     )
-    plt.close(figure)
-    return figure
+    return finished(figure)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from ..core.palette import COLOURS
 from .comparisons import MARKS, plain_log
+from .fonts import finished
 from .style import ACCENT, GREY
 
 DASHES = ("-", "--", ":")  # for the first, second and third round of colours
@@ -37,8 +38,7 @@ def draw_drift(curves: Mapping[str, pd.DataFrame], limit: float | int | None = N
     ax.set(xlabel="step", ylabel="KL(truth ‖ model), nats")
     ax.set_ylim(bottom=0)
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_frontier(
@@ -49,11 +49,11 @@ def draw_frontier(
     Args:
         frame: as `softar_studies.frontier.against_oracle` gives it.
         floor: the cost of collapsing everything, a dashed line.
-        oracle: the family that is drawn in black.
+        oracle: the family that is drawn in black, last; it may be missing.
     """
     figure, ax = plt.subplots(figsize=(7.4, 4), layout="constrained")
-    families = [name for name in frame["family"].unique() if name != oracle]
-    for i, name in enumerate([*families, oracle]):
+    families = sorted(frame["family"].unique(), key=lambda name: name == oracle)  # stable
+    for i, name in enumerate(families):
         part = frame[frame["family"] == name].sort_values("share")
         style = (
             {"color": COLOURS[i % 7], "lw": 1.4}
@@ -71,9 +71,9 @@ def draw_frontier(
     )
     plain_log(ax.yaxis)
     ax.set_xlim(-0.02, 1.02)
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    plt.close(figure)
-    return figure
+    if families:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return finished(figure)
 
 
 def _limit(ax: plt.Axes, value: float | int | None) -> None:

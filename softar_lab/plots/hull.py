@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 
 from ..core.trajectory import Trajectory
 from ..metrics.pca import PCABasis
+from .fonts import finished
 from .interactive import plane_layout
 from .paths import draw_symbols
 from .style import ACCENT, COLORMAP, GREY, axis_label, plain, written_ids
@@ -87,18 +88,25 @@ def _add_mixture(figure: go.Figure) -> None:
 
 
 def update_hull(
-    figure: go.Figure, trajectory: Trajectory, basis: PCABasis, embedding, weights, step: int
+    figure: go.Figure,
+    trajectory: Trajectory,
+    basis: PCABasis,
+    embedding,
+    weights,
+    off_hull: float,
+    step: int,
 ) -> None:
     """Draw one step of a path into a `hull_figure`.
 
-    `weights` (V,) belong to the mixture of rows that is nearest to the step's soft token.
+    Args:
+        weights: the mixture of rows (V,) that is nearest to the step's soft token.
+        off_hull: the distance of the soft token from the hull of all symbols.
     """
     embedding = embedding.detach().cpu().float()
     points, rows = basis.transform(trajectory.vectors), basis.transform(embedding)
     written = written_ids(len(embedding), trajectory.token_ids)
     here, mixed = points[step].tolist(), basis.transform(weights.float() @ embedding).tolist()
     found = parts(weights, trajectory.tokens)
-    off = float((weights.float() @ embedding - trajectory.vectors[step]).norm())
     heavy_ids, named = (
         {i for i, _, _ in found},
         [f"<b>{plain(symbol)}</b> {weight:.0%}" for _, symbol, weight in found],
@@ -115,7 +123,7 @@ def update_hull(
         symbols.text = ["" if i in heavy_ids else plain(trajectory.tokens[i]) for i in written]
         heavy.text = named
         mixture.hovertext = ["   ".join(named)]
-        now.hovertext = [f"step {step}: {off:.3f} off the hull"]
+        now.hovertext = [f"step {step}: {off_hull:.3f} off the hull"]
         figure.layout.xaxis.title.text, figure.layout.yaxis.title.text = (
             axis_label(basis, 0),
             axis_label(basis, 1),
@@ -218,5 +226,4 @@ def draw_step(
         curve.tick_params(labelsize=8, labelbottom=row == len(CURVES) - 1)
         curve.set_ylim(bottom=0)
     curve.set_xlabel("step")
-    plt.close(figure)
-    return figure
+    return finished(figure)

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from ..core.palette import COLOURS
 from ..counting.exact import CountingModel
-from .style import GREY, visible
+from .fonts import drawable, finished
+from .style import GREY
 
 # the corners of the triangle in which three probabilities are one point
 CORNERS = np.array([[0, 0], [1, 0], [0.5, 3**0.5 / 2]])
@@ -42,7 +43,7 @@ def draw_trie(model: CountingModel) -> Figure:
         )
         middle = ((begin[0] + end[0]) / 2, (begin[1] + end[1]) / 2)
         ax.annotate(
-            visible(s[-1]),
+            drawable(s[-1]),
             middle,
             xytext=(0, 6),
             textcoords="offset points",
@@ -56,8 +57,7 @@ def draw_trie(model: CountingModel) -> Figure:
         ax.text(len(s), height[s], str(counts[s]) if s else "∅", ha="center", va="center", zorder=4)
     ax.set_axis_off()
     ax.margins(0.06, 0.35)
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_simplex(
@@ -88,5 +88,4 @@ def draw_simplex(
         ax.set_title(name)
         ax.set_aspect("equal")
         ax.set_axis_off()
-    plt.close(figure)
-    return figure
+    return finished(figure)

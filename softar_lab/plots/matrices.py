@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import visible
+from .fonts import drawable, finished
 
 
 def draw_matrices(
@@ -45,8 +45,7 @@ def draw_matrices(
         axes.flat, [panel for row in rows for panel in row], strict=False
     ):
         _draw_matrix(ax, title, frame, digits)
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def _draw_matrix(ax: plt.Axes, title: str, frame: pd.DataFrame, digits: int | None) -> None:
@@ -78,7 +77,7 @@ def _draw_matrix(ax: plt.Axes, title: str, frame: pd.DataFrame, digits: int | No
         if isinstance(names, pd.RangeIndex):  # no names: a few numbers are enough
             axis.set_ticks(range(0, len(names), max(1, len(names) // 4)))
         else:
-            labels = [visible(str(name)) for name in names]
+            labels = [drawable(str(name)) for name in names]
             turned = 90 if axis is ax.xaxis and max(map(len, labels)) > 2 else 0
             axis.set_ticks(range(len(names)), labels, rotation=turned)
     ax.set_title(title, fontsize=10, parse_math=False)

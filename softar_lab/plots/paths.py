@@ -1,12 +1,10 @@
 """Still pictures of trajectories among the symbols."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patheffects import withStroke
 
 from ..core.trajectory import Trajectory
@@ -14,29 +12,10 @@ from ..generation.collapse import COLLAPSES
 from ..generation.feedback import FEEDBACKS
 from ..generation.schedule import SCHEDULES
 from ..metrics.pca import PCABasis
-from .style import COLORMAP, MANY, axis_label, visible
+from .fonts import drawable, finished
+from .style import COLORMAP, MANY, axis_label
 
 CLOUD = 3000  # about so many points stand for a large table
-
-
-@cache
-def _drawn() -> set[int]:
-    """The code points that matplotlib's own sans-serif and monospace fonts both contain."""
-    held = (
-        get_font(findfont(FontProperties(family=[name]))).get_charmap()
-        for name in ("sans-serif", "monospace")
-    )
-    return set.intersection(*map(set, held))
-
-
-def drawable(symbol: str) -> str:
-    """A visible symbol, with □ for each character that no font here can draw.
-
-    Large tables contain characters of every script.
-    """
-    return "".join(
-        char if ord(char) in _drawn() and char.isprintable() else "□" for char in visible(symbol)
-    )
 
 
 def draw_path(
@@ -86,9 +65,7 @@ def draw_path(
     ax.set_title(
         title or _title(trajectory, part), fontsize=9, family="monospace", parse_math=False
     )
-    if own:
-        plt.close(figure)
-    return figure
+    return finished(figure) if own else figure
 
 
 def draw_symbols(ax: plt.Axes, rows: np.ndarray, tokens: Sequence[str], emitted: set[int]) -> None:
@@ -142,5 +119,4 @@ def draw_paths(trajectories: Sequence[Trajectory], basis: PCABasis, embedding, *
     )
     for ax, trajectory in zip(np.atleast_1d(axes), trajectories, strict=True):
         draw_path(trajectory, basis, embedding, ax=ax, **options)
-    plt.close(figure)
-    return figure
+    return finished(figure)

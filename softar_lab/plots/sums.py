@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..metrics.pca import PCABasis
+from .fonts import drawable, finished
 from .style import ACCENT, GREY, axis_label
 
 THEORY = "theory of "
@@ -54,8 +55,7 @@ def draw_reading(read: pd.DataFrame, limits: Mapping[int, int], vocab_size: int)
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False
     )
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_offsets(
@@ -96,8 +96,7 @@ def draw_offsets(
         ylabel=axis_label(basis, 1).replace("table", "pairs"),
     )
     ax.margins(0.12)
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_sum(rows: Mapping[str, Sequence[tuple[str, float]]], title: str) -> Figure:
@@ -108,9 +107,8 @@ def draw_sum(rows: Mapping[str, Sequence[tuple[str, float]]], title: str) -> Fig
     for i, (ax, (name, found)) in enumerate(zip(axes[0], rows.items(), strict=True)):
         words, values = [word for word, _ in found], [value for _, value in found]
         ax.barh(range(len(words)), values, color=f"C{i}")
-        ax.set_yticks(range(len(words)), words)
+        ax.set_yticks(range(len(words)), map("".join, (map(drawable, word) for word in words)))
         ax.invert_yaxis()
         ax.set_title(name, fontsize=10)
     figure.suptitle(title, fontsize=11, x=0.02, ha="left")
-    plt.close(figure)
-    return figure
+    return finished(figure)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ..core.palette import COLOURS
 from ..core.trajectory import Trajectory
 from ..metrics.pca import PCABasis
+from .fonts import finished
 from .interactive import plane_layout
 from .paths import draw_symbols
 from .style import ACCENT, axis_label, plain, written_ids
@@ -170,8 +171,7 @@ def draw_together(
     )  # fmt: skip
     _draw_paths(above, trajectories, basis, embedding, part)
     _draw_drift(below, drift)
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def _draw_paths(

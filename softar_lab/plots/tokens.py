@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .style import plain, visible
+from .fonts import drawable, finished
+from .style import plain
 
 TINTS = ("#cfe3f1", "#fbdcc4", "#cdebe0", "#f3dce9", "#fbe8bd", "#dbeffb")
 SHADES = plt.get_cmap("RdBu_r")
@@ -58,7 +59,7 @@ def draw_tokens(cuts: dict[str, tuple[Sequence[str], Sequence[int]]], width: int
     for line, (name, (pieces, ids)) in enumerate(cuts.items()):
         x = 0.0
         for piece, i in zip(pieces, ids):
-            shown = "".join(map(visible, piece))
+            shown = "".join(map(drawable, piece))
             wide = len(shown)
             if x + wide > width:  # the line is full
                 ax.text(x + 0.2, -line, "…", va="center")
@@ -90,8 +91,7 @@ def draw_tokens(cuts: dict[str, tuple[Sequence[str], Sequence[int]]], width: int
         ax.text(-0.6, -line, name, ha="right", va="center", fontsize=10)
     ax.set(xlim=(-11, width + 1), ylim=(0.45 - len(cuts), 0.5))
     ax.axis("off")
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_rows(
@@ -115,14 +115,13 @@ def draw_rows(
         most = limit or float(np.abs(rows).max())
         ax.imshow(rows, cmap=SHADES, vmin=-most, vmax=most, aspect="auto", interpolation="nearest")
         ax.set_yticks(
-            range(len(names)), ["".join(map(visible, name)) for name in names], family="monospace"
+            range(len(names)), ["".join(map(drawable, name)) for name in names], family="monospace"
         )
         ax.tick_params(length=0)
         ax.grid(visible=False)
         ax.set_xlabel("number in the row")
         ax.set_title(title, fontsize=10)
-    plt.close(figure)
-    return figure
+    return finished(figure)
 
 
 def draw_neighbours(similar: np.ndarray, names: Sequence[str], title: str) -> Figure:
@@ -130,12 +129,11 @@ def draw_neighbours(similar: np.ndarray, names: Sequence[str], title: str) -> Fi
     size = 0.8 + 0.19 * len(names)
     figure, ax = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
     image = ax.imshow(similar, cmap=SHADES, vmin=-1, vmax=1, interpolation="nearest")
-    shown = ["".join(map(visible, name)) for name in names]
+    shown = ["".join(map(drawable, name)) for name in names]
     ax.set_xticks(range(len(names)), shown, family="monospace", fontsize=9)
     ax.set_yticks(range(len(names)), shown, family="monospace", fontsize=9)
     ax.tick_params(length=0)
     ax.grid(visible=False)
     figure.colorbar(image, ax=ax, shrink=0.6, label="cosine")
     ax.set_title(title, fontsize=10)
-    plt.close(figure)
-    return figure
+    return finished(figure)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .style import GREY, visible
+from .fonts import drawable, finished
+from .style import GREY
 
 SLOT_COLOURS = {
     "lost": "#e3e5e8",
@@ -86,7 +87,7 @@ def draw_window(
             seen.setdefault(part, colour)
             ax.add_patch(plt.Rectangle((x - 0.5, y - 0.45), 1, 0.9, color=colour, alpha=0.6, lw=0))
         tone = GREY if part in ("unread", "lost") else "black"
-        ax.text(x, y, visible(symbol) if symbol != " " else "", ha="center", va="center", family="monospace",
+        ax.text(x, y, drawable(symbol) if symbol != " " else "", ha="center", va="center", family="monospace",
                 fontsize=8.5, color=tone)  # fmt: skip
     ax.set(xlim=(-0.6, width - 0.4), ylim=(-lines + 0.45, 0.55))
     ax.set_axis_off()
@@ -96,5 +97,4 @@ def draw_window(
     )
     if title:
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    plt.close(figure)
-    return figure
+    return finished(figure)

@@ -29,20 +29,22 @@ def flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def resume_run(
     model: SoftAR, optimizers: list, recipe: dict[str, Any], out: Path
-) -> tuple[int, list[dict], dict[str, Tensor]]:
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Load the weights and moments of a saved run.
 
     A run that is older than a setting of training counts as having the setting's default.
 
     Args:
-        model: gets the weights.
+        model: gets the weights, and on its card where the run was prolonged.
         optimizers: get the moments.
-        recipe: of the run that is to continue; that of the saved run must be equal.
+        recipe: of the run that is to continue; that of the saved run must be equal, except for what
+            decides nothing, and except for a larger number of steps.
         out: the checkpoint folder.
 
     Returns:
-        Its step, its history, and the readout through which it makes soft inputs. In a run saved
-        before that was apart, this is the model's readout.
+        What `training.json` holds: its step, the loss of that step and the seconds so far (not in
+        older runs), and its history. And the readout through which it makes soft inputs; in a run
+        saved before that was apart, this is the model's readout.
 
     Raises:
         CheckpointError: where the folder holds no training, or another run.
@@ -65,10 +67,16 @@ def resume_run(
     }
     here, there = {**here, **recipe}, {**there, **{key: saved.card.get(key) for key in recipe}}
     there["train"] = asdict(TrainConfig(**(there["train"] or {})))
-    different = differences(json.loads(json.dumps(here)), there)
-    if different:
+    here = json.loads(json.dumps(here))
+    steps, before = here["train"]["steps"], there["train"]["steps"]
+    if different := differences(_deciding(here), _deciding(there)):
         raise CheckpointError(
             f"{out} holds another run ({different}): choose another folder or resume=False"
+        )
+    if steps < before:
+        raise CheckpointError(
+            f"{out} holds a run of {before} steps, which can be prolonged but not cut to {steps}: "
+            "choose another folder or resume=False"
         )
     # 2) its weights and moments
     state = json.loads(files[PROGRESS])
@@ -87,4 +95,22 @@ def resume_run(
         optimizer.load_state_dict(
             {"state": nested, "param_groups": optimizer.state_dict()["param_groups"]}
         )
-    return state["step"], state["history"], readout
+    # 3) where it was prolonged
+    prolonged = saved.card.get("prolonged", [])
+    if steps > before:
+        prolonged = [*prolonged, {"step": state["step"], "steps": before}]
+    if prolonged:
+        model.card["prolonged"] = prolonged
+    return state, readout
+
+
+def _deciding(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without what decides nothing, and without the steps, which may be prolonged."""
+    free = {"train": ("save_every", "steps"), "corpus": ("name",)}
+    return {
+        **recipe,
+        **{
+            part: {name: value for name, value in (recipe[part] or {}).items() if name not in names}
+            for part, names in free.items()
+        },
+    }

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ..core.checks import plain_fields, whole_number
+from ..core.checks import plain_fields, real_number, whole_number
 from .soft_inputs import SOFT_INPUTS
 
 
@@ -59,13 +59,15 @@ class TrainConfig:
                 continue
             object.__setattr__(self, name, whole_number(f"TrainConfig.{name}", value, least))
         for name in ("muon_learning_rate", "adam_learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"TrainConfig.{name} must be above 0, not {getattr(self, name)!r}")
-        if not 0 <= self.weight_decay < math.inf or not 0 <= self.warmup < 1:
-            raise ValueError(
-                "TrainConfig.weight_decay must be at least 0, warmup a share of the steps in [0, 1)"
-            )
-        if self.precision not in ("auto", "bf16", "fp32"):
+            value = getattr(self, name)
+            real_number(f"TrainConfig.{name}", value, "above 0", lambda one: 0 < one < math.inf)
+        for name, wanted, end in (
+            ("weight_decay", "at least 0", math.inf),
+            ("warmup", "a share of the steps in [0, 1)", 1),
+        ):
+            value = getattr(self, name)
+            real_number(f"TrainConfig.{name}", value, wanted, lambda one, end=end: 0 <= one < end)
+        if not isinstance(self.precision, str) or self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(
                 f"TrainConfig.precision must be auto, bf16 or fp32, not {self.precision!r}"
             )

@@ -1,13 +1,40 @@
 """What a training run reads: rows of a corpus, decided by the recipe, a seed and a step."""
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from ..data.corpora import Corpus
-from ..models.scoring import calibrate, document_begins, encode, separator_id
+from ..data.tokenizers.char import CharTokenizer
+from ..data.tokenizers.subword import UnitTokenizer
+from ..models.scoring import calibrate, document_begins, known_text, separator_id
 from ..models.soft_ar import SoftAR
 from .config import TrainConfig
+
+PART = 2**20  # characters that are encoded at once, about
+
+
+def compact_ids(model: SoftAR, text: str) -> Integer[Tensor, " N"]:
+    """Ids of the training text, in the smallest type that holds the vocabulary.
+
+    Characters that the tokenizer does not know are left out, with a warning. A long text is encoded
+    part by part, where no token crosses a line's end.
+
+    Raises:
+        ValueError: where nothing is left, or the model has no tokenizer.
+    """
+    text, tokenizer = known_text(model, text, "training"), model.tokenizer
+    small = next(one for one in _TYPES if tokenizer.vocab_size <= torch.iinfo(one).max + 1)
+    by_line = isinstance(tokenizer, CharTokenizer | UnitTokenizer)
+    parts, begin = [], 0
+    while begin < len(text):
+        end = (by_line and text.find("\n", begin + PART) + 1) or len(text)
+        parts.append(tokenizer.encode(text[begin:end]).to(small))
+        begin = end
+    return torch.cat(parts)
+
+
+_TYPES = (torch.uint8, torch.int16, torch.int32)
 
 
 class TrainingRows:
@@ -33,27 +60,26 @@ class TrainingRows:
                 f"TrainConfig.window {length - 1} is more than the model's context {most}"
             )
         # 1) the text
-        self.ids = encode(model, corpus.train, "training")
+        self.ids = compact_ids(model, corpus.train)
         if len(self.ids) < length:
             raise ValueError(
                 f"the training text has {len(self.ids)} tokens, one window needs {length}: give a longer text or "
                 f"a model with a shorter context"
             )
         self.stride, self.history = most + 1 - model.config.overlap, config.history
-        # 2) where rows may begin
-        begins = torch.arange(len(self.ids))
+        # 2) where rows may begin: everywhere, or where documents and their windows do
+        self.places = last = len(self.ids) - length + 1
+        self.begins: Tensor | None = None  # None: everywhere
         self.since: Tensor | None = None  # where the document of each row begins
         if corpus.separator:
             begins = document_begins(self.ids, separator_id(model, corpus.separator))
             if model.config.layout:
                 begins, self.since = self._windows(begins)
-        # 3) those that end within the text
-        fits = begins <= len(self.ids) - length
-        self.begins, self.since = (
-            begins[fits],
-            self.since if self.since is None else self.since[fits],
-        )
-        if not len(self.begins):
+            # 3) those that end within the text
+            self.begins = begins[begins < last]
+            self.since = None if self.since is None else self.since[begins < last]
+            self.places = len(self.begins)
+        if not self.places:
             raise ValueError(
                 f"no document of the training text begins {length} tokens before its end"
             )
@@ -69,10 +95,14 @@ class TrainingRows:
 
     def batch(self, step: int) -> Int[Tensor, "B T"]:
         """The rows of one step (B, window+1)."""
-        chosen = self.begins[
-            torch.randint(len(self.begins), (self.size,), generator=self.generator(step))
-        ]
-        return self.ids[chosen[:, None] + self.offsets].to(self.device)
+        chosen = self._begins(self._chosen(self.generator(step)))
+        return self.ids[chosen[:, None] + self.offsets].long().to(self.device)
+
+    def _chosen(self, generator: torch.Generator) -> Int[Tensor, " B"]:
+        return torch.randint(self.places, (self.size,), generator=generator)
+
+    def _begins(self, chosen: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        return chosen if self.begins is None else self.begins[chosen]
 
     def before(self, step: int) -> tuple[Int[Tensor, "B n"], Bool[Tensor, "B n"]]:
         """What stands before the rows of a step in their streams.
@@ -82,8 +112,8 @@ class TrainingRows:
             because some rows have fewer than n.
         """
         generator = self.generator(step)
-        row = torch.randint(len(self.begins), (self.size,), generator=generator)  # as in `batch`
-        chosen = self.begins[row]
+        row = self._chosen(generator)  # as in `batch`
+        chosen = self._begins(row)
         if self.since is not None:
             n = chosen - self.since[row]
         else:
@@ -93,9 +123,8 @@ class TrainingRows:
             n = ((most + 2).double().log() * n).exp().long().sub(1) * self.stride
         ages = torch.arange(int(n.max()), 0, -1)
         there = ages <= n[:, None]
-        return (self.ids[(chosen[:, None] - ages) * there] * there).to(self.device), there.to(
-            self.device
-        )
+        ids = self.ids[(chosen[:, None] - ages) * there].long() * there
+        return ids.to(self.device), there.to(self.device)
 
     def memory(self, model: SoftAR, step: int) -> Float[Tensor, "B M d"] | None:
         """The memory slots before the rows of a step; None for a model without memory."""

@@ -19,7 +19,7 @@ from ..generation import Trajectory
 from ..models.soft_ar import SoftAR
 from .panel import Panel
 from .picture import Picture
-from .setting import NARROW
+from .setting import NARROW, always_chosen
 
 START, MEMORY = "⊢", "▣"  # symbols for the slots that hold no token
 MOST, CELLS = 160, 60_000  # limits: displayed slots; cells in the picture of all heads
@@ -90,7 +90,7 @@ class AttentionExplorer(Panel):
         )  # fmt: skip
         self.text.observe(lambda change: self._attempt(self._read, change["new"]), "value")
         for control in (self.layer, self.head):
-            control.observe(lambda _: self._attempt(self._show_head), "value")
+            always_chosen(control).observe(lambda _: self._attempt(self._show_head), "value")
         self.token.observe(lambda _: self._attempt(self._show_token), "value")
         if model is not None:
             self._attempt(self._read, text)

@@ -210,11 +210,15 @@ class CollapseExplorer(Panel):
         for setting in settings:
             if setting.trajectory is not None and setting.drift is None and not stop.is_set():
                 setting.measure(self.models, self.judge)
-                with self._drawing:
-                    plots.update_drift(self.drift_figure, NAMES.index(setting.name), setting.drift)
-                    self._draw()
+                self._show_drift(setting)
         if self._stop is stop:  # otherwise newer work sets the status line
             self._tell(settings)
+
+    def _show_drift(self, setting: Compared) -> None:
+        with self._drawing:
+            if setting in self.settings:  # it may have been removed while it was measured
+                plots.update_drift(self.drift_figure, NAMES.index(setting.name), setting.drift)
+                self._draw()
 
     # -- display -----------------------------------------------------------------------------------
 

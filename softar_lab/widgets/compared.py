@@ -100,11 +100,15 @@ class Compared(Setting):
 
         If a newer text is generated in the meantime, `drift` stays None for that text.
         """
-        name, trajectory = self.written
+        written = self.written  # other work may replace it meanwhile
+        if written is None:
+            return
+        name, trajectory = written
         try:
             self._measured = trajectory, drift(trajectory, models[name], judge)["kl"].tolist()
         except ValueError as error:
-            self.problem = f"no drift: {error}"
+            if self.trajectory is trajectory:
+                self.problem = f"no drift: {error}"
 
     def show(self, first: "Compared", asked: bool) -> None:
         """Display the text and mark where it differs from the text of the `first` setting.

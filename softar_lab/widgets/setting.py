@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ipywidgets as w
+import traitlets
 
 from ..core.predictor import Predictor
 from ..evidence import masked
@@ -19,7 +21,19 @@ NARROW = {"description_width": "86px"}
 def menu(label: str, options: list[Any], value: Any) -> w.Dropdown:
     """A dropdown of `options`, and of `value` where it is none of them."""
     options = list(dict.fromkeys([*options, value]))
-    return w.Dropdown(options=options, value=value, description=label, style=NARROW)
+    return always_chosen(w.Dropdown(options=options, value=value, description=label, style=NARROW))
+
+
+def always_chosen(dropdown: w.Dropdown) -> w.Dropdown:
+    """The dropdown, which returns to the last choice where somebody chooses nothing."""
+
+    def restore(change: dict[str, Any]) -> None:
+        if dropdown.index is None:
+            with suppress(traitlets.TraitError):  # the last choice is not offered any more
+                dropdown.value = change["old"]
+
+    dropdown.observe(restore, "value")
+    return dropdown
 
 
 def slider(label: str, least: float | int, most: float | int, value: float | int) -> w.FloatSlider:

@@ -63,9 +63,12 @@ class TrainingMonitor(Panel):
         return self.run
 
     def _work(self, stop: threading.Event) -> None:
-        self._losses, self._scores, self.run = [], [], None
+        self.run, before = None, self._losses
+        self._losses, self._scores = [], []
 
         def on_step(event: dict[str, Any]) -> bool:
+            if not self._losses:  # the steps before a saved run goes on
+                self._recall(event, before)
             self._show(event)
             return stop.is_set()  # True ends the training
 
@@ -74,12 +77,25 @@ class TrainingMonitor(Panel):
         )
         history = self.run.history
         self._scores = list(zip(history["step"], history["val_bits_per_char"]))
+        self._losses = self._losses or list(zip(history["step"], history["train_loss"]))
         self.bar.value = self._scores[-1][0]
         self._draw()
         ended = "stopped" if self.run.interrupted else "done"
         self.say(
             f"{ended}: {self.run.val_bits_per_char:.3f} bits per character on the validation text"
         )
+
+    def _recall(self, event: dict[str, Any], before: list[tuple[int, float]]) -> None:
+        """Begin the curves of a run that goes on with the steps before its first new one.
+
+        `before`: the losses that the panel has drawn last.
+        """
+        first = event["step"]
+        told = {row["step"]: row["train_loss"] for row in event["history"]}
+        if told or first > 1:
+            told |= {step: loss for step, loss in before if step < first}
+        self._losses = sorted(told.items())
+        self._scores = [(row["step"], row["val_bits_per_char"]) for row in event["history"]]
 
     def _show(self, event: dict[str, Any]) -> None:
         step, steps = event["step"], event["steps"]

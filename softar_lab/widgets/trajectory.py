@@ -102,7 +102,7 @@ class TrajectoryExplorer(Panel):
             if self._basis:
                 weights, off = self._weights[step], float(self.detectors["off_hull"].iloc[step])
                 plots.update_hull(
-                    self.figure, trajectory, self._basis, self.model.embedding, weights, step
+                    self.figure, trajectory, self._basis, self.model.embedding, weights, off, step
                 )
                 plots.move_cursor(self.curves, step)
                 for picture in self._pictures:
@@ -131,7 +131,9 @@ class TrajectoryExplorer(Panel):
             )
         one, step = self.trajectory, self.step.value
         options = ", ".join(
-            f"{name}={value}" for name, value in one.settings.items() if name != "steps"
+            f"{name}={value}"
+            for name, value in one.settings.items()
+            if name not in ("steps", "seed")
         )
         symbol = one.tokens[int(one.token_ids[step])]
         measures = {} if self.detectors is None else self.detectors.iloc[step]

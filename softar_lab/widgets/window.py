@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import ipywidgets as w
 
@@ -13,7 +14,7 @@ from ..metrics.window_answers import Answer, still_answers, token_slots
 from ..models.soft_ar import SoftAR
 from ..models.window_memory.layout import Window
 from .panel import Panel
-from .setting import NARROW, by_name
+from .setting import NARROW, by_name, menu
 
 WIDTH = w.Layout(width="400px")
 
@@ -71,6 +72,7 @@ class WindowExplorer(Panel):
             self.said,
         )
         # 3) every change of a control draws again
+        self.story.observe(self._fit_read, "value")
         for control in (self.model, self.story, self.read, self.aggregate, self.segments, self.stretch, self.hard,
                         self.soft):  # fmt: skip
             control.observe(lambda _: self._changed(), "value")
@@ -80,15 +82,19 @@ class WindowExplorer(Panel):
         """Make the menu, the story, and the sliders, which begin with the first model's window."""
         own = next(iter(self.models.values())).config
         most = max(one.config.context for one in self.models.values())
-        self.model = w.Dropdown(options=list(self.models), description="Model", style=NARROW)
+        self.model = menu("Model", list(self.models), next(iter(self.models)))
         self.story = w.Textarea(story, description="Story", continuous_update=False, style=NARROW,
                                 layout=w.Layout(width="100%", height="84px"))  # fmt: skip
+        layouts, soft = [one.config.layout for one in self.models.values()], min(8, own.tokens)
         self.read = _slider("Read", len(story), 0, len(story))
-        self.aggregate = _slider("Aggregate", own.layout.aggregate, 0, 1)
-        self.segments = _slider("Segments", own.layout.segments, 0, 4)
-        self.stretch = _slider("Stretch", own.layout.stretch, 4, 64)
-        self.hard = _slider("Hard", own.tokens - 8, 0, most)
-        self.soft = _slider("Soft", 8, 0, most)
+        for name, low, high in (("aggregate", 0, 1), ("segments", 0, 4), ("stretch", 4, 64)):
+            sizes = [getattr(layout, name) for layout in layouts]
+            control = _slider(
+                name.capitalize(), getattr(own.layout, name), min(low, *sizes), max(high, *sizes)
+            )
+            setattr(self, name, control)
+        self.hard = _slider("Hard", own.tokens - soft, 0, most)
+        self.soft = _slider("Soft", soft, 0, most)
 
     @property
     def window(self) -> Window:
@@ -104,7 +110,7 @@ class WindowExplorer(Panel):
             name: getattr(self, name).value
             for name in ("aggregate", "segments", "stretch", "hard", "soft")
         }
-        return replace(own, **sizes, keep=None)
+        return replace(own, **sizes, keep=None, control=None)
 
     def update(self) -> dict[str, Answer]:
         """Apply the sliders now and wait.
@@ -115,6 +121,13 @@ class WindowExplorer(Panel):
         self._run(self._show, self._begin())
         return self.answers
 
+    def _fit_read(self, _: Any = None) -> None:
+        """Let the slider `read` end where the story ends, and stay there if it stood there."""
+        whole, length = self.read.value == self.read.max, len(self.story.value)
+        self.read.max = length
+        if whole:
+            self.read.value = length
+
     def _changed(self) -> None:
         self._attempt(self._show_strip)  # at once; the answers follow
         self._run_in_background(self._show)
@@ -124,7 +137,6 @@ class WindowExplorer(Panel):
         with self._drawing:
             window, story = self.window, self.story.value
             context = window.memory + window.hard + window.soft
-            self.read.max = len(story)
             read = min(self.read.value, len(story))
             self.parts = token_slots(window, context, read)
             counts = [("aggregate", window.aggregate)]

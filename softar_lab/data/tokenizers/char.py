@@ -12,6 +12,7 @@ from torch import Tensor
 from .subword import checked_ids, code_points
 
 UNK = "<unk>"
+PART = 2**20  # characters that are encoded at once
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,18 +74,25 @@ class CharTokenizer:
             ValueError: at an unknown character where there is no "<unk>"; the message names the
                 character and its position.
         """
-        codes = code_points(text)  # (T,)
-        ids = np.searchsorted(self._codes, codes)
-        unknown = self._codes[np.minimum(ids, len(self._codes) - 1)] != codes
+        ids = np.empty(len(text), np.int64)
+        for begin in range(0, len(text), PART):  # a long text needs no more memory than its ids
+            ids[begin : begin + PART] = self._encode(text, begin)
+        return torch.from_numpy(ids)
+
+    def _encode(self, text: str, begin: int) -> np.ndarray:
+        """The ids of the part of a text that begins here."""
+        codes = code_points(text[begin : begin + PART])
+        ids = self._ids[np.minimum(codes, len(self._ids) - 1)]
+        unknown = ids < 0
         if unknown.any():
             if self.unk_id is None:
-                position = int(unknown.argmax())
+                position = begin + int(unknown.argmax())
                 raise ValueError(
                     f"unknown character {text[position]!r} at position {position}; "
                     "CharTokenizer.fit(..., unk=True) makes a tokenizer that lets it in"
                 )
             ids[unknown] = self.unk_id
-        return torch.from_numpy(ids.astype(np.int64, copy=False))
+        return ids
 
     def decode(self, ids: Tensor | np.ndarray | Sequence[int]) -> str:
         """Text of T characters from token ids (T,); "<unk>" becomes U+FFFD (replacement character).
@@ -114,9 +122,8 @@ class CharTokenizer:
 
     def unknown_in(self, text: str) -> dict[str, int]:
         """Count, for each character of a text that is not a token, how often it occurs."""
-        codes, counts = np.unique(code_points(text), return_counts=True)
-        new = ~np.isin(codes, self._codes)
-        return {chr(code): int(count) for code, count in zip(codes[new], counts[new])}
+        unknown = set(text).difference(self.tokens[: self.unk_id])
+        return {char: text.count(char) for char in sorted(unknown)}
 
     def to_dict(self) -> dict:
         """The data that a checkpoint saves, ready for JSON."""
@@ -143,6 +150,13 @@ class CharTokenizer:
     def _codes(self) -> np.ndarray:
         """Code points of the characters, ascending: (V,), or (V - 1,) where there is "<unk>"."""
         return code_points("".join(self.tokens[: self.unk_id]))
+
+    @cached_property
+    def _ids(self) -> np.ndarray:
+        """The id of each code point up to one behind the last known; -1 where it is unknown."""
+        ids = np.full(int(self._codes[-1]) + 2, -1, np.int32)
+        ids[self._codes] = np.arange(len(self._codes))
+        return ids
 
     def __repr__(self) -> str:
         return (

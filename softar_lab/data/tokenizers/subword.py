@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,7 @@ _SPELL = str.maketrans("0123456789abcdef", "".join(HALF_BYTES))
 _SPEAK = {ord(half): digit for digit, half in zip("0123456789abcdef", HALF_BYTES)}
 _SPELLED = re.compile(f"[{HALF_BYTES[0]}-{HALF_BYTES[-1]}]+")
 WORD = re.compile(r" ?[^\s]+|\s")
+LONGEST = 512  # characters of a word that are learned from together
 
 
 def code_points(text: str) -> np.ndarray:
@@ -136,21 +137,25 @@ class UnitTokenizer:
         written = "".join(
             map(self._written.__getitem__, checked_ids(ids, self.vocab_size).tolist())
         )
-        return _SPELLED.sub(_spoken, written)
+        return _SPELLED.sub(lambda spelled: _spoken(spelled.group()), written)
 
     def lengths(self, ids: Int64[Tensor, " T"]) -> Int64[Tensor, " T"]:
-        """Number of characters that each token stands for, (T,).
+        """Number of characters that each token stands for in the decoded text, (T,).
 
         A character that is spelled out counts for the token in which its spelling begins.
         """
         pieces = [self._written[i] for i in ids.tolist()]
-        codes = code_points("".join(pieces))
+        codes = code_points(written := "".join(pieces))
         half = (codes >= ord(HALF_BYTES[0])) & (codes <= ord(HALF_BYTES[-1]))
         place = np.arange(len(codes))
         # 1, 2, … within a run of half bytes, 0 outside
         run = place - np.maximum.accumulate(np.where(half, -1, place))
         inside = (codes & 15) >> 2 == 2  # bytes 10xxxxxx continue a character
         begins = ~half | ((run % 2 == 1) & ~inside)
+        for spelled in _SPELLED.finditer(written):
+            if _valid(spelled.group()) is None:
+                begins[spelled.start() : spelled.end()] = False
+                begins[[spelled.start() + place for _, place in _read(spelled.group())]] = True
         owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
         return torch.from_numpy(np.bincount(owner[begins], minlength=len(pieces)).astype(np.int64))
 
@@ -241,7 +246,9 @@ class UnitTokenizer:
 class BPETokenizer(UnitTokenizer):
     """Byte-pair encoding, learned by the library `tokenizers`.
 
-    Each step joins the pair that stands side by side most often.
+    Each step joins the pair that stands side by side most often. Words of more than `LONGEST`
+    characters, such as a page of Chinese or of DNA, are learned from in parts of that length: the
+    library needs a time that grows with the square of a word's length.
     """
 
     @classmethod
@@ -256,8 +263,14 @@ class BPETokenizer(UnitTokenizer):
         trainer = library.trainers.BpeTrainer(
             vocab_size=vocab_size, initial_alphabet=list(plain.tokens), show_progress=False
         )
-        learner.train_from_iterator(WORD.findall(plain._spelled(text)), trainer)
+        words = WORD.findall(plain._spelled(text))
+        learner.train_from_iterator((part for word in words for part in _parts(word)), trainer)
         return cls(plain.chars, _tuples(json.loads(learner.to_str())["model"]["merges"]))
+
+
+def _parts(word: str) -> Iterator[str]:
+    """A word in parts of at most `LONGEST` characters."""
+    return (word[begin : begin + LONGEST] for begin in range(0, len(word), LONGEST))
 
 
 def _tuples(value: Any) -> Any:
@@ -277,12 +290,43 @@ def _half_bytes(char: str) -> str:
     return char.encode("utf-8", "surrogatepass").hex().translate(_SPELL)
 
 
-def _spoken(spelled: re.Match) -> str:
+def _spoken(spelled: str) -> str:
     """The characters that a run of half bytes spells."""
-    digits = spelled.group().translate(_SPEAK)
-    odd = len(digits) % 2
-    whole, left = bytes.fromhex(digits[: len(digits) - odd]), "\ufffd" * odd
+    valid = _valid(spelled)
+    return "".join(char for char, _ in _read(spelled)) if valid is None else valid
+
+
+def _valid(spelled: str) -> str | None:
+    """The characters that a run of half bytes spells; None where it spells no text."""
+    if len(spelled) % 2:
+        return None
     try:
-        return whole.decode("utf-8", "surrogatepass") + left
+        return bytes.fromhex(spelled.translate(_SPEAK)).decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
-        return whole.decode("utf-8", "replace") + left
+        return None
+
+
+def _read(spelled: str) -> list[tuple[str, int]]:
+    """Each character that a run of half bytes spells, and the place where its spelling begins.
+
+    Bytes that spell none become U+FFFD, as Python's "replace" does it; so does half a byte.
+    """
+    odd = len(spelled) % 2
+    data, at = bytes.fromhex(spelled[: len(spelled) - odd].translate(_SPEAK)), 0
+    found: list[tuple[str, int]] = []
+    while at < len(data):
+        try:
+            end, text = len(data), data[at:].decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as error:
+            end = at + error.start
+            text = data[at:end].decode("utf-8", "surrogatepass")
+            wrong = [("\ufffd", 2 * end)]
+            step = error.end - error.start
+        else:
+            wrong, step = [], 0
+        for char in text:
+            found.append((char, 2 * at))
+            at += len(char.encode("utf-8", "surrogatepass"))
+        found += wrong
+        at = end + step
+    return found + [("\ufffd", len(spelled) - 1)] * odd

@@ -320,8 +320,10 @@ class Gist(nn.Module):
             memory_state: the gists before.
             vectors: the tokens (B, n, m).
             model: the model whose body writes the gists.
-            there: which of `vectors` are tokens (B, n). A block counts where its first token does.
-                None: all.
+            there: which of `vectors` are tokens (B, n): in each block all or none. None: all.
+
+        Raises:
+            ValueError: where a block is only partly there.
         """
         blocks = vectors.split(self.block, 1)
         for i, block in enumerate(blocks):
@@ -330,7 +332,13 @@ class Gist(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and len(blocks) - i <= self.unroll):
                 new = self._write(memory_state, block, model)
             if there is not None:  # a row whose block holds no tokens retains its gists
-                new = torch.where(there[:, i * self.block, None, None], new, memory_state[0])
+                part = there[:, i * self.block : (i + 1) * self.block]
+                if not torch.equal(part.any(1), part.all(1)):
+                    raise ValueError(
+                        f"gists are written block by block, and block {i} of {self.block} tokens is partly there: "
+                        "give whole blocks"
+                    )
+                new = torch.where(part.all(1)[:, None, None], new, memory_state[0])
             memory_state = (new,)
         return memory_state
 
