@@ -21,6 +21,9 @@ from .compiled import kernels
 
 METRICS = ("l2", "dot", "cosine")  # in the order of L2, DOT and COSINE of kernels.py
 GROUP = 64  # rows that are looked at together; GROUP of kernels.py
+MANY = (
+    32  # so many vectors are compared by one matrix product, which is then faster than one by one
+)
 MOST = 2**24  # numbers in a matrix of scores: so many vectors are compared at once
 
 
@@ -49,11 +52,10 @@ def nearest(
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
     vectors, rows = _prepared(vectors, embedding)
-    groups = -(-len(rows) // GROUP)
-    parts = [
-        _closest(some, rows, metric) for some in vectors.split(max(1, MOST // (groups * GROUP)))
-    ]
-    return torch.cat(parts)
+    size = max(1, MOST // max(len(rows), 1))
+    if len(vectors) <= size:
+        return _closest(vectors, rows, metric)
+    return torch.cat([_closest(some, rows, metric) for some in vectors.split(size)])
 
 
 def nearest_distance(
@@ -96,7 +98,7 @@ def _screen(
     # 2 k: k for the product, half as much for the row's length, and the rest for small numbers
     error = (2 * vectors.shape[1] + 16) * torch.finfo(vectors.dtype).eps / 2
     compiled = kernels() if vectors.device.type == "cpu" else None
-    if compiled is None or vectors.dtype != torch.float32:
+    if compiled is None or vectors.dtype != torch.float32 or len(vectors) >= MANY:
         return _screen_in_torch(vectors, lengths, rows, metric, error)
     x, lengths, table = as_array(vectors), as_array(lengths), as_array(rows)
     count, kind = len(x), METRICS.index(metric)
@@ -108,21 +110,32 @@ def _screen(
         out = lows[mine], highs[mine], ids[mine]
         compiled.screen(x[mine], lengths[mine], table, kind, np.float32(error), *out)
 
-    for_each(some, count, max(4, -(-count // 16)), x.size * len(table))
+    for_each(some, count, 4, x.size * len(table)) if count > 4 else some(0, count)
     return torch.from_numpy(lows), torch.from_numpy(highs), torch.from_numpy(ids)
 
 
 def _screen_in_torch(
     vectors: Tensor, lengths: Tensor, rows: Tensor, metric: str, error: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`_screen` without compiled code."""
+    """`_screen` without compiled code, or of many vectors."""
     # 1) the scores, and how far rounding may have carried them
     lost = vectors.shape[1] * torch.finfo(vectors.dtype).tiny
-    if metric == "l2":
+    if metric == "l2" and len(vectors) < MANY:
         scores = torch.cdist(vectors, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
         slack = error * scores + lost
+    elif (
+        metric == "l2"
+    ):  # |e|² - 2 ye, about the mean row, so that a table far from 0 loses nothing
+        middle = rows.mean(0)
+        y, e = vectors - middle, rows - middle
+        norms = torch.linalg.vector_norm(e, dim=-1, dtype=torch.float64).to(y)
+        squares = norms.square()
+        scores = torch.addmm(squares, y, e.T, alpha=-2)
+        lengths = y.double().norm(dim=-1).to(y)
+        slack = torch.addr(error * squares + lost, lengths, norms, alpha=2 * error)
     else:
-        scores, norms = -(vectors @ rows.T), rows.norm(dim=-1)
+        norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).to(vectors)
+        scores = -(vectors @ rows.T)
         slack = error * lengths[:, None] * norms + lost
         if metric == "cosine":
             scores, slack = scores / norms, slack / norms
