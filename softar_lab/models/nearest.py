@@ -21,9 +21,6 @@ from .compiled import kernels
 
 METRICS = ("l2", "dot", "cosine")  # in the order of L2, DOT and COSINE of kernels.py
 GROUP = 64  # rows that are looked at together; GROUP of kernels.py
-MANY = (
-    32  # so many vectors are compared by one matrix product, which is then faster than one by one
-)
 MOST = 2**24  # numbers in a matrix of scores: so many vectors are compared at once
 
 
@@ -98,7 +95,7 @@ def _screen(
     # 2 k: k for the product, half as much for the row's length, and the rest for small numbers
     error = (2 * vectors.shape[1] + 16) * torch.finfo(vectors.dtype).eps / 2
     compiled = kernels() if vectors.device.type == "cpu" else None
-    if compiled is None or vectors.dtype != torch.float32 or len(vectors) >= MANY:
+    if compiled is None or vectors.dtype != torch.float32:
         return _screen_in_torch(vectors, lengths, rows, metric, error)
     x, lengths, table = as_array(vectors), as_array(lengths), as_array(rows)
     count, kind = len(x), METRICS.index(metric)
@@ -110,29 +107,22 @@ def _screen(
         out = lows[mine], highs[mine], ids[mine]
         compiled.screen(x[mine], lengths[mine], table, kind, np.float32(error), *out)
 
-    for_each(some, count, 4, x.size * len(table)) if count > 4 else some(0, count)
+    if count <= 4:
+        some(0, count)
+    else:
+        for_each(some, count, max(4, -(-count // 16)), x.size * len(table))
     return torch.from_numpy(lows), torch.from_numpy(highs), torch.from_numpy(ids)
 
 
 def _screen_in_torch(
     vectors: Tensor, lengths: Tensor, rows: Tensor, metric: str, error: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`_screen` without compiled code, or of many vectors."""
+    """`_screen` without compiled code."""
     # 1) the scores, and how far rounding may have carried them
     lost = vectors.shape[1] * torch.finfo(vectors.dtype).tiny
-    if metric == "l2" and len(vectors) < MANY:
+    if metric == "l2":
         scores = torch.cdist(vectors, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
         slack = error * scores + lost
-    elif (
-        metric == "l2"
-    ):  # |e|² - 2 ye, about the mean row, so that a table far from 0 loses nothing
-        middle = rows.mean(0)
-        y, e = vectors - middle, rows - middle
-        norms = torch.linalg.vector_norm(e, dim=-1, dtype=torch.float64).to(y)
-        squares = norms.square()
-        scores = torch.addmm(squares, y, e.T, alpha=-2)
-        lengths = y.double().norm(dim=-1).to(y)
-        slack = torch.addr(error * squares + lost, lengths, norms, alpha=2 * error)
     else:
         norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).to(vectors)
         scores = -(vectors @ rows.T)
