@@ -49,11 +49,10 @@ def nearest(
     if metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}")
     vectors, rows = _prepared(vectors, embedding)
-    groups = -(-len(rows) // GROUP)
-    parts = [
-        _closest(some, rows, metric) for some in vectors.split(max(1, MOST // (groups * GROUP)))
-    ]
-    return torch.cat(parts)
+    size = max(1, MOST // max(len(rows), 1))
+    if len(vectors) <= size:
+        return _closest(vectors, rows, metric)
+    return torch.cat([_closest(some, rows, metric) for some in vectors.split(size)])
 
 
 def nearest_distance(
@@ -108,7 +107,10 @@ def _screen(
         out = lows[mine], highs[mine], ids[mine]
         compiled.screen(x[mine], lengths[mine], table, kind, np.float32(error), *out)
 
-    for_each(some, count, max(4, -(-count // 16)), x.size * len(table))
+    if count <= 4:
+        some(0, count)
+    else:
+        for_each(some, count, max(4, -(-count // 16)), x.size * len(table))
     return torch.from_numpy(lows), torch.from_numpy(highs), torch.from_numpy(ids)
 
 
@@ -122,7 +124,8 @@ def _screen_in_torch(
         scores = torch.cdist(vectors, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
         slack = error * scores + lost
     else:
-        scores, norms = -(vectors @ rows.T), rows.norm(dim=-1)
+        norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).to(vectors)
+        scores = -(vectors @ rows.T)
         slack = error * lengths[:, None] * norms + lost
         if metric == "cosine":
             scores, slack = scores / norms, slack / norms

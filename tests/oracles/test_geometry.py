@@ -49,6 +49,7 @@ def test_nearest(case, metric, with_kernels):
             found = nearest(vectors, table, metric)
     assert found.tolist() == expected
     assert nearest(vectors.double(), table.double(), metric).tolist() == expected
+    assert nearest(vectors.repeat(12, 1), table, metric).tolist() == 12 * expected
     if metric == "l2":
         exact = [float(far(y, fractions(table)[i], metric)) ** 0.5
                  for y, i in zip(fractions(vectors), expected, strict=True)]  # fmt: skip
