@@ -120,8 +120,14 @@ OWN: dict[str, dict[str, Any]] = {
         "n_input_layers": 1,
         "n_output_layers": 1,
     },
-    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2},
-    "dots3_note": {"text_config": _LATENT},
+    "dots1": {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    "dots3_note": {"text_config": _LATENT, "audio_config": {"adapter_in_dim": 32}},
     "gemma3n_text": {
         "layer_types": ["sliding_attention", "full_attention"] * 2,
         "num_hidden_layers": 4,

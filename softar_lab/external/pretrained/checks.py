@@ -201,7 +201,7 @@ def _plan(case: Case) -> Plan:
     try:
         plan, expected, rounding = _whole(case)
     except Unreadable:
-        _check_steady(case)
+        _check_steady(case)  # which may be the reason
         raise
     # 2) the future changes nothing
     if not rounding.explains(far := apart(case.truth[0, :cut], case.truth[1, :cut])):
@@ -219,11 +219,12 @@ def _plan(case: Case) -> Plan:
 
 
 def _check_steady(case: Case) -> None:
-    """Raise Unreadable where the network gives something else the second time."""
-    again = case.network(input_ids=case.ids[:1]).logits.float().log_softmax(-1)
-    exactly = 4 * torch.finfo(case.dtype).eps * max(1.0, size_of(again))
-    if (far := apart(again[0], case.truth[0])) > exactly + _FLOOR * size_of(again):
-        raise Unreadable(f"the same ids give something else the second time, by {far:.2g} nats")
+    """Raise Unreadable where the same text gives something else the second time, or alone."""
+    for rows, when in ((slice(2), "the second time"), (slice(1), "alone than in a batch")):
+        again = case.network(input_ids=case.ids[rows]).logits.float().log_softmax(-1)[0]
+        exactly = (4 * torch.finfo(case.dtype).eps + _FLOOR) * max(1.0, size_of(again))
+        if (far := apart(again, case.truth[0])) > exactly:
+            raise Unreadable(f"the same ids give something else {when}, by {far:.2g} nats")
 
 
 def _whole(case: Case) -> tuple[Plan, Tensor, Rounding]:
