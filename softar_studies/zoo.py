@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,7 +80,9 @@ class Zoo:
     def whole(self, vectors: Tensor) -> Tensor:
         """Log-probabilities after each vector (B, T, V), all read at once."""
         hidden = self.model.hidden_states(vectors=vectors)[:, 1:]
-        return self.model.predict_after(hidden.flatten(0, 1)).log_probs.unflatten(0, hidden.shape[:2])
+        return self.model.predict_after(hidden.flatten(0, 1)).log_probs.unflatten(
+            0, hidden.shape[:2]
+        )
 
     def stepwise(self, **given: Tensor) -> Tensor:
         """The same, read one by one: `token_ids` (B, T) or `vectors` (B, T, m)."""
@@ -124,7 +125,9 @@ class Zoo:
         rows = torch.tensor([1, 0, 1])
         mine = self.model.read(state.select(rows), token_ids=self.ids[rows, half:-1])
         twin = self.model.read(state, token_ids=self.ids.flip(0)[:, half:])
-        self.model.advance(mine, token_ids=twin.hidden.argmax(-1)[[0, 1, 0]] % self.model.vocab_size)
+        self.model.advance(
+            mine, token_ids=twin.hidden.argmax(-1)[[0, 1, 0]] % self.model.vocab_size
+        )
         end = self.model.advance(mine, token_ids=self.ids[rows, -1])
         return self.compare(self.model.predict(end).log_probs, self.truth[rows, -1])
 
@@ -135,7 +138,9 @@ class Zoo:
         ids = self.ids.repeat(1, 2)[:, :context]
         with torch.no_grad():
             truth = self.network(input_ids=ids).logits[:, -1].float().log_softmax(-1)
-        found = self.compare(self.model.predict(self.model.read(self.model.start(2), ids)).log_probs, truth)
+        found = self.compare(
+            self.model.predict(self.model.read(self.model.start(2), ids)).log_probs, truth
+        )
         generate(self.model, PROMPTS[0], CONTEXT + 8, temperature=0)
         return found
 
@@ -261,12 +266,17 @@ def main(arguments: list[str]) -> None:
     import transformers
 
     transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)  # a process with threads must not be forked
+    measure("llama")  # what is imported now is not imported again in the process of each kind
     rows = known() if arguments else {}
     for kind in arguments or kinds():
         row = rows[kind] = measured_apart(kind)
         good = "exact" if row.exact else row.refused or row.columns
         print(f"{kind:28} {row.plan:50} {good}", flush=True)
-    before, after = DOC.read_text(encoding="utf-8").split(BEGIN)[0], DOC.read_text(encoding="utf-8").split(END)[1]
+    before, after = (
+        DOC.read_text(encoding="utf-8").split(BEGIN)[0],
+        DOC.read_text(encoding="utf-8").split(END)[1],
+    )
     text = table([rows[kind] for kind in sorted(rows)])
     DOC.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 

@@ -11,7 +11,9 @@ from importlib.metadata import version
 import pytest
 import torch
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
+
+import transformers
 
 from softar_lab import generate
 from softar_lab.external.pretrained import precision
@@ -56,7 +58,10 @@ def model_of():
                 tokenizer_object=type(tokenizer.backend_tokenizer).from_str(
                     tokenizer.backend_tokenizer.to_str()
                 ),
-                **{f"{name}_token": getattr(tokenizer, f"{name}_token") for name in ("bos", "eos", "pad")},
+                **{
+                    f"{name}_token": getattr(tokenizer, f"{name}_token")
+                    for name in ("bos", "eos", "pad")
+                },
             )
             tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
                 single="<s> $A", special_tokens=[("<s>", 1)]
@@ -84,7 +89,9 @@ def test_a_kind_is_read_as_the_table_says(kind):
     found, told = zoo.measure(kind), zoo.known()[kind]
     assert (found.plan, found.columns) == (told.plan, told.columns)
     digits = str.maketrans("", "", "0123456789.e-")
-    assert zoo._cells([found.refused]).translate(digits) == zoo._cells([told.refused]).translate(digits)
+    assert zoo._cells([found.refused]).translate(digits) == zoo._cells([told.refused]).translate(
+        digits
+    )
 
 
 # -- faults that were silent ----------------------------------------------------------------------

@@ -7,7 +7,7 @@ so that every later operation rounds another way.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,21 +18,10 @@ from .kv_cache import Memory
 from .precision import in_float32
 from .reading import HALF, Plan, Reader
 
-LENGTH = 10  # tokens of a text, unless a window is longer
-LONGEST = 40  # tokens of a text that passes a window
 DRAWS = 3  # texts: where rounding alone sends a token to another expert, the next may be spared it
 TIMES = 8  # the measured effect of rounding, which is one draw, and other kernels' order of sums
 _EPS = torch.finfo(torch.float32).eps
 _FLOOR = 64 * _EPS
-
-# How the configs of transformers call the number of latest tokens that a layer attends to.
-_WINDOWS = (
-    "sliding_window",
-    "attention_chunk_size",
-    "window_size",
-    "local_attention",
-    "attention_window_size",
-)
 
 LogProbs = Callable[[bool, Tensor], Tensor]
 
@@ -122,11 +111,7 @@ def _confirm(network: nn.Module, plan: Plan, texts: Tensor, log_probs: LogProbs)
     """Raise Unreadable where a plan is not exact in the type that the network computes in."""
     for text in texts:
         case = _case(network, text, log_probs)
-        both = _tried(f"in {case.dtype} it", lambda case=case: case.read(plan, case.vectors))
-        rounding, far = Rounding(case, plan, both[0]), apart(both[0], case.truth[0])
-        if plan.cache:
-            reading = _tried(f"in {case.dtype} it", lambda: _on(case, plan, both[1]))  # noqa: B023
-            far = max(far, reading)
+        far, rounding = _tried(f"in {case.dtype} it", partial(_two_ways, case, plan))
         if rounding.explains(far):
             return
     raise Unreadable(
@@ -135,21 +120,13 @@ def _confirm(network: nn.Module, plan: Plan, texts: Tensor, log_probs: LogProbs)
     )
 
 
-def text_length(config: Any, context: int) -> int:
-    """How many tokens a text has: enough to pass the windows of a network.
-
-    A window that is too long is not passed. But what hashes its tokens at random does so only
-    behind two of its chunks, so that these are passed always.
-
-    Args:
-        config: the config of the network.
-        context: how many tokens it may have.
-    """
-    windows = [n for name in _WINDOWS if isinstance(n := getattr(config, name, None), int)]
-    lengths = [n + 4 for n in windows if n + 4 <= LONGEST]
-    chunk = getattr(config, "lsh_attn_chunk_length", None)
-    hashed = 2 * chunk + 4 if isinstance(chunk, int) else 0
-    return min(context, max([LENGTH, hashed, *lengths]))
+def _two_ways(case: Case, plan: Plan) -> tuple[float, "Rounding"]:
+    """How far a plan is from the network's own result, and what rounding explains."""
+    both = case.read(plan, case.vectors)
+    far = apart(both[0], case.truth[0])
+    if plan.cache:
+        far = max(far, _on(case, plan, both[1]))
+    return far, Rounding(case, plan, both[0])
 
 
 def _case(network: nn.Module, text: Int[Tensor, "3 T"], log_probs: LogProbs) -> Case:
@@ -200,8 +177,9 @@ def _plan(case: Case) -> Plan:
     # 1) ids = vectors
     try:
         plan, expected, rounding = _whole(case)
-    except Unreadable:
-        _check_steady(case)  # which may be the reason
+    except Unreadable:  # these may be the reason
+        _check_steady(case)
+        _check_steady(case, 1, "alone than in a batch")
         raise
     # 2) the future changes nothing
     if not rounding.explains(far := apart(case.truth[0, :cut], case.truth[1, :cut])):
@@ -218,13 +196,12 @@ def _plan(case: Case) -> Plan:
     return plan
 
 
-def _check_steady(case: Case) -> None:
-    """Raise Unreadable where the same text gives something else the second time, or alone."""
-    for rows, when in ((slice(2), "the second time"), (slice(1), "alone than in a batch")):
-        again = case.network(input_ids=case.ids[rows]).logits.float().log_softmax(-1)[0]
-        exactly = (4 * torch.finfo(case.dtype).eps + _FLOOR) * max(1.0, size_of(again))
-        if (far := apart(again, case.truth[0])) > exactly:
-            raise Unreadable(f"the same ids give something else {when}, by {far:.2g} nats")
+def _check_steady(case: Case, rows: int = 2, when: str = "the second time") -> None:
+    """Raise Unreadable where the same text gives something else when it is read again."""
+    again = case.network(input_ids=case.ids[:rows]).logits.float().log_softmax(-1)[0]
+    exactly = (4 * torch.finfo(case.dtype).eps + _FLOOR) * max(1.0, size_of(again))
+    if (far := apart(again, case.truth[0])) > exactly:
+        raise Unreadable(f"the same ids give something else {when}, by {far:.2g} nats")
 
 
 def _whole(case: Case) -> tuple[Plan, Tensor, Rounding]:

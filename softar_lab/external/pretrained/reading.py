@@ -47,7 +47,7 @@ class Reader:
     def __init__(self, network: nn.Module, plan: Plan):
         self.plan = plan
         self.module = network.base_model if plan.head else network
-        self.dtype = network.get_input_embeddings().weight.dtype
+        self._table = network.get_input_embeddings()
         names = inspect.signature(self.module.forward).parameters
         if "inputs_embeds" not in names:  # a body that hands on whatever it is given
             names = inspect.signature(network.forward).parameters
@@ -87,7 +87,7 @@ class Reader:
             positions = torch.arange(begin, begin + x.shape[1], device=x.device)
             options["position_ids"] = positions.expand(len(x), -1)
         # some networks write into what they are given
-        x = x.clone() if x.dtype == self.dtype else x.to(self.dtype)
+        x = x.to(self._table.weight.dtype, copy=True)
         output = self.module(inputs_embeds=x, **options)
         if memory is not None:
             memory.adopt(output[self._cache], len(x))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ...core.predictor import MixturePrediction
 from ...models.state import SoftState
 from ...models.vector_predictor import VectorPredictor, without_gradients
+from .configs import logits_of, positions, special_ids, text_length
 from .tokenizer import PieceTokenizer
 
 if TYPE_CHECKING:
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
     from .reading import Plan
 
 _TOKENS = 4096  # the most tokens read in one pass when whole texts are scored
-# How the configs of transformers call the number of positions.
-_LENGTHS = (
-    "max_position_embeddings",
-    "n_positions",
-    "max_seq_len",
-    "seq_length",
-    "max_target_positions",
-    "context_length",
-)
 _ENTRIES = 2**24  # log-probabilities held at once when texts are scored: 64 MB
 
 
@@ -78,13 +70,13 @@ class Pretrained(nn.Module, VectorPredictor):
         self.vocab_size = len(table.weight)
         self.tokenizer = PieceTokenizer(tokenizer, self.vocab_size)
         text = network.config.get_text_config(decoder=True)
-        self._scale, self._cap = _of_logits(text)  # see _log_probs
+        self._scale, self._cap = logits_of(text)  # see _log_probs
         self._first: dict[torch.device, Tensor] = {}  # the hidden state with nothing read yet
         with torch.inference_mode():
             self.register_buffer("rows", _rows(table, self.vocab_size), persistent=False)
             self._lay_out()
         begins = int(self.tokenizer.begin_id is not None)
-        context = _positions(network, text) - begins
+        context = positions(network, text) - begins
         self.config = PretrainedConfig(self.vocab_size, context, self.rows.shape[1], source)
         self._check(text)
 
@@ -180,7 +172,9 @@ class Pretrained(nn.Module, VectorPredictor):
 
         memory, begin = Memory(), self._begin(batch_size)
         if self.tokenizer.begin_id is not None:
-            read = self._reader.on(begin, memory, 0) if self.plan.cache else self._reader.whole(begin)
+            read = (
+                self._reader.on(begin, memory, 0) if self.plan.cache else self._reader.whole(begin)
+            )
             return SoftState(memory, 0, read[:, -1])
         if self.device not in self._first:  # the weights are fixed, so compute it once
             self._first[self.device] = self._reader.whole(begin[:1])[:, -1]
@@ -234,10 +228,12 @@ class Pretrained(nn.Module, VectorPredictor):
         """Log-probabilities of hidden states, or where `head` is False of the network's logits."""
         if not head:
             return torch.log_softmax(hidden.float(), -1)
-        head = self.network.get_output_embeddings()
-        hidden = hidden.to(head.weight.dtype)
+        output = self.network.get_output_embeddings()
+        hidden = hidden.to(output.weight.dtype)
         logits = (
-            head(hidden) if self.columns is None else F.linear(hidden, self.columns.T, head.bias)
+            output(hidden)
+            if self.columns is None
+            else F.linear(hidden, self.columns.T, output.bias)
         )
         logits = logits.float() * self._scale
         if self._cap:
@@ -289,10 +285,10 @@ class Pretrained(nn.Module, VectorPredictor):
         Raises:
             ValueError: where it cannot be; the message says why.
         """
-        from .checks import plan_of, text_length
+        from .checks import plan_of
         from .reading import Reader
 
-        avoid = {*self.tokenizer.library.all_special_ids, *_special_ids(self.network.config)}
+        avoid = {*self.tokenizer.library.all_special_ids, *special_ids(self.network.config)}
         length = text_length(text, self.config.context)
         self.plan: Plan = plan_of(self.network, avoid, length, self._log_probs_of)
         self._reader = Reader(self.network, self.plan)
@@ -306,42 +302,6 @@ def _rows(table: nn.Module, count: int) -> Float[Tensor, "V m"]:
     return table.weight.detach() if same else rows.float()
 
 
-def _positions(network: nn.Module, text: Any) -> int:
-    """How many tokens a network reads at most, by its config.
-
-    A table of positions with padding has rows that no token gets.
-    """
-    lengths = [getattr(text, name, None) for name in _LENGTHS]
-    found = next((n for n in lengths if isinstance(n, int) and n > 0), 2048)
-    tables = [one for one in network.modules() if isinstance(one, nn.Embedding)]
-    unused = [
-        one.padding_idx + 1
-        for one in tables
-        if one.num_embeddings == found
-        and one is not network.get_input_embeddings()
-        and one.padding_idx is not None
-    ]
-    return found - max(unused, default=0)
-
-
-def _special_ids(config: Any) -> set[int]:
-    """The ids to which a config gives a meaning of their own, such as that of padding."""
-    found: set[int] = set()
-    for name, value in config.to_dict().items():
-        if name.endswith(("_token_id", "_token_index")):
-            values = value if isinstance(value, list) else [value]
-            found |= {one for one in values if isinstance(one, int)}
-    return found
-
-
 def _gains(matrix: Tensor) -> bool:
     rows, columns = matrix.shape
     return matrix.device.type == "cpu" and matrix.dtype == torch.float32 and rows >= columns
-
-
-def _of_logits(config: Any) -> tuple[float, float | None]:
-    """How a network changes its logits: a factor, and the bound of a soft cap (None: no cap)."""
-    scale = (getattr(config, "logit_scale", None) or 1.0) / (
-        getattr(config, "logits_scaling", None) or 1.0
-    )
-    return scale, getattr(config, "final_logit_softcapping", None)
