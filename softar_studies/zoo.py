@@ -266,19 +266,22 @@ def main(arguments: list[str]) -> None:
     import transformers
 
     transformers.logging.set_verbosity_error()
-    torch.set_num_threads(1)  # a process with threads must not be forked
-    measure("llama")  # what is imported now is not imported again in the process of each kind
+    # what is imported now is not imported again in the process of each kind; a pass would begin
+    # threads, and a process with threads must not be forked
+    network_of("llama")
     rows = known() if arguments else {}
     for kind in arguments or kinds():
         row = rows[kind] = measured_apart(kind)
         good = "exact" if row.exact else row.refused or row.columns
         print(f"{kind:28} {row.plan:50} {good}", flush=True)
-    before, after = (
-        DOC.read_text(encoding="utf-8").split(BEGIN)[0],
-        DOC.read_text(encoding="utf-8").split(END)[1],
-    )
-    text = table([rows[kind] for kind in sorted(rows)])
-    DOC.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        _write(rows)  # so that what is done is kept
+
+
+def _write(rows: dict[str, Row]) -> None:
+    text = DOC.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    written = table([rows[kind] for kind in sorted(rows)])
+    DOC.write_text(f"{before}{BEGIN}\n{written}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
