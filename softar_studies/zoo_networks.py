@@ -23,6 +23,7 @@ def _each(names: str, value: Any) -> dict[str, Any]:
 SIZES = {
     "vocab_size": V,
     "vocab_size_per_layer_input": V,
+    "unpadded_vocab_size": V,
     **_each(
         "hidden_size d_model n_embd dim emb_dim embedding_size embedding_dim word_embed_proj_dim "
         "input_embedding_size output_embedding_size attention_hidden_size dim_model_base lru_width "
@@ -149,7 +150,7 @@ OWN: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8},
     "ministral": {"head_dim": 8},
-    "nemotron": {"head_dim": 8},
+    "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
     "qwen4_exp": {"text_config": _INDEXER},
     "qwen4_exp_text": _INDEXER,
     "recurrent_gemma": {"num_hidden_layers": 3},
@@ -180,6 +181,12 @@ def small(default: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         name: size
         for name, size in SIZES.items()
         if type(default.get(name)) is int and default[name] > 0
+    }
+    # tokens of pictures and the like lie outside so small a vocabulary
+    found |= {
+        name: 0
+        for name, token in default.items()
+        if name.endswith(("_token_id", "_token_index")) and type(token) is int and token >= V
     }
     found |= {name: token for name, token in TOKENS.items() if name in default}
     # one layer of each sort

@@ -245,6 +245,7 @@ def _whole_by(case: Case, plan: Plan) -> tuple[Tensor, Rounding]:
 
 def _reading_on(case: Case, plan: Plan, expected: Tensor, rounding: Rounding) -> Plan:
     """The plan by which reading on gives what reading the whole text gives (T, V)."""
+    # 1) with a cache
     for other in _plans_on(case.network, plan):
         try:
             if rounding.explains(_on(case, other, expected)):
@@ -253,8 +254,17 @@ def _reading_on(case: Case, plan: Plan, expected: Tensor, rounding: Rounding) ->
             raise
         except Exception:  # the next plan may suit this foreign network
             continue
-    if not rounding.explains(far := apart(case.read(plan, case.vectors[1:])[0], expected)):
-        raise Unreadable(f"a row of a batch is not read as it is alone, by {far:.2g} nats")
+    # 2) without a cache: every beginning of the text by itself
+    for length in range(1, len(expected) + 1):
+        found = _tried(
+            f"a text of {length} tokens",
+            partial(case.read, plan, case.vectors[1:, :length]),
+        )[0]
+        if not rounding.explains(far := apart(found, expected[:length])):
+            raise Unreadable(
+                f"a beginning of {length} tokens, read alone, gives something else than in the whole "
+                f"text, by {far:.2g} nats"
+            )
     return replace(plan, cache=False)
 
 
