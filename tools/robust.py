@@ -79,7 +79,11 @@ WIDTHS = ("default", "avx2", "avx512")
 PORTABLE = {"NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": "+avx2,+bmi,+bmi2,+f16c,+fma"}
 
 SETTINGS = (
-    Setting(name="plain-1", why="this machine as it is: what `make test` does"),
+    Setting(
+        name="plain-1",
+        why="this machine as it is: what `make test` does, and every kind of pretrained model",
+        kernels={"SOFTAR_ZOO": "1"},  # read by tests/test_zoo.py
+    ),
     Setting(name="plain-2", why="a person's own runs: sums are split among threads", threads=2),
     Setting(
         name="oldest-1", why="the plainest kernels; torch.randn draws other numbers", kernels=OLDEST

@@ -1,18 +1,23 @@
-"""The cache of a Hugging Face model, in which states that branch off never disturb each other."""
+"""What a network of transformers holds between steps; states that branch never disturb each other.
 
-from copy import copy
+Keys and values of plain attention layers lie in buffers that branches share; whatever else a
+network keeps (windows, convolutions, recurrent and compressed states) is copied for each branch.
+"""
+
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.configuration_utils import PreTrainedConfig
 
 
 class _Growing(DynamicLayer):
-    """Keys and values in a buffer whose capacity doubles.
+    """Keys and values in buffers whose capacity doubles.
 
-    Copies share the buffer. A copy that continues from its end writes there; any other copies it
-    first.
+    Copies share the buffers. A copy that continues from their end writes there; any other copies
+    them first.
     """
 
     _layer_type = None  # transformers must not take it for its usual layer
@@ -25,84 +30,132 @@ class _Growing(DynamicLayer):
         end = begin + key_states.shape[2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        # a new buffer where there is none, another copy has written to it, or it is full
-        if self.room is None or self.room.filled != begin or end > self.room.data.shape[3]:
-            data = key_states.new_empty(
-                2, *key_states.shape[:2], max(64, 2 * end), key_states.shape[3]
-            )
+        # new buffers where there are none, another copy has written to them, or they are full
+        if self.room is None or self.room.filled != begin or end > self.room.keys.shape[2]:
+            self.room = _Room(_buffer(key_states, end), _buffer(value_states, end), begin)
             if begin:
-                data[0, :, :, :begin], data[1, :, :, :begin] = self.keys, self.values
-            self.room = _Room(data, begin)
-        data = self.room.data
-        data[0, :, :, begin:end], data[1, :, :, begin:end] = key_states, value_states
-        self.room.filled = end
-        self.keys, self.values = data[0, :, :, :end], data[1, :, :, :end]
+                self.room.keys[:, :, :begin] = self.keys
+                self.room.values[:, :, :begin] = self.values
+        room = self.room
+        room.keys[:, :, begin:end], room.values[:, :, begin:end] = key_states, value_states
+        room.filled = end
+        self.keys, self.values = room.keys[:, :, :end], room.values[:, :, :end]
         return self.keys, self.values
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Growing":
+        return copy(self)
 
 
 @dataclass
 class _Room:
-    """The buffer of a layer, (2, B, heads, capacity, width); `filled` positions are in use."""
+    """The buffers of a layer, (B, heads, capacity, width); `filled` positions are in use."""
 
-    data: Tensor
+    keys: Tensor
+    values: Tensor
     filled: int
 
 
-class Memory:
-    """The cache of one state; `cache` is the object that transformers reads and writes.
+def _buffer(states: Tensor, length: int) -> Tensor:
+    batch, heads, _, width = states.shape
+    return states.new_empty(batch, heads, max(64, 2 * length), width)
 
-    Raises:
-        ValueError: where a layer of the model stores something other than keys and values.
+
+class Memory:
+    """What a network holds of the tokens of one state; `cache` is what transformers reads and writes.
+
+    It begins empty (`cache` is None): the network itself makes the cache that suits it.
     """
 
-    def __init__(self, config: Any):
-        self.cache = DynamicCache(config=config)
-        self.cache.layers = [
-            _Growing() if type(layer) is DynamicLayer else layer for layer in self.cache.layers
-        ]
-        strange = [
-            layer
-            for layer in self.cache.layers
-            if type(layer) not in (_Growing, DynamicSlidingWindowLayer)
-        ]
-        if strange:
-            raise ValueError(
-                f"{config.model_type}: a layer keeps a {type(strange[0]).__name__}; only models whose layers remember "
-                "keys and values, all or a window of them, can be read here"
-            )
+    cache: Any = None
+    plain = False  # whether every layer holds keys and values, all or a window of them
+    batch = 0
+
+    def adopt(self, cache: Any, batch: int) -> None:
+        """Hold the cache that a network has made, or gone on writing, for so many rows."""
+        if cache is self.cache:
+            return
+        self.batch = batch
+        self.cache = _with_growing_layers(cache)
+        self.plain = type(cache) is DynamicCache and all(
+            type(layer) in (_Growing, DynamicSlidingWindowLayer) for layer in cache.layers
+        )
 
     def branch(self) -> "Memory":
-        """A cache that may be written to; this one does not change."""
+        """A memory that may be written to; this one does not change."""
         other = copy(self)
-        other.cache = copy(self.cache)
-        other.cache.layers = [copy(layer) for layer in self.cache.layers]
+        if self.plain:
+            other.cache = copy(self.cache)
+            other.cache.layers = [copy(layer) for layer in self.cache.layers]
+        else:
+            other.cache = deepcopy(self.cache)
         return other
 
     def release(self, other: "Memory") -> None:
         """Allow what the branch `other` has written to be overwritten: no state depends on it."""
+        if not self.plain:
+            return
         for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
             if isinstance(mine, _Growing) and mine.room is theirs.room and mine.room is not None:
                 mine.room.filled = mine.get_seq_length()
 
     def first(self, length: int) -> "Memory | None":
-        """The cache as it was after the first `length` slots.
+        """The memory as it was after the first `length` slots.
 
-        None where a layer has a sliding window, which may have dropped some of them.
+        None where a layer holds anything but all keys and values: what it has dropped is lost.
         """
+        if not length:
+            return Memory()
+        if not self.plain or any(type(layer) is not _Growing for layer in self.cache.layers):
+            return None
         other = self.branch()
         for layer in other.cache.layers:
-            if not isinstance(layer, _Growing):
-                return None
             if layer.is_initialized:
                 layer.keys, layer.values = layer.keys[:, :, :length], layer.values[:, :, :length]
         return other
 
     def select(self, rows: Tensor) -> "Memory":
-        """The cache of some batch rows, in any order, with repetitions."""
+        """The memory of some batch rows, in any order, with repetitions."""
         other = self.branch()
-        for layer in other.cache.layers:
-            if layer.is_initialized:
-                layer.keys, layer.values = layer.keys[rows], layer.values[rows]
-                if isinstance(layer, _Growing):
-                    layer.room = None  # it gets a buffer of its own when it writes
+        if self.cache is not None:
+            other.cache = _rows_of(other.cache, rows, self.batch, {})
+            other.batch = len(rows)
         return other
+
+
+def _with_growing_layers(cache: Any) -> Any:
+    """The cache itself, its plain layers (also those of the caches in it) replaced by growing ones."""
+    for inner in (cache, *vars(cache).values()) if hasattr(cache, "__dict__") else ():
+        layers = getattr(inner, "layers", None)
+        for i, layer in enumerate(layers if isinstance(layers, list) else ()):
+            if type(layer) is DynamicLayer:
+                layers[i] = _Growing()
+                vars(layers[i]).update(vars(layer))
+    return cache
+
+
+def _rows_of(held: Any, rows: Tensor, batch: int, seen: dict[int, Any]) -> Any:
+    """Some batch rows of everything that a cache holds; its objects are changed in place.
+
+    Args:
+        held: a tensor, a container or an object of the cache.
+        rows: the rows.
+        batch: the number of rows before.
+        seen: what has been changed, by id.
+    """
+    if id(held) in seen:
+        return seen[id(held)]
+    found = held
+    if isinstance(held, Tensor):
+        found = held[rows] if held.ndim and held.shape[0] == batch else held
+    elif isinstance(held, list | tuple):
+        found = type(held)(_rows_of(one, rows, batch, seen) for one in held)
+    elif isinstance(held, dict):
+        found = {key: _rows_of(one, rows, batch, seen) for key, one in held.items()}
+    elif isinstance(held, _Room):
+        found = None  # it gets buffers of its own when it writes
+    elif hasattr(held, "__dict__") and not isinstance(held, PreTrainedConfig | type):
+        seen[id(held)] = held
+        for name, one in list(vars(held).items()):
+            setattr(held, name, _rows_of(one, rows, batch, seen))
+    seen[id(held)] = found
+    return found

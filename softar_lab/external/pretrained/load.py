@@ -52,8 +52,7 @@ def load_pretrained(
     Raises:
         PretrainedError: where a library, file, package or network is missing; the message gives a
         remedy.
-        ValueError: where the network cannot be read by vectors. For a model whose layers store
-            something other than keys and values, it comes at the first start(), not here.
+        ValueError: where the network cannot be read exactly by vectors; the message says why.
     """
     _need("transformers")
     with _quiet(), redirect_stderr(StringIO()):  # some progress bars have no switch

@@ -1,6 +1,5 @@
 """A causal language model of transformers as a predictor that reads token ids or vectors (K31)."""
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,15 +13,14 @@ from ...core.predictor import MixturePrediction
 from ...models.state import SoftState
 from ...models.vector_predictor import VectorPredictor, without_gradients
 from .adapters import unwrapped
+from .configs import logits_of, positions, special_ids, text_length
 from .tokenizer import PieceTokenizer
 
 if TYPE_CHECKING:
     from .kv_cache import Memory
+    from .reading import Plan
 
 _TOKENS = 4096  # the most tokens read in one pass when whole texts are scored
-# How the configs of transformers call the number of positions.
-_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-_HALF = (torch.float16, torch.bfloat16)
 _ENTRIES = 2**24  # log-probabilities held at once when texts are scored: 64 MB
 
 
@@ -55,8 +53,11 @@ class Pretrained(nn.Module, VectorPredictor):
     (or end) token alone, which no later prediction sees. If it has no such token, there is no first
     prediction: the log-probs of a first token are NaN, and a prompt must not be empty.
 
+    How the network is read is found at loading (`plan`, see checks.py). Where its own forward pass
+    does more to the hidden states than its output embedding, its logits stand for hidden states.
+
     Raises:
-        ValueError: where a network cannot be read by vectors.
+        ValueError: where a network cannot be read exactly by vectors; the message says why.
     """
 
     reads_at_once = True
@@ -66,31 +67,21 @@ class Pretrained(nn.Module, VectorPredictor):
         network = unwrapped(network)
         self.network = network.eval().requires_grad_(False)
         table = network.get_input_embeddings()
-        self.vocab_size, width = table.weight.shape
-        text = network.config.get_text_config(decoder=True)
-        lengths = (getattr(text, name, None) for name in _LENGTHS)
-        context = next((n for n in lengths if n is not None and n > 0), 2048)
-        self.config = PretrainedConfig(self.vocab_size, context, width, source)
+        if not isinstance(table, nn.Module) or getattr(table, "weight", None) is None:
+            kind = network.config.model_type
+            raise ValueError(f"{kind} cannot be read here: it has no one table of input vectors")
+        self.vocab_size = len(table.weight)
         self.tokenizer = PieceTokenizer(tokenizer, self.vocab_size)
-        self._scale, self._cap = _of_logits(text)  # see _log_probs
+        text = network.config.get_text_config(decoder=True)
+        self._scale, self._cap = logits_of(text)  # see _log_probs
         self._first: dict[torch.device, Tensor] = {}  # the hidden state with nothing read yet
-        names = inspect.signature(network.base_model.forward).parameters
-        # the argument's name changed within transformers 5
-        self._cache = "cache" if "cache" in names else "past_key_values"
         with torch.inference_mode():
-            # the table as the network looks it up, which may scale its rows
-            rows = torch.cat(
-                [
-                    table(ids)
-                    for ids in torch.arange(self.vocab_size, device=self.device).split(8192)
-                ]
-            )
-            same = rows.dtype == torch.float32 and torch.equal(rows, table.weight)
-            self.register_buffer(
-                "rows", table.weight.detach() if same else rows.float(), persistent=False
-            )
+            self.register_buffer("rows", _rows(table, self.vocab_size), persistent=False)
             self._lay_out()
-            self._check()
+        begins = int(self.tokenizer.begin_id is not None)
+        context = positions(network, text) - begins
+        self.config = PretrainedConfig(self.vocab_size, context, self.rows.shape[1], source)
+        self._check(text)
 
     @property
     def work(self) -> int:
@@ -115,6 +106,8 @@ class Pretrained(nn.Module, VectorPredictor):
     @property
     def reads_hidden_states(self) -> bool:
         """Whether a hidden state is as wide as a soft token, and so can be fed back unchanged."""
+        if not self.plan.head:
+            return False
         return self.network.get_output_embeddings().in_features == self.config.embedding_dim
 
     # -- whole texts at once -----------------------------------------------------------------------
@@ -138,9 +131,9 @@ class Pretrained(nn.Module, VectorPredictor):
                 f"{x.shape[1]} tokens are more than the context of {self.config.context}"
             )
         if self.tokenizer.begin_id is not None:
-            return self._body(torch.cat([self._begin(len(x)), x], 1))
+            return self._reader.whole(torch.cat([self._begin(len(x)), x], 1))
         first = self._before(len(x))
-        return torch.cat([first, self._body(x)], 1) if x.shape[1] else first
+        return torch.cat([first, self._reader.whole(x)], 1) if x.shape[1] else first
 
     @without_gradients
     def next_log_probs(self, token_ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
@@ -169,7 +162,8 @@ class Pretrained(nn.Module, VectorPredictor):
 
     def _some(self, token_ids: Tensor) -> Iterator[Tensor]:
         """Groups of as many rows as one pass may hold."""
-        return iter(token_ids.split(max(1, _TOKENS // token_ids.shape[1])))
+        most = _TOKENS if self.plan.head else min(_TOKENS, 8 * _ENTRIES // self.vocab_size)
+        return iter(token_ids.split(max(1, most // token_ids.shape[1])))
 
     # -- one token after the other: the predictor --------------------------------------------------
 
@@ -178,9 +172,12 @@ class Pretrained(nn.Module, VectorPredictor):
         """The state with nothing read yet, except what the tokenizer puts before every text."""
         from .kv_cache import Memory  # imported here, because it needs transformers
 
-        memory = Memory(self.network.config)
+        memory, begin = Memory(), self._begin(batch_size)
         if self.tokenizer.begin_id is not None:
-            return SoftState(memory, 0, self._body(self._begin(batch_size), memory)[:, -1])
+            read = (
+                self._reader.on(begin, memory, 0) if self.plan.cache else self._reader.whole(begin)
+            )
+            return SoftState(memory, 0, read[:, -1])
         return SoftState(memory, 0, self._before(batch_size)[:, -1])
 
     @without_gradients
@@ -203,20 +200,19 @@ class Pretrained(nn.Module, VectorPredictor):
         return MixturePrediction(self._log_probs(hidden), self.rows)
 
     def _continue(self, state: SoftState, new: Tensor, at: int) -> tuple["Memory", Tensor]:
-        memory = (
-            state.cache.first(at + int(self.tokenizer.begin_id is not None))
-            if at < state.length
-            else None
-        )
-        # a sliding window may have dropped earlier tokens, so everything is read again
-        if memory is None and at < state.length:
-            memory, new = (
-                self.start(len(new)).cache.branch(),
-                torch.cat([torch.cat(state.inputs, 1)[:, :at], new], 1),
-            )
-            return memory, self._body(new, memory)[:, at:]
-        memory = memory or state.cache.branch()
-        return memory, self._body(new, memory)
+        from .kv_cache import Memory
+
+        begins = int(self.tokenizer.begin_id is not None)
+        if self.plan.cache:
+            whole = at == state.length
+            memory = state.cache.branch() if whole else state.cache.first(at + begins)
+            if memory is not None:
+                return memory, self._reader.on(new, memory, at + begins)
+        # nothing is held of the tokens before, or a window has dropped some: read them again
+        memory, begin = Memory(), self._begin(len(new))[:, :begins]
+        x = torch.cat([begin, torch.cat([*state.inputs, new[:, :0]], 1)[:, :at], new], 1)
+        read = self._reader.on(x, memory, 0) if self.plan.cache else self._reader.whole(x)
+        return memory, read[:, at + begins :]
 
     def _restart(self, state: SoftState, old: Tensor) -> SoftState:
         return replace(self.start(len(old)), begin=state.begin + old.shape[1])
@@ -234,23 +230,19 @@ class Pretrained(nn.Module, VectorPredictor):
 
     # -- parts -------------------------------------------------------------------------------------
 
-    def _body(self, x: Tensor, memory: Any = None) -> Float[Tensor, "B T d"]:
-        """Hidden states (B, T, d) of vectors (B, T, m).
-
-        The network also attends to the tokens in `memory`, and adds the new ones to it.
-        """
-        kept = {} if memory is None else {self._cache: memory.cache}
-        x = x.to(self.network.get_input_embeddings().weight.dtype)
-        hidden = self.network.base_model(
-            inputs_embeds=x, use_cache=memory is not None, **kept
-        ).last_hidden_state
-        return hidden.float() if hidden.dtype in _HALF else hidden
-
     def _log_probs(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n V"]:
-        head = self.network.get_output_embeddings()
-        hidden = hidden.to(head.weight.dtype)
+        return self._log_probs_of(self.plan.head, hidden)
+
+    def _log_probs_of(self, head: bool, hidden: Tensor) -> Tensor:
+        """Log-probabilities of hidden states, or where `head` is False of the network's logits."""
+        if not head:
+            return torch.log_softmax(hidden.float(), -1)
+        output = self.network.get_output_embeddings()
+        hidden = hidden.to(output.weight.dtype)
         logits = (
-            head(hidden) if self.columns is None else F.linear(hidden, self.columns.T, head.bias)
+            output(hidden)
+            if self.columns is None
+            else F.linear(hidden, self.columns.T, output.bias)
         )
         logits = logits.float() * self._scale
         if self._cap:
@@ -271,7 +263,7 @@ class Pretrained(nn.Module, VectorPredictor):
     def _before(self, batch_size: int) -> Float[Tensor, "B 1 d"]:
         """The hidden state with nothing read yet, (B, 1, d); NaN where there is none."""
         if self.device not in self._first:  # the weights are fixed, so compute it once
-            first = self._body(self._begin(1))
+            first = self._reader.whole(self._begin(1))
             known = self._begin_token is not None
             self._first[self.device] = first if known else torch.full_like(first, torch.nan)
         return self._first[self.device].expand(batch_size, -1, -1)
@@ -296,30 +288,33 @@ class Pretrained(nn.Module, VectorPredictor):
             "columns", table.detach().T.contiguous() if own else None, persistent=False
         )
 
-    def _check(self) -> None:
-        """Compare the parts put together here with the network's own result from ids.
+    @without_gradients
+    def _check(self, text: Any) -> None:
+        """Find out how the network is read exactly.
+
+        Args:
+            text: the config of its decoder.
 
         Raises:
-            ValueError: where they differ.
+            ValueError: where it cannot be; the message says why.
         """
-        ids = torch.arange(4, device=self.device)[None] % self.vocab_size
-        own = self.network(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
-        again = self._log_probs(self._body(self.rows[ids]))
-        if not torch.allclose(own, again, atol=0.5 if self.network.dtype in _HALF else 1e-3):
-            raise ValueError(
-                f"{self.network.config.model_type}: reading vectors does not give what reading ids gives (by "
-                f"{float((own - again).abs().max()):.2g} nats); this kind of network cannot be read here"
-            )
+        from .checks import plan_of
+        from .reading import Reader
+
+        avoid = {*self.tokenizer.library.all_special_ids, *special_ids(self.network.config)}
+        length = text_length(text, self.config.context)
+        self.plan: Plan = plan_of(self.network, avoid, length, self._log_probs_of)
+        self._reader = Reader(self.network, self.plan)
+
+
+def _rows(table: nn.Module, count: int) -> Float[Tensor, "V m"]:
+    """The table as the network looks it up, which may scale its rows; in float32."""
+    device = table.weight.device
+    rows = torch.cat([table(ids) for ids in torch.arange(count, device=device).split(8192)])
+    same = rows.dtype == torch.float32 and torch.equal(rows, table.weight)
+    return table.weight.detach() if same else rows.float()
 
 
 def _gains(matrix: Tensor) -> bool:
     rows, columns = matrix.shape
     return matrix.device.type == "cpu" and matrix.dtype == torch.float32 and rows >= columns
-
-
-def _of_logits(config: Any) -> tuple[float, float | None]:
-    """How a network changes its logits: a factor, and the bound of a soft cap (None: no cap)."""
-    scale = (getattr(config, "logit_scale", None) or 1.0) / (
-        getattr(config, "logits_scaling", None) or 1.0
-    )
-    return scale, getattr(config, "final_logit_softcapping", None)
