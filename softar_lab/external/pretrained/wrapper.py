@@ -14,6 +14,7 @@ from ...core.predictor import MixturePrediction
 from ...models.state import SoftState
 from ...models.vector_predictor import VectorPredictor, without_gradients
 from .tokenizer import PieceTokenizer
+from .weights import Packed, stored
 
 if TYPE_CHECKING:
     from .kv_cache import Memory
@@ -27,12 +28,16 @@ _ENTRIES = 2**24  # log-probabilities held at once when texts are scored: 64 MB
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """The properties of a model that the lab needs; `source` names where it came from."""
+    """The properties of a model that the lab needs.
+
+    `source` names where it came from, `weights` counts its weights by how they are stored.
+    """
 
     vocab_size: int
     context: int
     embedding_dim: int
     source: str
+    weights: str = ""
 
     @property
     def tokens(self) -> int:
@@ -67,7 +72,8 @@ class Pretrained(nn.Module, VectorPredictor):
         text = network.config.get_text_config(decoder=True)
         lengths = (getattr(text, name, None) for name in _LENGTHS)
         context = next((n for n in lengths if n is not None and n > 0), 2048)
-        self.config = PretrainedConfig(self.vocab_size, context, width, source)
+        weights = ", ".join(f"{kind}: {n:,}" for kind, n in stored(network).items())
+        self.config = PretrainedConfig(self.vocab_size, context, width, source, weights)
         self.tokenizer = PieceTokenizer(tokenizer, self.vocab_size)
         self._scale, self._cap = _of_logits(text)  # see _log_probs
         self._first: dict[torch.device, Tensor] = {}  # the hidden state with nothing read yet
@@ -75,24 +81,14 @@ class Pretrained(nn.Module, VectorPredictor):
         # the argument's name changed within transformers 5
         self._cache = "cache" if "cache" in names else "past_key_values"
         with torch.inference_mode():
-            # the table as the network looks it up, which may scale its rows
-            rows = torch.cat(
-                [
-                    table(ids)
-                    for ids in torch.arange(self.vocab_size, device=self.device).split(8192)
-                ]
-            )
-            same = rows.dtype == torch.float32 and torch.equal(rows, table.weight)
-            self.register_buffer(
-                "rows", table.weight.detach() if same else rows.float(), persistent=False
-            )
+            self.register_buffer("rows", _looked_up(table), persistent=False)
             self._lay_out()
             self._check()
 
     @property
     def work(self) -> int:
         """Multiply-adds per token, about: one for each weight."""
-        return sum(one.numel() for one in self.network.parameters())
+        return sum(stored(self.network).values())
 
     @property
     def embedding(self) -> Float[Tensor, "V m"]:
@@ -239,7 +235,8 @@ class Pretrained(nn.Module, VectorPredictor):
 
     def _log_probs(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n V"]:
         head = self.network.get_output_embeddings()
-        hidden = hidden.to(head.weight.dtype)
+        if not isinstance(head, Packed):  # that one takes any type
+            hidden = hidden.to(head.weight.dtype)
         logits = (
             head(hidden) if self.columns is None else F.linear(hidden, self.columns.T, head.bias)
         )
@@ -297,6 +294,17 @@ class Pretrained(nn.Module, VectorPredictor):
                 f"{self.network.config.model_type}: reading vectors does not give what reading ids gives (by "
                 f"{float((own - again).abs().max()):.2g} nats); this kind of network cannot be read here"
             )
+
+
+def _looked_up(table: nn.Module) -> Float[Tensor, "V m"]:
+    """The table as its network looks it up, which may scale its rows, in float32."""
+    weight = table.weight.detach()
+    if type(table) is nn.Embedding and table.max_norm is None and weight.dtype == torch.float32:
+        return weight  # unread: it may lie in a file
+    ids = torch.arange(len(weight), device=weight.device)
+    rows = torch.cat([table(some) for some in ids.split(8192)])
+    same = rows.dtype == torch.float32 and torch.equal(rows, weight)
+    return weight if same else rows.float()
 
 
 def _gains(matrix: Tensor) -> bool:
