@@ -31,7 +31,8 @@ _ATEN = torch.ops.aten
 class Packed(nn.Module):
     """A linear layer y = xWᵀ + b whose matrix W (out, in) is stored in fewer bits.
 
-    x may have any float type; y has the same.
+    x may have any float type; y has the same. Buffers hold bfloat16 as int16, bit by bit, so that a
+    change of the network's type, double() say, leaves them as their kernel needs them.
 
     Args:
         shape: (out, in).
@@ -90,14 +91,6 @@ class Packed(nn.Module):
             y += self.bias
         return y.view(*x.shape[:-1], self.out_features)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Packed":
-        """A change of type leaves the buffers as their kernel needs them; of device, not."""
-        types = {name: one.dtype for name, one in self.named_buffers()}
-        super()._apply(fn, recurse)
-        for name, dtype in types.items():
-            self._buffers[name] = self._buffers[name].to(dtype)
-        return self
-
 
 class BFloat16(Packed):
     """Each weight rounded to bfloat16: 2 bytes."""
@@ -109,13 +102,13 @@ class BFloat16(Packed):
         codes = torch.empty(shape, dtype=torch.bfloat16)
         for at, rows in _numbered(blocks):
             codes[at] = rows
-        return {"codes": codes}
+        return {"codes": codes.view(torch.int16)}
 
     def product(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
-        return F.linear(x, self.codes)
+        return F.linear(x, self.codes.view(torch.bfloat16))
 
     def matrix(self) -> Float[Tensor, "out in"]:
-        return self.codes.float()
+        return self.codes.view(torch.bfloat16).float()
 
 
 class Int8(Packed):
@@ -134,13 +127,13 @@ class Int8(Packed):
         for at, rows in _numbered(blocks):
             scales[at] = (rows.abs().amax(1) / 127).clamp_min(_TINY)
             codes[at] = (rows / scales[at, None].float()).round_().clamp_(-127, 127)
-        return {"codes": codes, "scales": scales}
+        return {"codes": codes, "scales": scales.view(torch.int16)}
 
     def product(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
-        return _ATEN._weight_int8pack_mm(x, self.codes, self.scales)
+        return _ATEN._weight_int8pack_mm(x, self.codes, self.scales.view(torch.bfloat16))
 
     def matrix(self) -> Float[Tensor, "out in"]:
-        return self.codes.float() * self.scales[:, None].float()
+        return self.codes.float() * self.scales.view(torch.bfloat16)[:, None].float()
 
 
 class Int4(Packed):
@@ -160,10 +153,12 @@ class Int4(Packed):
             some, scales, zeros = fitted(rows.unflatten(1, (-1, GROUP)))
             codes[at] = some.flatten(1)
             grids[:, at, 0], grids[:, at, 1] = scales.T, zeros.T
-        return {"codes": _ATEN._convert_weight_to_int4pack_for_cpu(codes, 1), "grids": grids}
+        codes = _ATEN._convert_weight_to_int4pack_for_cpu(codes, 1)
+        return {"codes": codes, "grids": grids.view(torch.int16)}
 
     def product(self, x: Float[Tensor, "n in"]) -> Float[Tensor, "n out"]:
-        return _ATEN._weight_int4pack_mm_for_cpu(x, self.codes, GROUP, self.grids)
+        grids = self.grids.view(torch.bfloat16)
+        return _ATEN._weight_int4pack_mm_for_cpu(x, self.codes, GROUP, grids)
 
     def matrix(self) -> Float[Tensor, "out in"]:
         # the layout of the codes is the processor's: the products of unit vectors are the columns
