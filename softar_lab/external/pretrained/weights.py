@@ -345,3 +345,10 @@ def stored(network: nn.Module) -> dict[str, int]:
         kind = str(one.dtype).removeprefix("torch.")
         counts[kind] = counts.get(kind, 0) + one.numel()
     return counts
+
+
+def precision(network: nn.Module) -> torch.dtype:
+    """The coarsest type that a network rounds to between its input and its output."""
+    if any(isinstance(layer, Packed) for layer in network.modules()):
+        return torch.bfloat16
+    return network.get_input_embeddings().weight.dtype
