@@ -284,3 +284,19 @@ def test_a_target_never_reached_is_a_bound(script):
     ]
     _, peer = rows_of(training.table([entries]))
     assert peer[4:] == ["11.9", "never in 1 of 1", "7.91", "≥ 7.50", "7.74"]
+
+
+@pytest.mark.slow
+def test_weights_take_turns_with_the_library(script, capsys):
+    pytest.importorskip("transformers", reason="it reads pretrained models")
+    weights = script("weights")
+    weights.main(["--quick"])
+    tables = capsys.readouterr().out.split("\n\n")
+    speed, *lost = [rows_of(one) for one in tables if one.strip().startswith("|")]
+    kinds = ("float32", "bfloat16", "int8", "int4")
+    assert [row[0] for row in speed] == [
+        weights.LIBRARY,
+        *(f"{kind}, {rows} rows" for kind in kinds for rows in (1, weights.BATCH)),
+    ]
+    assert speed[0][2] == "1.00"
+    assert [[row[0] for row in rows] for rows in lost] == [list(kinds[1:])] * 2

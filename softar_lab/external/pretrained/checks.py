@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .kv_cache import Memory
 from .precision import in_float32
 from .reading import HALF, Plan, Reader
+from .weights import precision
 
 DRAWS = 3  # texts: where rounding alone sends a token to another expert, the next may be spared it
 TIMES = 8  # the measured effect of rounding, which is one draw, and other kernels' order of sums
@@ -50,8 +51,8 @@ class Case:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in."""
-        return self.network.get_input_embeddings().weight.dtype
+        """The coarsest type that the network rounds to."""
+        return precision(self.network)
 
     def read(self, plan: Plan, vectors: Tensor) -> Tensor:
         """The log-probabilities after each vector of whole texts."""

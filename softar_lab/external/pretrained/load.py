@@ -21,6 +21,8 @@ from .adapters import is_adapter, read_adapter
 from .convert import IGNORED
 from .errors import PretrainedError, listed, reason
 from .gguf.file import part_names, parts_of
+from .streamed import streamed
+from .weights import in_use, pack
 
 if TYPE_CHECKING:
     from .wrapper import Pretrained
@@ -33,6 +35,7 @@ def load_pretrained(
     gguf_file: str | None = None,
     device: str = "auto",
     dtype: torch.dtype = torch.float32,
+    weights: str = "float32",
 ) -> "Pretrained":
     """Load a causal language model of transformers as a predictor that reads token ids or vectors.
 
@@ -48,22 +51,39 @@ def load_pretrained(
         gguf_file: the name of a GGUF file in `path_or_name`.
         device: the device of the model.
         dtype: what the network computes in; predictions are always float32.
+        weights: how the matrices are stored: "float32" (as `dtype` says), "bfloat16", "int8" or
+            "int4". Everything else stays float32, the embedding table too. In fewer bits a model
+            writes faster on a CPU and needs less memory; benchmarks/README.md says what it loses.
+            Where a processor has no fast and right kernel for it, the next larger kind is used, and
+            a warning says so; `config.weights` counts what is in use. No file is changed.
 
     Raises:
         PretrainedError: where a library, file, package or network is missing; the message gives a
         remedy.
         ValueError: where the network cannot be read exactly by vectors; the message says why.
+            Where `weights` is none of the four, or none that the device has.
     """
     _need("transformers")
+    weights = _weights_in_use(weights, pick_device(device), dtype)
     with _quiet(), redirect_stderr(StringIO()):  # some progress bars have no switch
         file = _gguf_file(path_or_name, gguf_file)
         if file is None:
-            return _read(str(path_or_name), device, dtype)
+            return _read(str(path_or_name), device, dtype, weights)
         parts_of(file)  # a missing file is named even where the package is missing, too
         _need("gguf")
         from .gguf.unpacked import unpacked
 
-        return _read(str(unpacked(file)), device, dtype, source=file.name)
+        return _read(str(unpacked(file)), device, dtype, weights, source=file.name)
+
+
+def _weights_in_use(weights: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The kind of weights that a device gets; a warning where it is not the wanted one."""
+    found, why = in_use(weights, device.type)
+    if weights != "float32" and dtype != torch.float32:
+        raise ValueError(f"weights={weights!r} and dtype={dtype}: give one of both")
+    if why:
+        warnings.warn(f"weights={weights!r}: {why}; {found} is used", stacklevel=3)
+    return found
 
 
 def smollm2_file() -> Path:
@@ -124,13 +144,16 @@ def _from_hub(repository: str, gguf_file: str) -> Path:
     return Path(found[gguf_file])
 
 
-def _read(place: str, device: str, dtype: torch.dtype, source: str | None = None) -> "Pretrained":
+def _read(
+    place: str, device: str, dtype: torch.dtype, weights: str, source: str | None = None
+) -> "Pretrained":
     """What transformers reads at a place, as a predictor.
 
     Args:
         place: a folder or the name of a repository.
         device: the device of the model.
         dtype: what the network computes in.
+        weights: how its matrices are stored.
         source: the name of the GGUF file whose unpacked copy the folder is.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -141,13 +164,26 @@ def _read(place: str, device: str, dtype: torch.dtype, source: str | None = None
     tokenizers = AutoTokenizer if source is None else PreTrainedTokenizerFast
     device = pick_device(device)
     if is_adapter(place):
+        if weights != "float32":
+            raise ValueError(f"{place} is an adapter, which is read in float32, not in {weights}")
         _need("peft")
         network, base = read_adapter(place, lambda base: _network(base, dtype))
         own = Path(place, "tokenizer_config.json").is_file()
         tokenizer = _from(AutoTokenizer, place if own else base)
     else:
-        network, tokenizer = _network(place, dtype), _from(tokenizers, place)
+        network, tokenizer = _packed(place, dtype, weights), _from(tokenizers, place)
     return Pretrained(network.to(device), tokenizer, source or place)
+
+
+def _packed(place: str, dtype: torch.dtype, weights: str) -> Any:
+    """The network at a place, its matrices stored as `weights` says."""
+    network = None
+    if weights != "float32" and Path(place).is_dir():
+        network = streamed(Path(place), weights)
+    if network is None:
+        network = _network(place, dtype)
+        pack(network, weights)
+    return network
 
 
 def _network(place: str, dtype: torch.dtype) -> Any:

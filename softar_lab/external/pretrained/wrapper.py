@@ -15,6 +15,7 @@ from ...models.vector_predictor import VectorPredictor, without_gradients
 from .adapters import unwrapped
 from .configs import logits_of, positions, special_ids, text_length
 from .tokenizer import PieceTokenizer
+from .weights import Packed, stored
 
 if TYPE_CHECKING:
     from .kv_cache import Memory
@@ -26,12 +27,16 @@ _ENTRIES = 2**24  # log-probabilities held at once when texts are scored: 64 MB
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """The properties of a model that the lab needs; `source` names where it came from."""
+    """The properties of a model that the lab needs.
+
+    `source` names where it came from, `weights` counts its weights by how they are stored.
+    """
 
     vocab_size: int
     context: int
     embedding_dim: int
     source: str
+    weights: str = ""
 
     @property
     def tokens(self) -> int:
@@ -76,17 +81,19 @@ class Pretrained(nn.Module, VectorPredictor):
         self._scale, self._cap = logits_of(text)  # see _log_probs
         self._first: dict[torch.device, Tensor] = {}  # the hidden state with nothing read yet
         with torch.inference_mode():
-            self.register_buffer("rows", _rows(table, self.vocab_size), persistent=False)
+            self.register_buffer("rows", _rows(table), persistent=False)
             self._lay_out()
         begins = int(self.tokenizer.begin_id is not None)
         context = positions(network, text) - begins
-        self.config = PretrainedConfig(self.vocab_size, context, self.rows.shape[1], source)
+        width = self.rows.shape[1]
+        weights = ", ".join(f"{kind}: {n:,}" for kind, n in stored(network).items())
+        self.config = PretrainedConfig(self.vocab_size, context, width, source, weights)
         self._check(text)
 
     @property
     def work(self) -> int:
         """Multiply-adds per token, about: one for each weight."""
-        return sum(one.numel() for one in self.network.parameters())
+        return sum(stored(self.network).values())
 
     @property
     def embedding(self) -> Float[Tensor, "V m"]:
@@ -238,7 +245,8 @@ class Pretrained(nn.Module, VectorPredictor):
         if not head:
             return torch.log_softmax(hidden.float(), -1)
         output = self.network.get_output_embeddings()
-        hidden = hidden.to(output.weight.dtype)
+        if not isinstance(output, Packed):  # that one takes any type
+            hidden = hidden.to(output.weight.dtype)
         logits = (
             output(hidden)
             if self.columns is None
@@ -307,12 +315,15 @@ class Pretrained(nn.Module, VectorPredictor):
         self._reader = Reader(self.network, self.plan)
 
 
-def _rows(table: nn.Module, count: int) -> Float[Tensor, "V m"]:
-    """The table as the network looks it up, which may scale its rows; in float32."""
-    device = table.weight.device
-    rows = torch.cat([table(ids) for ids in torch.arange(count, device=device).split(8192)])
-    same = rows.dtype == torch.float32 and torch.equal(rows, table.weight)
-    return table.weight.detach() if same else rows.float()
+def _rows(table: nn.Module) -> Float[Tensor, "V m"]:
+    """The table as its network looks it up, which may scale its rows, in float32."""
+    weight = table.weight.detach()
+    if type(table) is nn.Embedding and table.max_norm is None and weight.dtype == torch.float32:
+        return weight  # unread: it may lie in a file
+    ids = torch.arange(len(weight), device=weight.device)
+    rows = torch.cat([table(some) for some in ids.split(8192)])
+    same = rows.dtype == torch.float32 and torch.equal(rows, weight)
+    return weight if same else rows.float()
 
 
 def _gains(matrix: Tensor) -> bool:
