@@ -16,6 +16,7 @@ from .compiled import kernels
 
 PIECE = 4  # least rows in a piece of work: each number read from a matrix serves all of them
 LARGE = 2**22  # numbers in a matrix; above this, reading it takes most time, and PyTorch does it
+_WIDE = 1024  # a wider row is not sorted as a whole to order its first few
 
 
 def product(rows: Float[Tensor, "*n k"], matrix: Float[Tensor, "k c"]) -> Float[Tensor, "*n c"]:
@@ -51,8 +52,12 @@ def largest(scores: Float[Tensor, "N V"], count: int) -> Int[Tensor, "N count"]:
     # one more than is asked for: only where two of them are equal does the order need care
     best, ids = scores.topk(min(count + 1, scores.shape[1]))
     ids, tied = ids[:, :count], (best[:, 1:] == best[:, :-1]).any(1)
-    if tied.any():
+    if tied.any() and scores.shape[1] <= _WIDE:
         ids[tied] = scores[tied].sort(descending=True, stable=True).indices[:, :count]
+    elif tied.any():  # a whole row need not be sorted for its first few
+        for row in tied.nonzero()[:, 0]:
+            at = (scores[row] >= best[row, ids.shape[1] - 1]).nonzero()[:, 0]
+            ids[row] = at[scores[row, at].sort(descending=True, stable=True).indices[:count]]
     return ids
 
 
