@@ -3,7 +3,7 @@
     python benchmarks/objectives.py
 
 All have one body (the preset "shakespeare": 64 characters, 16 rows) and one kind of table
-("random", 64 wide), and are trained by `softar_lab.training.loop.update`: batch, loss, backward
+("random", 64 wide), and are trained by `softar_lab.training.update.update`: batch, loss, backward
 pass and both optimizers. `ce` and `mse` come again with soft tokens among their inputs, which takes
 a second pass through the body, without gradient; fitting the readout it speaks through again, once
 in 50 steps, is not counted.
@@ -28,7 +28,7 @@ from peers import machine, markdown, threads, write_json
 from softar_lab import CharTokenizer, Corpus, ModelConfig, SoftAR, TrainConfig, load_corpus
 from softar_lab.models.objectives import OBJECTIVES
 from softar_lab.training.data import TrainingRows
-from softar_lab.training.loop import make_optimizers, update
+from softar_lab.training.update import make_optimizers, update
 from softar_studies.objectives_table import multiply_adds
 
 HARD = "ce"

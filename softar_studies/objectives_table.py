@@ -45,7 +45,8 @@ from softar_lab.models.scoring import (
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.training.config import TrainConfig
 from softar_lab.training.data import TrainingRows
-from softar_lab.training.loop import Run, TrainingDiverged, make_optimizers, train, update
+from softar_lab.training.loop import Run, TrainingDiverged, train
+from softar_lab.training.update import make_optimizers, update
 
 CONDITION = ["corpus", "objective", "table", "readout"]
 RUN = [*CONDITION, "seed"]  # identifies a row

@@ -24,7 +24,8 @@ from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.training.config import TrainConfig
-from softar_lab.training.loop import make_optimizers, train
+from softar_lab.training.loop import train
+from softar_lab.training.update import make_optimizers
 
 
 class HalfWriter:

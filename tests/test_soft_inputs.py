@@ -20,10 +20,10 @@ from softar_lab.core.predictor import Prediction
 from softar_lab.models.scoring import calibrate
 from softar_lab.models.simplex import posterior_gumbel
 from softar_lab.training import data as batches
-from softar_lab.training import loop as training
+from softar_lab.training import trainer as training
 from softar_lab.training.config import TrainConfig
 from softar_lab.training.data import TrainingRows
-from softar_lab.training.loop import autocast, make_optimizers, train, update
+from softar_lab.training.loop import train
 from softar_lab.training.soft_inputs import (
     REFIT,
     SOFT_INPUTS,
@@ -32,6 +32,7 @@ from softar_lab.training.soft_inputs import (
     names,
     soft_rows,
 )
+from softar_lab.training.update import autocast, make_optimizers, update
 
 BOTH = ("scheduled(1)", "posterior-gumbel")
 LEARNERS = ("ce", "mse", "energy(4)")

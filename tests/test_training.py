@@ -32,7 +32,9 @@ from softar_lab.training import data, evaluation
 from softar_lab.training.config import TrainConfig
 from softar_lab.training.data import TrainingRows, compact_ids
 from softar_lab.training.evaluation import EVAL_TOKENS, HeldOut
-from softar_lab.training.loop import TrainingDiverged, _Trainer, make_optimizers, train, update
+from softar_lab.training.loop import TrainingDiverged, train
+from softar_lab.training.trainer import Trainer
+from softar_lab.training.update import make_optimizers, update
 
 HERE = Path(__file__).parent
 SHORT = TrainConfig(steps=6, batch_size=2, eval_every=2, save_every=2)
@@ -609,7 +611,7 @@ def test_an_evaluation_is_interrupted_between_batches_and_made_up_for(
 def test_the_last_evaluation_is_made_up_for_too(tiny, corpus, tmp_path, monkeypatch):
     text = long_val(corpus)
     with monkeypatch.context() as patch:
-        patch.setattr(_Trainer, "evaluate", lambda *args, **kwargs: stop_here(args))
+        patch.setattr(Trainer, "evaluate", lambda *args, **kwargs: stop_here(args))
         part = train(small(tiny), text, replace(SHORT, eval_every=0), out=tmp_path, progress=False)
     assert part.interrupted
     rest = train(small(tiny), text, replace(SHORT, eval_every=0), out=tmp_path, progress=False)
