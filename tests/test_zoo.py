@@ -78,7 +78,8 @@ def model_of():
 def test_the_table_knows_every_kind_and_none_is_wrong():
     rows = zoo.known()
     assert sorted(rows) == kinds()
-    # nemotron_h: 5.3e-5 nats where moved inputs explain 5.0e-5; spread over all positions
+    # nemotron_h: 5.3e-5 nats where rounding explains 5.0e-5. The library itself departs so far, in
+    # float64 too (7e-5): what it computes behind a cache is not quite its forward pass.
     assert [row.kind for row in rows.values() if row.columns and not row.exact] == ["nemotron_h"]
     assert sum(row.built for row in rows.values()) >= 175
     assert sum(row.exact for row in rows.values()) >= 160
