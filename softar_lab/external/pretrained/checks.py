@@ -309,7 +309,7 @@ def _on(case: Case, plan: Plan, expected: Tensor) -> float:
     return apart(found, torch.cat([expected, expected[at + 1 : at + 2]]))
 
 
-def apart(one: Float[Tensor, "T V"], other: Float[Tensor, "T V"]) -> float:
+def apart(one: Float[Tensor, "*n V"], other: Float[Tensor, "*n V"]) -> float:
     """How far two results are apart: root mean square over the symbols, at the worst position."""
     far = torch.where(one == other, 0, one - other)  # two infinities may be equal
     found = far.float().square().mean(-1).sqrt().max()
