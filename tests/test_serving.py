@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import copy
 import json
 import math
 import re
@@ -22,6 +23,7 @@ from conftest import enliven
 from softar_lab.data.languages.tales import TALES
 from softar_lab.data.tokenizers.growing import GrowingTokenizer
 from softar_lab.data.tokenizers.subword import BPETokenizer
+from softar_lab.external.pretrained.wrapper import Pretrained
 from softar_lab.generation.generate import generate
 from softar_lab.metrics.texts import judge
 from softar_lab.models.config import ModelConfig
@@ -371,12 +373,13 @@ def test_the_models_own_start_token_is_read_once():
     """Where a tokenizer puts a start token before a text, one that the client sends is this one."""
     from tokenizers.processors import TemplateProcessing
 
-    model = random_pretrained(layers=1)
-    library = model.tokenizer.library
+    other = random_pretrained(layers=1)
+    library = copy.deepcopy(other.tokenizer.library)
     start = library.bos_token, library.bos_token_id
     library._tokenizer.post_processor = TemplateProcessing(
         single=f"{start[0]} $A", special_tokens=[start]
     )
+    model = Pretrained(copy.deepcopy(other.network), library)
     served = Served(model, "started")
     assert served.begin_id == start[1]
     ids = model.tokenizer.encode("the king").tolist()
