@@ -226,7 +226,7 @@ def kill_trainers(root: Path, objective: str) -> dict:
         fork(train_there(name))
         different += [name] if outcome(name) != expected else []
     file_kills = 0
-    for moment in range(chance.randrange(9), 10_000, 9):
+    for moment in range(chance.randrange(12), 10_000, 12):
         name = f"file-{moment}"
         if fork(train_there(name), moment=moment):
             break
