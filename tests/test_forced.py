@@ -71,7 +71,7 @@ def test_forced_batch_is_each_row_alone_and_the_fast_path_the_loop(tiny, monkeyp
 
 
 def test_forced_counts_go_on_from_the_symbol():
-    """A model without vectors, too: after "b" the counts of "b" decide."""
+    """A model without vectors, too: behind "c" there is only "b"."""
     tokenizer = lab.CharTokenizer.fit("abc")
     model = CountingModel.fit(["abababababcbcbcb"], 1, tokenizer=tokenizer)
     path = lab.generate(model, "a", 2, temperature=0, forced={0: "c"})
@@ -89,8 +89,9 @@ def test_forced_steps_are_recorded_and_come_back(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("forced", "reason"),
     [
-        ({10: "a"}, "a forced step must be a whole number from 0 to 9, not 10"),
-        ({-1: "a"}, "a forced step must be a whole number from 0 to 9, not -1"),
+        ({10: "a"}, "a forced step must be a whole number of at least 0 and at most 9, not 10"),
+        ({-1: "a"}, "a forced step must be a whole number of at least 0 and at most 9, not -1"),
+        ({True: "a"}, "a forced step must be a whole number of at least 0 and at most 9, not True"),
         ({2: "ab"}, "step 2 can be forced to one symbol of the vocabulary, not to 'ab'"),
         ({2: ""}, "step 2 can be forced to one symbol of the vocabulary, not to ''"),
         ({2: 999}, "step 2 can be forced to one symbol of the vocabulary, not to 999"),

@@ -47,11 +47,8 @@ def test_river_state_is_what_the_trajectories_held(paths):
 
 def test_river_symbols_are_spelled_and_made_visible(paths):
     state = plots.river_state(paths, spell=lambda symbols: symbols.upper())
-    spelled = dict(zip(state["tokens"], state["symbols"], strict=True))
-    expected = {"a": "A", " ": "␣", "\n": "↵", "<": "<"}
-    assert {key: spelled[key] for key in expected if key in spelled} == {
-        key: value for key, value in expected.items() if key in spelled
-    }
+    assert len(state["tokens"]) > 3
+    assert state["symbols"] == [plots.visible(token.upper()) for token in state["tokens"]]
     assert state["prompt"] == "A$␣"
 
 
@@ -122,13 +119,11 @@ def test_river_click_on_a_candidate_reaches_the_handler(paths):
 def test_river_click_on_what_is_gone_is_ignored(paths):
     river, asked = River(paths), []
     river.on_force(lambda *what: asked.append(what))
-    symbol = river.rivers["tokens"][0]
     river.show({"always": paths["always"]})
     river._handle_custom_msg({"force": {"river": 1, "step": 0, "symbol": 0}}, [])
     river._handle_custom_msg({"force": {"river": 0, "step": 30, "symbol": 0}}, [])
     river._handle_custom_msg({"other": 1}, [])
     assert asked == []
-    assert symbol
 
 
 def test_river_forced_steps_are_marked(paths):

@@ -48,6 +48,21 @@ def real_number(name: str, value: Any, wanted: str, holds: Callable[[Any], bool]
     return value
 
 
+def unicode_text(text: str) -> str:
+    """The text, where it is Unicode: without half of a surrogate pair.
+
+    Raises:
+        ValueError: at the first lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text is no Unicode: a lone surrogate at character {error.start}"
+        ) from None
+    return text
+
+
 def sequence(name: str, value: Any, of: str, empty: str = "") -> list[Any]:
     """The members of a list, a tuple, a range or the like, at least one; a text is none of these.
 

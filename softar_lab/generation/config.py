@@ -71,10 +71,7 @@ class GenerationConfig:
                 "of them can be forced"
             )
         for step in self.forced:
-            if not isinstance(step, int) or not 0 <= step < self.steps:
-                raise ValueError(
-                    f"a forced step must be a whole number from 0 to {self.steps - 1}, not {step!r}"
-                )
+            whole_number("a forced step", step, 0, self.steps - 1)
 
     def forced_ids(self, tokenizer: Any) -> dict[int, int]:
         """The token id of each forced step, in the order of steps.

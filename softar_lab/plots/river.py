@@ -68,9 +68,9 @@ def _river(
     ids = trajectory.token_ids.tolist()
     thousandths = (1000 * trajectory.top_probs).round().int().tolist()
     for chosen, row, weights in zip(ids, trajectory.top_ids.tolist(), thousandths, strict=True):
-        kept = [(i, x) for i, x in zip(row, weights, strict=True) if x > 0 or i == chosen]
-        top.append([number(i) for i, _ in kept])
-        p.append([x for _, x in kept])
+        nonzero = [(i, x) for i, x in zip(row, weights, strict=True) if x > 0 or i == chosen]
+        top.append([number(i) for i, _ in nonzero])
+        p.append([x for _, x in nonzero])
     return {
         "name": name,
         "ids": [number(i) for i in ids],

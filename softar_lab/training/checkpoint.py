@@ -60,16 +60,16 @@ def resume_run(
         "vocabulary": model.tokenizer.to_dict(),
         "start": model.card["seed"],
     }
-    there = {
+    stored = {
         "model": saved.config.to_dict(),
         "vocabulary": saved.tokenizer.to_dict(),
         "start": saved.card["seed"],
     }
-    here, there = {**here, **recipe}, {**there, **{key: saved.card.get(key) for key in recipe}}
-    there["train"] = asdict(TrainConfig(**(there["train"] or {})))
+    here, stored = {**here, **recipe}, {**stored, **{key: saved.card.get(key) for key in recipe}}
+    stored["train"] = asdict(TrainConfig(**(stored["train"] or {})))
     here = json.loads(json.dumps(here))
-    steps, before = here["train"]["steps"], there["train"]["steps"]
-    if different := differences(_deciding(here), _deciding(there)):
+    steps, before = here["train"]["steps"], stored["train"]["steps"]
+    if different := differences(_deciding(here), _deciding(stored)):
         raise CheckpointError(
             f"{out} holds another run ({different}): choose another folder or resume=False"
         )

@@ -122,16 +122,16 @@ class TrainingRows:
             n = torch.rand(self.size, generator=generator, dtype=torch.float64)
             n = ((most + 2).double().log() * n).exp().long().sub(1) * self.stride
         ages = torch.arange(int(n.max()), 0, -1)
-        there = ages <= n[:, None]
-        ids = self.ids[(chosen[:, None] - ages) * there].long() * there
-        return ids.to(self.device), there.to(self.device)
+        is_token = ages <= n[:, None]
+        ids = self.ids[(chosen[:, None] - ages) * is_token].long() * is_token
+        return ids.to(self.device), is_token.to(self.device)
 
     def memory(self, model: SoftAR, step: int) -> Float[Tensor, "B M d"] | None:
         """The memory slots before the rows of a step; None for a model without memory."""
         if model.memory is None:
             return None
-        before, there = self.before(step)
-        return model.read_memory(model.update_memory(self.size, before, is_token=there))
+        before, is_token = self.before(step)
+        return model.read_memory(model.update_memory(self.size, before, is_token=is_token))
 
     def generator(self, step: int, stream: int = 0) -> torch.Generator:
         """The random numbers of one step.

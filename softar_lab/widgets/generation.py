@@ -29,10 +29,10 @@ class _Column(Setting):
         self.plane = Picture(self.figure)
         self.layout = w.Layout(flex="1 1 0%", min_width="0", overflow="hidden")
 
-    def show_plane(self, shown: bool) -> None:
+    def show_plane(self, visible: bool) -> None:
         """Display the plane below the text, or the text alone."""
         base = (self.title, self.row, self.text)
-        self.children = (*base, self.plane) if shown else base
+        self.children = (*base, self.plane) if visible else base
 
     def copy_from(self, other: Setting) -> None:
         """Take the other's choices where this one still has those that every setting begins with."""
@@ -247,9 +247,9 @@ class GenerationPanel(Panel):
     def _show_plane(self, setting: _Column) -> None:
         name, trajectory = setting.written
         basis = self._bases.get(name)
-        shown = self.plane.value and basis is not None
-        setting.show_plane(shown)
-        if shown:
+        visible = self.plane.value and basis is not None
+        setting.show_plane(visible)
+        if visible:
             step = min(self.step.value, len(trajectory) - 1)
             plots.update_plane(setting.figure, trajectory, basis, self.models[name].embedding, step)
             setting.plane.draw()

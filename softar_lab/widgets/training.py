@@ -91,10 +91,10 @@ class TrainingMonitor(Panel):
         `before`: the losses that the panel has drawn last.
         """
         first = event["step"]
-        told = {row["step"]: row["train_loss"] for row in event["history"]}
-        if told or first > 1:
-            told |= {step: loss for step, loss in before if step < first}
-        self._losses = sorted(told.items())
+        losses = {row["step"]: row["train_loss"] for row in event["history"]}
+        if losses or first > 1:
+            losses |= {step: loss for step, loss in before if step < first}
+        self._losses = sorted(losses.items())
         self._scores = [(row["step"], row["val_bits_per_char"]) for row in event["history"]]
 
     def _show(self, event: dict[str, Any]) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from softar_lab.core.checks import unicode_text
+
 Check = Callable[[str, Any], Any]  # (name, value) -> the value to use; BadRequest where it is wrong
 
 MOST_WRITTEN = 2**15  # tokens that one choice may have
@@ -62,10 +64,9 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _must_be(name, "a text", value)
     try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise BadRequest(name, f"a lone surrogate at character {error.start}") from None
-    return value
+        return unicode_text(value)
+    except ValueError as error:
+        raise BadRequest(name, str(error)) from None
 
 
 def token_ids(name: str, value: Any) -> list[int]:

@@ -21,7 +21,7 @@ class _Growing(DynamicLayer):
     """
 
     _layer_type = None  # transformers must not take it for its usual layer
-    room: "_Room | None" = None
+    buffer: "_Buffer | None" = None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -31,15 +31,15 @@ class _Growing(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         # new buffers where there are none, another copy has written to them, or they are full
-        if self.room is None or self.room.filled != begin or end > self.room.keys.shape[2]:
-            self.room = _Room(_buffer(key_states, end), _buffer(value_states, end), begin)
+        if self.buffer is None or self.buffer.filled != begin or end > self.buffer.keys.shape[2]:
+            self.buffer = _Buffer(_buffer(key_states, end), _buffer(value_states, end), begin)
             if begin:
-                self.room.keys[:, :, :begin] = self.keys
-                self.room.values[:, :, :begin] = self.values
-        room = self.room
-        room.keys[:, :, begin:end], room.values[:, :, begin:end] = key_states, value_states
-        room.filled = end
-        self.keys, self.values = room.keys[:, :, :end], room.values[:, :, :end]
+                self.buffer.keys[:, :, :begin] = self.keys
+                self.buffer.values[:, :, :begin] = self.values
+        buffer = self.buffer
+        buffer.keys[:, :, begin:end], buffer.values[:, :, begin:end] = key_states, value_states
+        buffer.filled = end
+        self.keys, self.values = buffer.keys[:, :, :end], buffer.values[:, :, :end]
         return self.keys, self.values
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Growing":
@@ -47,7 +47,7 @@ class _Growing(DynamicLayer):
 
 
 @dataclass
-class _Room:
+class _Buffer:
     """The buffers of a layer, (B, heads, capacity, width); `filled` positions are in use."""
 
     keys: Tensor
@@ -95,8 +95,12 @@ class Memory:
         if not self.plain:
             return
         for mine, theirs in zip(self.cache.layers, other.cache.layers, strict=True):
-            if isinstance(mine, _Growing) and mine.room is theirs.room and mine.room is not None:
-                mine.room.filled = mine.get_seq_length()
+            if (
+                isinstance(mine, _Growing)
+                and mine.buffer is theirs.buffer
+                and mine.buffer is not None
+            ):
+                mine.buffer.filled = mine.get_seq_length()
 
     def first(self, length: int) -> "Memory | None":
         """The memory as it was after the first `length` slots.
@@ -151,7 +155,7 @@ def _rows_of(held: Any, rows: Tensor, batch: int, seen: dict[int, Any]) -> Any:
         found = type(held)(_rows_of(one, rows, batch, seen) for one in held)
     elif isinstance(held, dict):
         found = {key: _rows_of(one, rows, batch, seen) for key, one in held.items()}
-    elif isinstance(held, _Room):
+    elif isinstance(held, _Buffer):
         found = None  # it gets buffers of its own when it writes
     elif hasattr(held, "__dict__") and not isinstance(held, PreTrainedConfig | type):
         seen[id(held)] = held

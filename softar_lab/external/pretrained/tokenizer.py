@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from ...core.checks import unicode_text
 from .continuation import Continuation, cutter_without_prefix
 
 REPLACEMENT = "\ufffd"
@@ -171,12 +172,7 @@ class PieceTokenizer:
 
     def _cut(self, text: str, **more: bool) -> Mapping[str, Any]:
         """What the library makes of a text."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"the text is no Unicode: a lone surrogate at character {error.start}"
-            ) from None
+        unicode_text(text)
         return self.library(text, add_special_tokens=False, verbose=False, **more)
 
     def _spans(self, text: str) -> tuple[list[int], list[Span]]:

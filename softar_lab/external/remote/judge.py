@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from ...core.checks import unicode_text
 from .alignment import aligned
 from .http import Caller, RemoteError, place_of
 from .protocols import APIS, Pair, Unusable, embedding_rows
@@ -154,12 +155,7 @@ class RemoteJudge:
 def _sendable(text: str) -> None:
     if not text:
         raise ValueError("the text is empty")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"the text is no Unicode: a lone surrogate at character {error.start}"
-        ) from None
+    unicode_text(text)
 
 
 def _scored(pairs: list[Pair], text: str) -> Scored:

@@ -44,10 +44,10 @@ def _ask_completions(judge: Served, text: str) -> dict:
 
 def _read_completions(judge: Served, answer: Any, text: str) -> list[Pair]:
     choice = _choice(answer)
-    said = _get(choice, "text", str)
-    if not said.startswith(text):
+    answered = _get(choice, "text", str)
+    if not answered.startswith(text):
         raise Unusable(
-            f"it was asked to repeat the text and says {said[:80]!r}; does it know echo? {ONLY_OWN}"
+            f"it was asked to repeat the text and says {answered[:80]!r}; does it know echo? {ONLY_OWN}"
         )
     found = _get(choice, "logprobs", dict)
     tokens, log_probs = _get(found, "tokens", list), _get(found, "token_logprobs", list)

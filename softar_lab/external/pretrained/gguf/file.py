@@ -137,8 +137,8 @@ class GGUFFile:
             self.refuse(f"its tensors {listed(names)} have no place in the network")
         notes = {name for name in self._left if name.startswith(_NOTES)}
         if names := sorted(self._left - notes):
-            told = [f"{name} = {str(self._entries[name])[:40]}" for name in names]
-            self.refuse(f"its entries {listed(told)} are not understood")
+            described = [f"{name} = {str(self._entries[name])[:40]}" for name in names]
+            self.refuse(f"its entries {listed(described)} are not understood")
 
     def _check_parts(self, found: int) -> None:
         self.take("split.no")
