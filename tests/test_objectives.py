@@ -587,6 +587,26 @@ def test_scaling_vectors_and_table_changes_no_reading(readout, scale):
     assert nats[1] == pytest.approx(nats[0], abs=1e-6 if readout == "tau" else 1e-4)
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e-2, 1e-4])
+def test_tau_reads_rows_that_lie_close_together(spread):
+    """A table that collapses is read as float64 reads the same vectors, and no worse than blind."""
+    objective, _, target_ids, rows, vectors = text_like("mse", "tau")
+    centre = torch.full((M,), 0.5)
+    table, y = centre + spread * rows, centre + spread * vectors
+    readout = objective.readout
+    with torch.inference_mode():
+        readout.calibrate(objective, y, y, target_ids, table)
+        log_probs = readout.read(objective, y, y, table)[0]
+    far = torch.cdist(y.double(), table.double()).square()
+    expected = torch.log_softmax(-far / readout.log_tau.double().exp(), -1)
+    # M products of size |y||r|·2/tau, each rounded once, and their sum
+    size = float(2 * y.norm(dim=1).max() * (table - table.mean(0)).norm(dim=1).max())
+    bound = (M + 2) * 2.0**-23 * size / float(readout.log_tau.exp())
+    assert (log_probs - expected).abs().max() < bound < 0.5
+    nats = -log_probs.gather(1, target_ids[:, None]).mean()
+    assert nats < math.log(V) - 0.1
+
+
 def test_tau_reads_equal_rows_as_knowing_nothing():
     objective, hidden, target_ids, rows, _ = text_like("mse", "tau")
     with torch.inference_mode():

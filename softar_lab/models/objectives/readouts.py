@@ -122,11 +122,11 @@ class Tau(Logits):
         self.register_buffer("log_tau", torch.zeros(()))
 
     def logits(self, objective, output, vector, table):
-        matrix, bias = affine_distance(table, self.log_tau.exp())
+        matrix, bias = _centred_distance(table, self.log_tau)
         return product(vector, matrix) + bias
 
     def affine(self, objective, table):
-        return affine_distance(table, self.log_tau.exp()) if objective.linear else None
+        return _centred_distance(table, self.log_tau) if objective.linear else None
 
     def calibrate(self, objective, output, vector, target_ids, table):
         # |y|² is the same for all w and cancels; float64, since what is left may be small beside it
@@ -269,6 +269,21 @@ def squared_distance(
     return (
         vectors.square().sum(-1, keepdim=True) + table.square().sum(-1) - 2 * products
     ).clamp_min(0)
+
+
+def _centred_distance(
+    table: Float[Tensor, "V m"], log_tau: Tensor
+) -> tuple[Float[Tensor, "m V"], Float[Tensor, " V"]]:
+    """As `affine_distance`, for a table whose rows may lie close together and far from the origin.
+
+    With c the mean of the rows, |y - c|² is the same for all w, too. What is left is as large as the
+    distances among the rows, so little is lost in single precision where tau is as small as these.
+    """
+    rows, tau = table.double(), log_tau.double().exp()
+    centre = rows.mean(0)
+    rest = rows - centre  # (V, m)
+    bias = -(rest.square().sum(-1) + 2 * rest @ centre) / tau
+    return (rest.T * (2 / tau)).to(table), bias.to(table)
 
 
 def affine_distance(
