@@ -13,6 +13,7 @@ CONDA_NAMES = {
     "torch": "pytorch",
     "matplotlib": "matplotlib-base",
     "playwright": "playwright-python",
+    "ray": "ray-core",
 }
 
 
