@@ -18,6 +18,7 @@ from .models.config import ModelConfig
 from .models.scoring import evaluate
 from .models.soft_ar import SoftAR
 from .models.window_memory.layout import Window
+from .sweeps import sweep
 from .training.config import TrainConfig
 from .training.loop import Run, TrainingDiverged, train
 from .training.mixing import train_mixing
@@ -58,6 +59,7 @@ __all__ = [
     "scaled",
     "setup",
     "stream",
+    "sweep",
     "table",
     "threads",
     "train",

@@ -55,20 +55,21 @@ def _stored_rows(path: Path, recipe: dict[str, Any]) -> Rows:
 
 
 def save_results(
-    frame: pd.DataFrame, recipes: Sequence[dict[str, Any]], path: str | Path, keys: Sequence[str]
+    frame: pd.DataFrame,
+    recipes: Sequence[dict[str, Any]],
+    path: str | Path,
+    keys: Sequence[str],
+    sort: bool = True,
 ) -> None:
     """Write a tidy table as .csv to `path`, and beside it its recipes and hash as .json.
 
-    The rows are sorted by `keys`, which are also the first columns.
+    The columns `keys` come first, and the rows are sorted by them, unless `sort` is False.
     """
     path, keys = Path(path), list(keys)
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = keys + [name for name in frame if name not in keys]
-    text = (
-        frame[columns]
-        .sort_values(keys)
-        .to_csv(index=False, float_format="%.6g", lineterminator="\n")
-    )
+    frame = frame[columns].sort_values(keys) if sort else frame[columns]
+    text = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
     about = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "recipes": list(recipes)}
     write_atomic(path, text.encode())
     write_atomic(path.with_suffix(".json"), (json.dumps(about, indent=1) + "\n").encode())
