@@ -13,6 +13,7 @@ TORCH_ARGS ?=
 LAB_ARGS ?=
 PYTEST_ARGS ?=
 ROBUST_ARGS ?=
+GPU_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH = "$$($(BIN)/python -c 'import tomllib as t; \
@@ -29,7 +30,7 @@ export KMP_BLOCKTIME := 0
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test quick robust browser-test notebooks checkpoints bench lint venv clean
+.PHONY: help lab test quick robust browser-test gpu-test deploy-check notebooks checkpoints bench lint venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +50,12 @@ robust: $(VENV)/.installed ## test as other processors compute, and on a busy ma
 
 browser-test: $(VENV)/.installed ## use the notebooks in JupyterLab in Chromium, as a person would
 	$(BIN)/python -m pytest tests/browser $(PYTEST_ARGS)
+
+gpu-test: $(VENV)/.installed ## where there is a GPU: numerical tests, training, generation on it, with ratios (8 minutes)
+	$(BIN)/python tools/gpu_test.py $(GPU_ARGS)
+
+deploy-check: $(VENV)/.installed ## check the files in deploy/, which run a sweep on a cluster, offline
+	$(BIN)/python tools/deploy_check.py
 
 notebooks: $(VENV)/.installed ## execute every notebook and store its outputs
 	$(BIN)/python tools/refresh_notebooks.py
