@@ -95,6 +95,8 @@ def test_formulas_are_drawn_by_the_browser_itself(site, pages):
     assert text.count("<math") >= 8
     assert "<msqrt>" in text
     assert "$$" not in text
+    # a doubled backslash: a new line, and the command's name as letters
+    assert not [path for path, page in pages.items() if 'linebreak="newline"' in page.text]
 
 
 def test_river_becomes_its_data_and_a_picture_for_readers_without_scripts():
