@@ -98,6 +98,7 @@ class Predictor(ABC):
     context: int | None = None
     # How many tokens are read again where a text goes on in a new window; None: none.
     overlap: int | None = None
+    predicts_first: bool = True  # it predicts the first token, where nothing has been read
     work: int = 0  # about the multiply-adds per token: they decide how many threads a step gets
     embedding: Tensor | None = None  # the table E (V, m) of a model that reads vectors
     layout: Any = None  # of its structured window, which follows a memory

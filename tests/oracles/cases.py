@@ -1,18 +1,15 @@
-"""How many cases each oracle sees, and the awkward numbers that they are made of.
+"""How many cases each oracle sees, and the awkward numbers that they are made of."""
 
-SOFTAR_CASES: about how many cases all oracles together get.
-"""
-
-import os
 from fractions import Fraction
 
 import numpy as np
 import torch
+from amount import total
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-TOTAL = int(os.environ.get("SOFTAR_CASES", "600"))
+TOTAL = total(600)
 # Percent of the cases.
 SHARES = {
     "nearest": 15, "hull": 10, "pick": 8, "vote": 3, "markov": 9, "hidden markov": 7, "urn": 6,
