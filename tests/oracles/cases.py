@@ -12,7 +12,7 @@ from torch import Tensor
 TOTAL = total(600)
 # Percent of the cases.
 SHARES = {
-    "nearest": 15, "hull": 10, "pick": 8, "vote": 3, "markov": 9, "hidden markov": 7, "urn": 6,
+    "nearest": 12, "nearest in groups": 3, "hull": 10, "pick": 8, "vote": 3, "markov": 9, "hidden markov": 7, "urn": 6,
     "recall": 2, "grammar": 7, "counting": 9, "beam": 7, "memory": 5, "generation": 2,
     "scoring": 3, "recovery": 3, "estimate": 4,
 }  # fmt: skip
