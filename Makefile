@@ -30,7 +30,7 @@ export KMP_BLOCKTIME := 0
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test quick robust browser-test gpu-test deploy-check notebooks checkpoints bench lint venv clean
+.PHONY: help lab test quick robust browser-test gpu-test deploy-check notebooks site checkpoints bench lint venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ deploy-check: $(VENV)/.installed ## check the files in deploy/, which run a swee
 notebooks: $(VENV)/.installed ## execute every notebook and store its outputs
 	$(BIN)/python tools/refresh_notebooks.py
 
+site: $(VENV)/.installed ## write the notebooks as static pages into site/, to read without Python
+	$(BIN)/python tools/site/build.py site
+
 checkpoints: $(VENV)/.installed ## train every model in data/checkpoints again
 	$(BIN)/python -m softar_studies.make_checkpoints
 
@@ -81,7 +84,7 @@ lint: $(VENV)/.installed ## check style and format, the notebooks included
 venv: $(VENV)/.installed ## set everything up, and no more
 
 clean: ## remove the virtual environment and every cache; runs/ stays
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis tests/browser/shots
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .hypothesis tests/browser/shots site
 	find . -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml

@@ -1,5 +1,6 @@
 """Tokenizers of every kind that transformers has: lengths add up to the text that was given."""
 
+import math
 import warnings
 
 import pytest
@@ -330,9 +331,11 @@ def test_only_an_empty_prompt_needs_a_token_to_begin_with():
         lambda: lab.generate(model, "", 5),
         lambda: lab.generate(model, ["the", ""], 5),
         lambda: judge("the king", model),
+        lambda: lab.evaluate(model, "the king\nold\n", "\n"),
     ):
         with pytest.raises(ValueError, match="nothing from nothing"):
             ask()
+    assert math.isfinite(lab.evaluate(same, "the king\nold\n", "\n"))
 
 
 PREFIXED = ["fallback", "fallback, metaspace", "unigram", "unigram, bytes"]

@@ -4,15 +4,12 @@ An error is the lab's own where a line of the package raises it on purpose, with
 Python names the argument that a function does not take. What torch, NumPy or Python raise from
 within (RuntimeError, KeyError, 'int' object is not iterable) is a fault. The types that the other
 tests enforce are switched off here, as they are for a user.
-
-SOFTAR_CASES is the number of requests per test.
 """
 
 import inspect
 import json
 import linecache
 import math
-import os
 import re
 import shutil
 from pathlib import Path
@@ -22,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import traitlets
+from amount import per_test
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -53,7 +51,7 @@ from softar_lab.widgets import (
 )
 
 PACKAGE = Path(softar_lab.__file__).parent
-CASES = int(os.environ.get("SOFTAR_CASES", "60"))
+CASES = per_test(60, 7 + 7 / 12)  # seven tests, and seven panels
 REQUESTS = settings(
     max_examples=CASES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -11,6 +11,8 @@ import softar_lab as lab
 from softar_lab import plots
 from softar_lab.counting.exact import CountingModel
 from softar_lab.evidence import masked
+from softar_lab.widgets import GenerationPanel
+from softar_lab.widgets.panel import RIVER
 from softar_lab.widgets.river import River
 
 MARKUP = "ab<&>\"'$\\ \n"
@@ -95,6 +97,15 @@ def test_river_mime_bundle_holds_a_still(paths):
     data = data[0] if isinstance(data, tuple) else data
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert data["text/plain"] == repr(River(paths))
+
+
+def test_river_mime_bundle_holds_its_data_for_pages_without_a_kernel(paths, tiny):
+    river, panel = River(paths), GenerationPanel(tiny(), "ab", steps=5)
+    for widget in (river, panel):
+        data = widget._repr_mimebundle_()
+        data = data[0] if isinstance(data, tuple) else data
+        assert json.loads(data[RIVER]) == widget.river.rivers
+    assert RIVER not in River()._repr_mimebundle_()
 
 
 def click(river, name, step, symbol):

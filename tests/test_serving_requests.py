@@ -1,15 +1,12 @@
-"""Requests that were made up: each is answered, or refused by the name of a field; nothing else.
-
-SOFTAR_CASES is the number of requests per test.
-"""
+"""Requests that were made up: each is answered, or refused by the name of a field; nothing else."""
 
 import json
 import math
-import os
 from itertools import count
 
 import httpx
 import pytest
+from amount import per_test
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from test_serving import running
@@ -31,7 +28,7 @@ from softar_studies.serving.fields import (
 from softar_studies.serving.http import error_of, parsed
 from softar_studies.serving.served import Served
 
-CASES = int(os.environ.get("SOFTAR_CASES", "60"))
+CASES = per_test(60, 3)
 REQUESTS = settings(
     max_examples=CASES,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -105,6 +105,12 @@ SETTINGS = (
         kernels={"SOFTAR_CASES": "100000"},
         paths=("tests/oracles",),
     ),
+    Setting(
+        name="requests",
+        why="20,000 requests to functions and panels, and as many to the server, most of them wrong",
+        kernels={"SOFTAR_CASES": "20000"},
+        paths=("tests/test_requests.py", "tests/test_serving_requests.py"),
+    ),
 )
 
 

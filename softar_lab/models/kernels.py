@@ -662,28 +662,34 @@ def _bounds(x, length, row, norm, kind, error):
 def screen(x, lengths, rows, kind, error, lows, highs, ids):
     """Which rows of a table may be the closest to vectors, for certain.
 
+    Groups that cannot hold the closest row, as the bounds say, are left out.
+
     Args:
         x: the vectors (N, k).
-        lengths: their lengths (N,).
+        lengths: their lengths (N,); L2 needs none.
         rows: the table (V, k).
         kind: L2, DOT or COSINE.
         error: bounds the rounding of a sum of k products, relative to the product of lengths.
-        lows: filled with a bound that no score in a group of GROUP rows is below (N, groups).
-        highs: filled with a bound that the least score of all rows is not above (N,).
+        lows: a bound that no score in a group of GROUP rows is below (N, groups): what is known
+            before, -inf for nothing, and after it what is known then.
+        highs: a bound that the least score of all rows is not above (N,), likewise; inf for nothing.
         ids: filled with the closest row, or -1 where more than one may be it (N,).
     """
     n = len(x)
     firsts, seconds = np.full(n, _INFINITE), np.full(n, _INFINITE)  # the two least lower bounds
     norms = np.ones(GROUP, np.float32)
-    highs[:] = _INFINITE
     ids[:] = 0
     for group in range(lows.shape[1]):
         begin = group * GROUP
         some = rows[begin : begin + GROUP]
-        if kind != L2:
-            for v in range(len(some)):
-                norms[v] = np.sqrt(_dot(some[v], some[v]))
+        measured = kind == L2
         for i in range(n):
+            if lows[i, group] > highs[i]:
+                continue
+            if not measured:
+                for v in range(len(some)):
+                    norms[v] = np.sqrt(_dot(some[v], some[v]))
+                measured = True
             first, second, least = firsts[i], seconds[i], _INFINITE
             for v in range(len(some)):
                 low, high = _bounds(x[i], lengths[i], some[v], norms[v], kind, error)

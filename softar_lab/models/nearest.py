@@ -5,6 +5,9 @@ k·u times the product of the lengths (by Cauchy and Schwarz), and a sum of squa
 most (k + 3)·u times itself. So each row's score lies between two known numbers. Where these leave
 more than one row, float64 decides among the rows that are left, in the same way. Where float64
 cannot tell them apart either, fractions do.
+
+Many vectors meet a large table in one matrix product, which is quick and rounds more: it only tells
+which groups of rows are worth a look.
 """
 
 from fractions import Fraction
@@ -22,6 +25,10 @@ from .compiled import kernels
 METRICS = ("l2", "dot", "cosine")  # in the order of L2, DOT and COSINE of kernels.py
 GROUP = 64  # rows that are looked at together; GROUP of kernels.py
 MOST = 2**24  # numbers in a matrix of scores: so many vectors are compared at once
+MANY, LARGE = 16, 1024  # so many vectors and rows are compared by a matrix product first
+CHUNK = 16  # groups of rows in one such product: its scores stay in the processor's cache
+UNITS = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}  # u: of rounding, relative
+SHORT = 1e-15  # the squares of a shorter row lose digits
 
 
 def nearest(
@@ -68,6 +75,8 @@ def nearest_distance(
 
 def _prepared(vectors: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
     """Both without gradients, in one type, of single precision at least."""
+    if vectors.dtype == embedding.dtype == torch.float32:
+        return vectors.detach(), embedding.detach()
     kind = torch.promote_types(torch.promote_types(vectors.dtype, embedding.dtype), torch.float32)
     return vectors.detach().to(kind), embedding.detach().to(kind)
 
@@ -75,6 +84,8 @@ def _prepared(vectors: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
 def _closest(vectors: Tensor, rows: Tensor, metric: str) -> Int[Tensor, " B"]:
     """The closest row to each vector: by `_screen`, and one by one where that leaves several."""
     lows, highs, ids = _screen(vectors, rows, metric)
+    if not len(ids) or int(ids.min()) >= 0:
+        return ids
     for i in (ids < 0).nonzero().flatten().tolist():
         groups = (lows[i] <= highs[i]).nonzero()  # (G, 1)
         left = (groups * GROUP + torch.arange(GROUP, device=rows.device)).flatten()
@@ -91,31 +102,88 @@ def _screen(
         A bound that no score in a group of rows is below (B, G), a bound that the least score is
         not above (B,), and the closest row, or -1 where more than one may be it (B,).
     """
-    lengths = vectors.double().norm(dim=-1).to(vectors) if metric != "l2" else vectors[:, 0]
     # 2 k: k for the product, half as much for the row's length, and the rest for small numbers
-    error = (2 * vectors.shape[1] + 16) * torch.finfo(vectors.dtype).eps / 2
+    error = (2 * vectors.shape[1] + 16) * UNITS[vectors.dtype]
     compiled = kernels() if vectors.device.type == "cpu" else None
     if compiled is None or vectors.dtype != torch.float32:
-        return _screen_in_torch(vectors, lengths, rows, metric, error)
-    x, lengths, table = as_array(vectors), as_array(lengths), as_array(rows)
-    count, kind = len(x), METRICS.index(metric)
-    lows = np.empty((count, -(-len(table) // GROUP)), np.float32)
-    highs, ids = np.empty(count, np.float32), np.empty(count, np.int64)
+        return _screen_in_torch(vectors, rows, metric, error)
+    x, table, count = as_array(vectors), as_array(rows), len(vectors)
+    # 1) bounds of many scores at once, where that pays off
+    if count >= MANY and len(rows) >= LARGE:
+        lows, highs = (as_array(one) for one in _bounds_of_groups(vectors, rows, metric, error))
+    else:
+        lows = np.full((count, -(-len(table) // GROUP)), -np.inf, np.float32)
+        highs = np.full(count, np.inf, np.float32)
+    # 2) one row after the other in the groups that are left
+    lengths = highs if metric == "l2" else as_array(_lengths(vectors))
+    ids, about = np.empty(count, np.int64), (table, METRICS.index(metric), np.float32(error))
 
     def some(begin: int, end: int) -> None:
         mine = slice(begin, end)
-        out = lows[mine], highs[mine], ids[mine]
-        compiled.screen(x[mine], lengths[mine], table, kind, np.float32(error), *out)
+        compiled.screen(x[mine], lengths[mine], *about, lows[mine], highs[mine], ids[mine])
 
     if count <= 4:
-        some(0, count)
+        compiled.screen(x, lengths, *about, lows, highs, ids)
     else:
         for_each(some, count, max(4, -(-count // 16)), x.size * len(table))
     return torch.from_numpy(lows), torch.from_numpy(highs), torch.from_numpy(ids)
 
 
+def _lengths(rows: Tensor) -> Tensor:
+    """The length of each row (n,), rounded once."""
+    return torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).to(rows)
+
+
+def _bounds_of_groups(
+    vectors: Float[Tensor, "B m"], rows: Float[Tensor, "V m"], metric: str, error: float
+) -> tuple[Float[Tensor, "B G"], Float[Tensor, " B"]]:
+    """Bounds of the scores in each group of rows, as `_screen` returns them, from products.
+
+    With lengths x and e, the product is off by `error` / 2 times x·e at most. |x - row|² is computed
+    as |x|² - 2 x·row + |row|², which is off by `error` times (x + e)²; so both are taken about a
+    point amid the table, where they are short.
+    """
+    middle = rows[:: -(-len(rows) // 256)].mean(0)
+    columns = (-2 * (vectors - middle) if metric == "l2" else -vectors).T.contiguous()
+    parts = []
+    # 1) the least score in each group (g, B), and its longest and shortest row (g,)
+    for some in rows.split(CHUNK * GROUP):
+        some = some - middle if metric == "l2" else some
+        norms = torch.linalg.vector_norm(some, dim=-1)
+        if metric == "l2":
+            scores = torch.addmm(norms.square()[:, None], some, columns)
+        else:
+            scores = some @ columns
+            scores = scores.div_(norms[:, None]) if metric == "cosine" else scores
+        least = _by_group(scores, torch.inf).amin(1)
+        parts.append((least, _by_group(norms, 0.0).amax(1), _by_group(norms, torch.inf).amin(1)))
+    least, longest, shortest = (torch.cat(some) for some in zip(*parts))
+    # 2) what rounding may have done to it
+    sizes, least = _lengths(columns.T)[:, None], least.T  # (B, 1), (B, G)
+    lost = 4 * vectors.shape[1] * torch.finfo(vectors.dtype).tiny
+    if metric == "l2":
+        least = least + sizes.square() / 4
+        slack = error * (sizes / 2 + longest).square() + lost
+    elif metric == "dot":
+        slack = error * sizes * longest + lost
+    else:
+        slack = torch.where(shortest > SHORT, error * sizes + lost / shortest, torch.inf)
+    known = least + slack < torch.inf
+    lows = torch.where(known, least - slack, -torch.inf)
+    return lows, torch.where(known, least + slack, torch.inf).amin(-1)
+
+
+def _by_group(numbers: Float[Tensor, "n *B"], padding: float) -> Float[Tensor, "g 64 *B"]:
+    """Numbers of rows (n, …) in groups of `GROUP` rows, the last one filled up."""
+    missing = -len(numbers) % GROUP
+    if missing:
+        filling = numbers.new_full((missing, *numbers.shape[1:]), padding)
+        numbers = torch.cat([numbers, filling])
+    return numbers.unflatten(0, (-1, GROUP))
+
+
 def _screen_in_torch(
-    vectors: Tensor, lengths: Tensor, rows: Tensor, metric: str, error: float
+    vectors: Tensor, rows: Tensor, metric: str, error: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`_screen` without compiled code."""
     # 1) the scores, and how far rounding may have carried them
@@ -124,12 +192,12 @@ def _screen_in_torch(
         scores = torch.cdist(vectors, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
         slack = error * scores + lost
     else:
-        norms = torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).to(vectors)
+        norms = _lengths(rows)
         scores = -(vectors @ rows.T)
-        slack = error * lengths[:, None] * norms + lost
+        slack = error * _lengths(vectors)[:, None] * norms + lost
         if metric == "cosine":
             scores, slack = scores / norms, slack / norms
-            slack = torch.where(norms > 1e-15, slack, torch.inf)
+            slack = torch.where(norms > SHORT, slack, torch.inf)
     # 2) the bounds
     known = scores + slack < torch.inf
     low = torch.where(known, scores - slack, -torch.inf)

@@ -118,7 +118,8 @@ def scored_windows(
     """The ids of a text and its `windows`.
 
     Raises:
-        ValueError: where no token of the text can be scored.
+        ValueError: where no token of the text can be scored, or the first one is to be scored by a
+            model that predicts none.
     """
     ids = encode(model, text, what)
     return ids, _some_pieces(model, ids, separator, what)
@@ -132,6 +133,11 @@ def _some_pieces(
         raise ValueError(
             f"the {what} text has {len(ids)} token{'s' * (len(ids) != 1)}, so nothing to be scored; "
             "give at least 2"
+        )
+    if not model.predicts_first and any(skip == 0 for _, _, skip in pieces):
+        raise ValueError(
+            f"where {separator!r} ends documents, their first tokens are scored, too; this model has "
+            "no token to begin with, so it predicts nothing from nothing: give no separator"
         )
     return pieces
 
@@ -298,8 +304,8 @@ def char_log_probs(
         log p (C,). Without a separator C is the number of characters behind the first token.
 
     Raises:
-        ValueError: where the text is empty, no token of it can be scored, or the model has no
-            tokenizer.
+        ValueError: where the text is empty, no token of it can be scored, the model has no
+            tokenizer, or documents are scored by a model that predicts no first token.
     """
     text = known_text(model, text, "given")
     ids, lengths = model.tokenizer.encode_with_lengths(text)

@@ -3,11 +3,14 @@
 import base64
 import html
 import io
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as w
+
+RIVER = "application/vnd.softar.river"  # data of a river, for pages without a kernel: JSON, as one string
 
 
 class Panel(w.VBox):
@@ -17,6 +20,7 @@ class Panel(w.VBox):
     """
 
     problem = ""  # the error in the status line; "" without one
+    river = None  # the River of a panel that has one
 
     def __init__(self):
         self.status = w.HTML()
@@ -72,11 +76,16 @@ class Panel(w.VBox):
 
 
 def with_still(widget: Any, bundle: Any) -> dict[str, Any]:
-    """The mime bundle of a widget, with its `repr` as text and its still picture."""
+    """The mime bundle of a widget, with its `repr` as text and its still picture.
+
+    What its river displays is there, too, so that pages without a kernel can draw it.
+    """
     data = bundle[0] if isinstance(bundle, tuple) else bundle or {}
     data["text/plain"] = repr(widget)
     if (figure := widget.still()) is not None:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=72)
         data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
+    if widget.river is not None and widget.river.trajectories:
+        data[RIVER] = json.dumps(widget.river.rivers, separators=(",", ":"), ensure_ascii=False)
     return data

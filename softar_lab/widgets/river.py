@@ -67,6 +67,11 @@ class River(anywidget.AnyWidget):
         self._force = handler
         self.rivers = {**self.rivers, "forcing": True}
 
+    @property
+    def river(self) -> "River":
+        """The river itself, as a panel's `river` is the one it has."""
+        return self
+
     def still(self):
         """A matplotlib figure of the first steps; None without a trajectory."""
         return plots.draw_river(self.trajectories, spell=self.spell) if self.trajectories else None

@@ -1,21 +1,18 @@
-"""How many cases each oracle sees, and the awkward numbers that they are made of.
+"""How many cases each oracle sees, and the awkward numbers that they are made of."""
 
-SOFTAR_CASES: about how many cases all oracles together get.
-"""
-
-import os
 from fractions import Fraction
 
 import numpy as np
 import torch
+from amount import total
 from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-TOTAL = int(os.environ.get("SOFTAR_CASES", "600"))
+TOTAL = total(600)
 # Percent of the cases.
 SHARES = {
-    "nearest": 15, "hull": 10, "pick": 8, "vote": 3, "markov": 9, "hidden markov": 7, "urn": 6,
+    "nearest": 12, "nearest in groups": 3, "hull": 10, "pick": 8, "vote": 3, "markov": 9, "hidden markov": 7, "urn": 6,
     "recall": 2, "grammar": 7, "counting": 9, "beam": 7, "memory": 5, "generation": 2,
     "scoring": 3, "recovery": 3, "estimate": 4,
 }  # fmt: skip

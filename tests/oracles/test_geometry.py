@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from itertools import combinations
+from unittest import mock
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from oracles.cases import cases, fractions, points, tables
 from softar_lab.metrics.superposition import by_product, nearest_rows
 from softar_lab.models import compiled
+from softar_lab.models import nearest as nearest_module
 from softar_lab.models.nearest import METRICS, nearest, nearest_distance
 from softar_lab.models.simplex import barycentric, hull_distance
 
@@ -55,6 +57,16 @@ def test_nearest(case, metric, with_kernels):
                  for y, i in zip(fractions(vectors), expected, strict=True)]  # fmt: skip
         found = nearest_distance(vectors, table).double()
         torch.testing.assert_close(found, torch.tensor(exact).double(), rtol=2**-23, atol=0)
+
+
+@given(tables(most_rows=200), st.sampled_from(METRICS), st.integers(4, 20))
+@cases("nearest in groups")
+def test_nearest_of_many_vectors_in_groups_of_rows(case, metric, count):
+    """Several groups of rows, the last one short; some products are taken of many vectors at once."""
+    table, rng = case
+    vectors = points(table, rng, count)
+    with mock.patch.multiple(nearest_module, MANY=1, LARGE=1, CHUNK=2):
+        assert nearest(vectors, table, metric).tolist() == closest(vectors, table, metric)
 
 
 def on_the_hull(rows, y):

@@ -96,6 +96,11 @@ class Pretrained(nn.Module, VectorPredictor):
         return sum(stored(self.network).values())
 
     @property
+    def predicts_first(self) -> bool:
+        """Whether there is a token to begin with."""
+        return self._begin_token is not None
+
+    @property
     def embedding(self) -> Float[Tensor, "V m"]:
         """The embedding table E (V, m), in float32."""
         return self.rows
@@ -194,7 +199,7 @@ class Pretrained(nn.Module, VectorPredictor):
         Raises:
             ValueError: where nothing was read, and the model has no token to begin with.
         """
-        if not state.length and not state.begin and self._begin_token is None:
+        if not (state.length or state.begin or self.predicts_first):
             raise ValueError(
                 "this model has no token to begin with (bos or eos), so it predicts nothing from "
                 "nothing: give a prompt"
@@ -272,7 +277,7 @@ class Pretrained(nn.Module, VectorPredictor):
         """The hidden state with nothing read yet, (B, 1, d); NaN where there is none."""
         if self.device not in self._first:  # the weights are fixed, so compute it once
             first = self._reader.whole(self._begin(1))
-            known = self._begin_token is not None
+            known = self.predicts_first
             self._first[self.device] = first if known else torch.full_like(first, torch.nan)
         return self._first[self.device].expand(batch_size, -1, -1)
 
