@@ -18,7 +18,7 @@ FLOORS = (
     {"core"},
     {"data"},
     {"models", "counting"},
-    {"generation", "training", "metrics", "external"},
+    {"generation", "training", "metrics", "memory", "external"},
     {"evidence", "compare", "plots", "widgets"},
     {"__init__"},
 )

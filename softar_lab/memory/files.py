@@ -59,6 +59,8 @@ class MappedPayloads(Sequence):
         return len(self.offsets) - 1
 
     def __getitem__(self, at: int) -> Any:
+        if not 0 <= at < len(self):
+            raise IndexError(at)
         begin, end = self.offsets[at : at + 2].tolist()
         try:
             return json.loads(self.data[begin:end].tobytes())
@@ -121,7 +123,9 @@ def _write(folder: Path, segment: Segment, about: dict[str, Any]) -> dict[str, A
         text = b"".join(lines)
         entry |= {"payloads": f"{name}.jsonl", "sha256": hashlib.sha256(text).hexdigest()}
         write_atomic(folder / entry["payloads"], text)
-    save_vectors(folder / entry["vectors"], arrays, {key: about[key] for key in ("width", "metric")})
+    save_vectors(
+        folder / entry["vectors"], arrays, {key: about[key] for key in ("width", "metric")}
+    )
     return entry
 
 

@@ -115,6 +115,8 @@ def errors(
         unit += 2.0**-7 / width
     size = (reach + lengths).square() / 2 if metric == "l2" else reach * lengths
     error = (width + 16) * unit * (size + offset.abs()[:, None] / width)
+    if metric == "cosine":  # rows of length 1 were rounded before they were moved
+        error += 4 * 2.0**-24 * lengths
     error += width * torch.finfo(torch.float32).tiny * (1 + reach + lengths)
     return torch.where(size < _LARGE, error, torch.inf)
 

@@ -14,13 +14,13 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from .exact import closest
-from .parts import GROUP, METRICS, Part, errors, prepared, scores
+from .parts import GROUP, Part, errors, prepared, scores
 
 MOST = 128  # queries that are searched together
 _BUFFER = 2**20  # scores of a block
 _ROWS = 2**16  # rows that are compared in float64 at once
 
-Masks = Sequence[Bool[Tensor, " n"] | None]  # for each part, which rows may be found; None: all
+Masks = Sequence[Bool[Tensor, " _"] | None]  # for each part, which rows may be found; None: all
 
 
 def search(

@@ -205,7 +205,7 @@ class VectorMemory:
         k = ids.shape[1]
         return [found[i * k : (i + 1) * k] for i in range(len(ids))]
 
-    def _masks(self, where: Where) -> list[Bool[Tensor, " n"] | None]:
+    def _masks(self, where: Where) -> list[Bool[Tensor, " _"] | None]:
         """For each segment the rows that may be found; None: all."""
         masks = []
         ids = None if where is None or callable(where) else torch.tensor(sorted({*map(int, where)}))
