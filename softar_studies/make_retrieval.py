@@ -32,8 +32,8 @@ from .retrieval import TASKS, Task, judged, parts_of_names
 ROOT = Path(__file__).parents[1]
 RESULTS, RUNS = ROOT / "data" / "results" / "retrieval.csv", ROOT / "runs" / "retrieval"
 UNITS, SIZE = 1500, 400
-SHAPE = {"context": 128, "n_layers": 3, "n_heads": 4, "d_model": 96}
-TRAINING = TrainConfig(steps=500, batch_size=16)
+SHAPE = {"context": 64, "n_layers": 2, "n_heads": 4, "d_model": 64}
+TRAINING = TrainConfig(steps=300, batch_size=16, eval_every=0)
 
 
 def own_model() -> SoftAR:
@@ -132,7 +132,7 @@ SYSTEMS = {
     "rank_bm25 Okapi": ("sparse", "rank-bm25", "float64", "first", rank_bm25),
     "tantivy": ("sparse", "tantivy", "float32", "first", tantivy),
     "MaxSim of states": ("multi-vector", "", "float32", "first", lambda t: TokenIndex.of_model(t, own_model())),
-    "MaxSim of rows": ("multi-vector", "", "float32", "first", lambda t: TokenIndex.of_model(t, own_model(), 0, "token")),
+    "MaxSim of rows": ("multi-vector", "", "float32", "first", lambda t: TokenIndex.of_model(t, own_model(), 0)),
 }  # fmt: skip
 
 

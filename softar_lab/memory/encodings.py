@@ -176,9 +176,7 @@ class TokenIndex(TextIndex):
         encode: from a text to the vectors of its tokens (t, m) and their names.
     """
 
-    def __init__(
-        self, texts: Sequence[str], encode: Callable[[str], tuple[Tensor, list[str]]]
-    ):
+    def __init__(self, texts: Sequence[str], encode: Callable[[str], tuple[Tensor, list[str]]]):
         self.texts, self.encode = list(texts), encode
         found = [encode(text) for text in self.texts]
         self.names = [names for _, names in found]
