@@ -10,6 +10,7 @@ Cauchy and Schwarz), in any order of its terms; the other operations add a few u
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -75,7 +76,7 @@ class Part:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
+    @cached_property
     def centred(self) -> bool:
         """Whether rows have to be moved before they are multiplied."""
         return bool(self.centre.any())

@@ -18,7 +18,8 @@ from .parts import GROUP, Part, errors, prepared, scores
 
 MOST = 128  # queries that are searched together
 _BUFFER = 2**20  # scores of a block
-_ROWS = 2**16  # rows that are compared in float64 at once
+_WITHIN = np.arange(GROUP)
+_FEW, _MANY = 8, 1024  # groups that are looked into at once, at first and later
 
 Masks = Sequence[Bool[Tensor, " _"] | None]  # for each part, which rows may be found; None: all
 
@@ -46,96 +47,118 @@ def search(
     if not k:
         return ids, values
     for begin in range(0, len(queries), MOST):
-        some = queries[begin : begin + MOST]
-        least, error = _screen(parts, masks, some, metric)
-        for i, query in enumerate(some.numpy(), begin):
-            found = _closest(parts, masks, query, k, metric, least[i - begin], error[i - begin])
-            ids[i], values[i] = (torch.from_numpy(one) for one in found)
+        some = slice(begin, begin + MOST)
+        ids[some], values[some] = _Batch(parts, masks, queries[some], k, metric).run()
     return ids, values if metric == "l2" else -values + 0.0
 
 
-def _screen(
-    parts: Sequence[Part], masks: Masks, queries: Float32[Tensor, "Q m"], metric: str
-) -> tuple[Float32[Tensor, "Q G"], Float32[Tensor, "Q G"]]:
-    """The least score in each group of all parts, and how far it may be off (Q, G).
+class _Batch:
+    """A search for some queries.
 
-    It is infinite where nothing may be found; an infinite error says that nothing is known.
+    `least` (Q, G) is the least score in each group of all parts, infinite where nothing may be
+    found; `error` (Q, G) is how far it may be off, infinite where nothing is known.
     """
-    wanted = queries.double()
-    if metric == "cosine":
-        lengths = wanted.norm(dim=-1, keepdim=True)
-        wanted = torch.where(lengths > 0, wanted / lengths, 0)
-    total = sum(len(part.reach) for part in parts)
-    least, error = torch.empty(2, len(queries), total)
-    step = max(_BUFFER // len(queries) // GROUP, 1) * GROUP
-    buffer, at = torch.empty(len(queries) * step), 0
-    for part, mask in zip(parts, masks):
-        moved, lengths, offset = prepared(part, wanted, metric)
-        here = slice(at, at + len(part.reach))
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        masks: Masks,
+        queries: Float32[Tensor, "Q m"],
+        k: int,
+        metric: str,
+    ):
+        self.parts, self.masks, self.k, self.metric = parts, masks, k, metric
+        self.queries, wanted = queries, queries.double()
+        if metric == "cosine":
+            lengths = wanted.norm(dim=-1, keepdim=True)
+            wanted = torch.where(lengths > 0, wanted / lengths, 0)
+        self.ready = [prepared(part, wanted, metric) for part in parts]
+        self.firsts = np.cumsum([0, *(len(part.reach) for part in parts)])
+        self.least, self.error = torch.empty(2, len(queries), int(self.firsts[-1]))
+
+    def run(self) -> tuple[Int64[Tensor, "Q k"], Float64[Tensor, "Q k"]]:
+        """The ids of the k closest rows and their scores, the less the closer."""
+        step = max(_BUFFER // len(self.queries) // GROUP, 1) * GROUP
+        buffer = torch.empty(len(self.queries) * step)
+        for number, first in enumerate(self.firsts[:-1]):
+            self._screen(number, int(first), step, buffer)
+        found = [self._closest(i) for i in range(len(self.queries))]
+        ids, values = (torch.from_numpy(np.stack(one)) for one in zip(*found))
+        return ids, values
+
+    def _screen(self, number: int, first: int, step: int, buffer: Tensor) -> None:
+        """Read one part."""
+        part, mask = self.parts[number], self.masks[number]
+        queries, lengths, offset = self.ready[number]
+        here = slice(first, first + len(part.reach))
         for begin in range(0, len(part), step):
             end = min(begin + step, len(part))
-            found = scores(part, moved, begin, end, metric, buffer)  # (Q, n)
+            found = scores(part, queries, begin, end, self.metric, buffer)  # (Q, n)
             if mask is not None:
                 found.masked_fill_(~mask[begin:end], torch.inf)
             if rest := -(end - begin) % GROUP:
                 found = torch.nn.functional.pad(found, (0, rest), value=torch.inf)
-            groups = slice(at + begin // GROUP, at - (-end // GROUP))
-            torch.amin(found.view(len(queries), -1, GROUP), -1, out=least[:, groups])
-        middle = least[:, here].double() + offset[:, None]
-        least[:, here] = middle
+            groups = slice(first + begin // GROUP, first - (-end // GROUP))
+            torch.amin(found.view(len(queries), -1, GROUP), -1, out=self.least[:, groups])
+        middle = self.least[:, here].double() + offset[:, None]
+        self.least[:, here] = middle
         # the least score is rounded once more, and so is the error itself
-        off = errors(part, lengths, offset, metric)
+        off = errors(part, lengths, offset, self.metric)
         off += torch.where(middle.isfinite(), middle.abs() * 2.0**-24, 0)
-        error[:, here] = off * (1 + 2.0**-20)
-        at += len(part.reach)
-    return least, error
+        self.error[:, here] = off * (1 + 2.0**-20)
 
+    def _closest(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of the k closest rows to query i and their scores, the less the closer."""
+        # 1) the groups that may hold one of them, the most promising first
+        least, error = self.least[i].numpy().astype(np.float64), self.error[i].numpy()
+        certain, k = error < np.inf, self.k
+        with np.errstate(invalid="ignore"):
+            low = np.where(certain, least - error, -np.inf)
+            high = np.where(certain, least + error, np.inf)
+        limit = np.partition(high, k - 1)[k - 1] if k <= len(high) else np.inf
+        groups = np.flatnonzero((low <= limit) & (low < np.inf))
+        groups = groups[low[groups].argsort(kind="stable")]
+        # 2) their rows, until the next group is certainly farther than k rows
+        query, begin, size = self.queries[i].numpy(), 0, _FEW
+        rows, ids = np.empty((0, len(query)), np.float32), np.empty(0, np.int64)
+        while begin < len(groups) and low[groups[begin]] <= limit:
+            more, names = self._rows(i, groups[begin : begin + size], limit)
+            rows, ids = np.concatenate([rows, more]), np.concatenate([ids, names])
+            order, values, slack = closest(rows, ids, query, k, self.metric)
+            rows, ids = rows[order], ids[order]
+            if len(order) == k:
+                limit = min(limit, float((values + slack).max()))
+            begin, size = begin + size, min(2 * size, _MANY)
+        return ids, values
 
-def _closest(
-    parts: Sequence[Part],
-    masks: Masks,
-    query: np.ndarray,
-    k: int,
-    metric: str,
-    least: Float32[Tensor, " G"],
-    error: Float32[Tensor, " G"],
-) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of the k closest rows to one query (m,) and their scores, the less the closer."""
-    # 1) the groups that may hold one of them, the most promising first
-    certain = error < torch.inf
-    low = torch.where(certain, least.double() - error, -torch.inf)
-    high = torch.where(certain, least.double() + error, torch.inf)
-    limit = high.kthvalue(k).values if k <= len(high) else torch.tensor(torch.inf).double()
-    groups = ((low <= limit) & (low < torch.inf)).nonzero().flatten()
-    groups = groups[low[groups].argsort(stable=True)]
-    # 2) their rows, until the next group is certainly farther than k rows
-    rows, ids = np.empty((0, len(query)), np.float32), np.empty(0, np.int64)
-    for some in groups.split(_ROWS // GROUP):
-        if low[some[0]] > limit:
-            break
-        more, names = _rows(parts, masks, some)
-        rows, ids = np.concatenate([rows, more]), np.concatenate([ids, names])
-        order, values, slack = closest(rows, ids, query, k, metric)
-        rows, ids = rows[order], ids[order]
-        if len(order) == k:
-            limit = min(limit, float((values + slack).max()))
-    return ids, values
+    def _rows(self, i: int, groups: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of some groups that may be found and may be within a limit, and their ids."""
+        numbers = np.searchsorted(self.firsts, groups, side="right") - 1
+        rows, ids = [], []
+        for number in sorted(set(numbers.tolist())):
+            part, mask = self.parts[number], self.masks[number]
+            mine = groups[numbers == number]
+            places = ((mine - self.firsts[number])[:, None] * GROUP + _WITHIN).ravel()
+            error = self.error[i].numpy()[mine].repeat(GROUP)
+            inside = places < len(part)
+            if mask is not None:
+                inside[inside] = mask.numpy()[places[inside]]
+            places, error = places[inside], error[inside]
+            score, found = self._scores(i, number, places)
+            # an error without bound, and a score that is none, keep a row
+            with np.errstate(invalid="ignore"):
+                keep = ~(score - error > limit)
+            rows.append(found[keep])
+            ids.append(part.ids.numpy()[places[keep]])
+        return np.concatenate(rows), np.concatenate(ids)
 
-
-def _rows(
-    parts: Sequence[Part], masks: Masks, groups: Int64[Tensor, " g"]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of some groups that may be found, and their ids."""
-    firsts = np.cumsum([0, *(len(part.reach) for part in parts)])
-    numbers = np.searchsorted(firsts, groups.numpy(), side="right") - 1
-    rows, ids = [], []
-    for number in np.unique(numbers):
-        part, mask = parts[number], masks[number]
-        mine = torch.from_numpy(groups.numpy()[numbers == number] - firsts[number])
-        places = (mine[:, None] * GROUP + torch.arange(GROUP)).flatten()
-        places = places[places < len(part)]
-        if mask is not None:
-            places = places[mask[places]]
-        rows.append(part.rows[places].numpy())
-        ids.append(part.ids[places].numpy())
-    return np.concatenate(rows), np.concatenate(ids)
+    def _scores(self, i: int, number: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The scores of some rows of a part in float32 (n,), and the rows (n, m)."""
+        part, (queries, _, offset) = self.parts[number], self.ready[number]
+        rows = part.rows.numpy()[places]
+        moved = rows * part.scale.numpy()[places, None] if self.metric == "cosine" else rows
+        moved = moved - part.centre.numpy() if part.centred else moved
+        with np.errstate(over="ignore", invalid="ignore"):
+            score = moved @ queries[i].numpy()
+            score = score + part.squares.numpy()[places] if self.metric == "l2" else score
+        return score.astype(np.float64) + float(offset[i]), rows
