@@ -14,6 +14,7 @@ from .evidence import claim, masked, measured, scaled, setup, table
 from .external.pretrained.load import load_pretrained
 from .generation import Always, EveryK, Never, Trajectory, generate, stream
 from .generation.config import GenerationConfig
+from .memory import VectorMemory
 from .models.config import ModelConfig
 from .models.scoring import evaluate
 from .models.soft_ar import SoftAR
@@ -43,6 +44,7 @@ __all__ = [
     "TrainConfig",
     "TrainingDiverged",
     "Trajectory",
+    "VectorMemory",
     "Window",
     "claim",
     "compare",

@@ -154,6 +154,32 @@ def kill_savers(root: Path) -> dict:
     return {"seen": seen, "leftovers": leftovers}
 
 
+def kill_memories(root: Path) -> dict:
+    """Every fifth moment of saving a memory over another one, and what a next save leaves there."""
+    from softar_lab.memory import VectorMemory
+
+    torch.set_num_threads(1)
+    seen, leftovers = [], []
+    for moment in count(step=5):
+        folder, memory = root / str(moment), VectorMemory(2)
+        memory.add(torch.zeros(3, 2), ["old"] * 3)
+        memory.save(folder)
+        memory.delete([1])
+        memory.add(torch.ones(2, 2), ["new"] * 2)
+        done = fork(lambda: memory.save(folder), moment)  # noqa: B023
+        found = VectorMemory.load(folder, verify=True)
+        payloads = [found.payload(number) for number in found.ids.tolist()]
+        if payloads not in (["old"] * 3, ["old"] * 2 + ["new"] * 2):
+            raise SystemExit(f"a mixture: {payloads}")
+        seen.append(len(payloads))
+        if done:
+            break
+        found.save(folder)  # removes what the killed one left
+        leftovers += [path.name for path in folder.glob("segment-*")][2 * len(found._segments) :]
+        leftovers += [path.name for path in folder.glob(".segment-*")]
+    return {"seen": seen, "leftovers": leftovers}
+
+
 # -- training ---------------------------------------------------------------------------------------------------------
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 8
@@ -248,4 +274,5 @@ def kill_trainers(root: Path, objective: str) -> dict:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     what, where, *more = sys.argv[1:]
-    print(json.dumps({"saving": kill_savers, "training": kill_trainers}[what](Path(where), *more)))
+    program = {"saving": kill_savers, "memory": kill_memories, "training": kill_trainers}[what]
+    print(json.dumps(program(Path(where), *more)))

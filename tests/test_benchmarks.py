@@ -300,3 +300,10 @@ def test_weights_take_turns_with_the_library(script, capsys):
     ]
     assert speed[0][2] == "1.00"
     assert [[row[0] for row in rows] for rows in lost] == [list(kinds[1:])] * 2
+
+
+def test_memory_searches_beside_the_bare_product(script, capsys):
+    script("memory").main(["--quick"])
+    names = [row[0] for row in rows_of(capsys.readouterr().out)]
+    for who in ("ours", "the product", "reading once"):
+        assert {f"100 queries, {who}", f"1 queries, {who}"} <= set(names)

@@ -18,7 +18,7 @@ FLOORS = (
     {"core"},
     {"data"},
     {"models", "counting"},
-    {"generation", "training", "metrics", "external", "sweeps"},
+    {"generation", "training", "metrics", "memory", "external", "sweeps"},
     {"evidence", "compare", "plots", "widgets"},
     {"__init__"},
 )
