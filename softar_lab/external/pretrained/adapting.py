@@ -26,7 +26,7 @@ from ...training.interruption import interruption
 from ...training.loop import TrainingDiverged
 from .adapt_config import AdaptConfig
 from .low_rank import Adapted, attach
-from .soft_reading import log_probs, soft_tokens, states
+from .soft_reading import check_trainable, log_probs, soft_tokens, states
 
 PROGRESS = "training.safetensors"
 EVAL_ROWS = 16  # of held-out text that an evaluation reads at most
@@ -117,6 +117,11 @@ class AdaptingRun:
         held_out: str | Sequence[str] | None,
         seed: int,
     ):
+        check_trainable(model)
+        if config.window > model.context:
+            raise ValueError(
+                f"AdaptConfig.window {config.window} is more than the model's context {model.context}"
+            )
         self.config, self.seed = config, seed
         self.texts = Texts(model, text, config.window)
         self.held_out = None if held_out is None else Texts(model, held_out, config.window)
@@ -296,7 +301,9 @@ def _make_steps(
 ) -> tuple[list[float], bool]:
     """Make the remaining steps; returns their losses, and whether the run was stopped early."""
     config, losses = run.config, []
-    bar = tqdm(total=config.steps, initial=run.step, disable=not progress, unit="step", desc="adapt")
+    bar = tqdm(
+        total=config.steps, initial=run.step, disable=not progress, unit="step", desc="adapt"
+    )
     with interruption() as stop, bar:
         while run.step < config.steps and not stop.is_set():
             # 1) one step

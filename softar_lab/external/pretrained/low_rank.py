@@ -36,7 +36,9 @@ def peft() -> Any:
     """
     if find_spec("peft") is None:
         raise PretrainedError('peft missing: pip install "softar-lab[adapting]"')
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft loads it, and it would complain
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # peft loads it, and it would complain
     import peft as library
 
     return library
@@ -123,9 +125,7 @@ def targets(model: Predictor, which: str) -> list[str]:
     """The names of the linear layers that get an adapter: "all", "attention" or "mlp"."""
     if isinstance(model, SoftAR):
         found = [
-            f"body.{name}"
-            for name, one in model.body.named_modules()
-            if isinstance(one, nn.Linear)
+            f"body.{name}" for name, one in model.body.named_modules() if isinstance(one, nn.Linear)
         ]
         attends = ("query_key_value", "attention_out")
     else:
