@@ -31,7 +31,7 @@ from .make_results import ROOT, names_asked_for
 RUNS, RESULTS = ROOT / "runs" / "adapting", ROOT / "data" / "results" / "adapting.csv"
 WHO = ("A farmer", "The teacher", "My sister", "An old man")
 WHERE = ("in the morning", "near the river", "on a train", "at the market")
-DOES = ("said that", "looked for", "began to")
+DOES = ("said that", "looked for")
 OPENINGS = [f"{who} {where} {does}" for who in WHO for where in WHERE for does in DOES]
 # no word of these stands in the others
 TESTS = [
@@ -60,8 +60,8 @@ class Base:
 
 BASES = {
     "tales-hard": Base(AdaptConfig(steps=150, batch_size=8, window=128, save_every=0), steps=160),
-    "smollm2": Base(AdaptConfig(steps=40), seeds=2, dtype="bfloat16"),
-    "smollm2 nf4": Base(AdaptConfig(steps=40), seeds=1, quantise="nf4"),
+    "smollm2": Base(AdaptConfig(steps=30), seeds=1, steps=32, dtype="bfloat16"),
+    "smollm2 nf4": Base(AdaptConfig(steps=30), seeds=1, steps=32, quantise="nf4"),
 }
 TRAINED = {
     "nothing": None,
@@ -74,7 +74,6 @@ FEEDBACKS = {
     "mixture": {"schedule": "never", "feedback": "mixture"},
     "gumbel(0.5)": {"schedule": "never", "feedback": "gumbel(0.5)"},
     "gumbel(1.0)": {"schedule": "never", "feedback": "gumbel(1.0)"},
-    "mixture(1.0, 30)": {"schedule": "never", "feedback": "mixture(1.0, 30)"},
 }
 ARMS = [f"{base}, {trained}" for base in BASES for trained in TRAINED]
 
@@ -87,7 +86,7 @@ def parts(arm: str) -> tuple[str, Base, dict[str, Any] | None]:
 
 def recipe(arm: str, seed: int, feedback: str) -> dict[str, Any]:
     """Everything that determines a cell's rows."""
-    name, base, trained = parts(arm)
+    _, base, trained = parts(arm)
     config = None if trained is None else {**asdict(replace(base.config, **trained))}
     about = {"arm": arm, "seed": seed, "feedback": feedback, "unit": "nats a token"}
     about |= {"steps": base.steps, "dtype": base.dtype, "quantise": base.quantise}

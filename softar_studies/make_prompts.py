@@ -31,7 +31,7 @@ from .make_results import ROOT, names_asked_for
 
 RUNS, RESULTS = ROOT / "runs" / "prompts", ROOT / "data" / "results" / "prompts.csv"
 SAVED = ROOT / "data" / "prompts"
-SMOLLM2 = {"tokens": 8, "steps": 30, "batch_size": 4}
+SMOLLM2 = {"tokens": 8, "steps": 25, "batch_size": 4}
 MESS3 = {"tokens": 4, "steps": 80, "batch_size": 64, "learning_rate": 0.1}
 LENGTH = 6  # symbols of an answer of mess3
 # part: its settings and its starts; "bullets" is the one that the verdict is about
@@ -61,7 +61,7 @@ def cell(model: Predictor, part: str, seed: int) -> list[dict[str, Any]]:
 def data_of(part: str) -> tuple[list[Pair], list[Pair]]:
     """Training pairs and test pairs."""
     if not part.startswith("mess3"):
-        return pairs(part, 48, seed=0), pairs(part, 24, seed=1, test=True)
+        return pairs(part, 48, seed=0), pairs(part, 16, seed=1, test=True)
     language, state = load_language("mess3"), int(part[-1])
     return tuple(texts_from(language, state, n, LENGTH, seed) for seed, n in ((0, 2000), (1, 500)))
 

@@ -9,10 +9,13 @@ import torch
 
 from softar_lab.data.languages.hidden_markov import HiddenMarkov
 
-WORDS = """goats lamps kites spoons ropes chairs clocks drums boots coins wheels bells books cups doors
+_WORDS = """
+goats lamps kites spoons ropes chairs clocks drums boots coins wheels bells books cups doors
 eggs figs gloves hats jars keys locks maps nails ovens pens rings shoes tables vases wagons axes
 bags cakes dolls fans grapes hens inks jugs knots leaves mugs nets oars plums quilts rugs socks
-tents urns vests wells yarns zebras apples brooms crowns desks flutes gates hooks""".split()
+tents urns vests wells yarns zebras apples brooms crowns desks flutes gates hooks
+"""
+WORDS = _WORDS.split()
 TRAIN = 48  # of the words
 
 

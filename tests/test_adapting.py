@@ -11,10 +11,6 @@ import torch
 from bounds import exact, exact_logits, float64
 from safetensors.torch import load_file, save_file
 
-pytest.importorskip("transformers")
-peft = pytest.importorskip("peft", reason="the library peft, which puts adapters on, is missing")
-pytest.importorskip("bitsandbytes", reason="bitsandbytes, which stores NF4, is not installed")
-
 from softar_lab.core.fingerprint import fingerprint
 from softar_lab.core.store import CheckpointError
 from softar_lab.data.corpora import load_language
@@ -29,6 +25,10 @@ from softar_lab.generation import generate
 from softar_lab.models.simplex import posterior_gumbel
 from softar_lab.training.loop import TrainingDiverged
 from softar_studies.random_model import random_pretrained
+
+pytest.importorskip("transformers")
+peft = pytest.importorskip("peft", reason="the library peft, which puts adapters on, is missing")
+pytest.importorskip("bitsandbytes", reason="bitsandbytes, which stores NF4, is not installed")
 
 # the library still uses an old name of transformers
 pytestmark = pytest.mark.filterwarnings(
@@ -89,7 +89,7 @@ def _compare_gradients(small, kind, how):
     with torch.no_grad():
         for one in run.weights.values():
             one.copy_(0.1 * torch.randn(one.shape, generator=generator, dtype=torch.float64))
-    ids, exists = run.texts.batch(2, run.generator(0))
+    ids, _ = run.texts.batch(2, run.generator(0))
     vectors = small.embedding[ids[:, :-1]]
     if how:
         chosen = torch.rand(vectors.shape[:2], generator=generator) < 0.5
@@ -141,7 +141,8 @@ def test_nf4_trains_also_after_an_evaluation(nf4_model):
     moved = [name for name, one in run.weights.items() if not torch.equal(one, before[name])]
     assert moved == [*run.weights]
     found = adapt(nf4_model, TEXT, config, held_out=TEXT, progress=False).history["held_out_nats"]
-    assert found.is_monotonic_decreasing and found.iloc[-1] < found.iloc[0] - 0.3
+    assert found.is_monotonic_decreasing
+    assert found.iloc[-1] < found.iloc[0] - 0.3
 
 
 def test_distilling_hard_text_begins_at_zero(both):
@@ -194,7 +195,8 @@ def test_a_stopped_run_goes_on_bit_by_bit(both, tmp_path, kind):
     options = {"held_out": text[:60], "progress": False}
     whole = adapt(model, text, config, **options)
     some = adapt(model, text, config, out=tmp_path, on_step=lambda e: e["step"] == 3, **options)
-    assert some.interrupted and not whole.interrupted
+    assert some.interrupted
+    assert not whole.interrupted
     rest = adapt(model, text, config, out=tmp_path, **options)
     assert whole.losses == some.losses + rest.losses
     for name, one in whole.adapters.weights.items():
@@ -202,7 +204,8 @@ def test_a_stopped_run_goes_on_bit_by_bit(both, tmp_path, kind):
     columns = ["step", "train_loss", "held_out_nats"]
     assert whole.history[columns].equals(rest.history[columns])
     again = adapt(model, text, config, out=tmp_path, **options)  # finished: nothing is done
-    assert again.losses == [] and again.history[columns].equals(whole.history[columns])
+    assert again.losses == []
+    assert again.history[columns].equals(whole.history[columns])
 
 
 def test_a_run_killed_before_peft_s_files_goes_on(model, tmp_path):
@@ -223,7 +226,8 @@ def test_ctrl_c_saves_and_returns(model, tmp_path):
 
     config = AdaptConfig(steps=50, save_every=0, **SHORT)
     found = adapt(model, TEXT, config, out=tmp_path, progress=False, on_step=press)
-    assert found.interrupted and (tmp_path / PROGRESS).exists()
+    assert found.interrupted
+    assert (tmp_path / PROGRESS).exists()
 
 
 def test_another_run_s_folder_is_refused(model, tmp_path):
@@ -269,7 +273,7 @@ def test_adapters_of_a_model_of_ours_load_in_plain_peft(tiny, tmp_path):
     torch.testing.assert_close(found.model.log_probs(ids), beside, **exact(model))
     # in compiled steps, too
     text = generate(found.model, "abc", 8, temperature=0).token_ids
-    state, written = found.model.start(1), found.model.tokenizer.encode("abc")[None]
+    written = found.model.tokenizer.encode("abc")[None]
     for step in range(8):
         probs = found.model.next_log_probs(torch.cat([written, text[None, : step + 1]], 1))
         assert int(probs[0, 3 + step].argmax()) == int(text[step])
@@ -358,7 +362,7 @@ def test_models_without_a_gradient_of_their_likelihood_are_refused(tiny):
 def test_the_rows_of_texts_are_padded_where_nothing_sees_it(tiny):
     model = tiny()
     run = AdaptingRun(model, ["abc", "defghijk"], AdaptConfig(**SHORT), None, 0)
-    ids, exists = run.texts._padded([one for one in run.texts.ids])
+    ids, exists = run.texts._padded(run.texts.ids)
     together = run.loss_of(ids, exists)
     alone = [
         run.loss_of(one[None], torch.ones(1, len(one), dtype=torch.bool)) for one in run.texts.ids

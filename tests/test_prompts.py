@@ -5,10 +5,6 @@ import json
 import pytest
 import torch
 from bounds import exact, exact_logits
-
-pytest.importorskip("transformers")
-peft = pytest.importorskip("peft", reason="the library peft, whose files are read, is missing")
-
 from safetensors.torch import save_file
 
 from softar_lab.external.pretrained.errors import PretrainedError
@@ -23,6 +19,9 @@ from softar_lab.external.pretrained.prompts import (
 from softar_lab.generation import generate
 from softar_lab.models.simplex import hull_distance
 from softar_studies.random_model import random_pretrained
+
+pytest.importorskip("transformers")
+peft = pytest.importorskip("peft", reason="the library peft, whose files are read, is missing")
 
 PAIRS = [("abc", "def"), ("", "gh"), ("k", "abcd")]
 IDS = torch.randint(3, 100, (1, 6), generator=torch.Generator().manual_seed(1))
@@ -107,7 +106,8 @@ def test_survival_is_one_for_the_trained_and_zero_for_the_start(model, learned):
     pairs = [("goats, lamps\n", "- goats\n- lamps\n")]
     found = survival(model, learned, pairs, ["nearest(l2)"]).set_index("variant")
     assert [*found.index] == ["start", "trained", "nearest(l2)"]
-    assert found.loc["start", "of_gain"] == 0 and found.loc["trained", "of_gain"] == 1
+    assert found.loc["start", "of_gain"] == 0
+    assert found.loc["trained", "of_gain"] == 1
     if words_of(model, learned)["at_start"].all():
         assert found.loc["nearest(l2)", "of_gain"] == 0
     with pytest.raises(ValueError, match="does not know where"):
@@ -133,7 +133,8 @@ def test_a_prompted_model_generates_as_one_that_read_the_rows(tiny, schedule):
 def test_a_saved_prompt_is_read_by_peft_alike(model, learned, tmp_path):
     learned.save(tmp_path, "base")
     found = load_prompt(tmp_path)
-    assert torch.equal(found.vectors, learned.vectors) and found.history == learned.history
+    assert torch.equal(found.vectors, learned.vectors)
+    assert found.history == learned.history
     assert torch.equal(found.start_ids, learned.start_ids)
     theirs = peft.PeftModel.from_pretrained(model.network, tmp_path).eval()
     with torch.inference_mode():
@@ -153,7 +154,8 @@ def test_a_prompt_of_peft_s_is_read(model, tmp_path):
     made = peft.get_peft_model(sharing_copy(model.network), config).eval()
     made.save_pretrained(tmp_path)
     found = load_prompt(tmp_path)
-    assert found.start_ids is None and found.vectors.shape == (3, 64)
+    assert found.start_ids is None
+    assert found.vectors.shape == (3, 64)
     with torch.inference_mode():
         expected = made(input_ids=IDS).logits.log_softmax(-1)[:, -1]
     ours = prompted(model, found)
