@@ -59,7 +59,10 @@ class Base:
 
 
 BASES = {
-    "tales-hard": Base(AdaptConfig(steps=150, batch_size=8, window=128, save_every=0), steps=160),
+    "tales-hard": Base(
+        AdaptConfig(steps=150, batch_size=4, window=160, learning_rate=1e-3, save_every=0),
+        steps=160,
+    ),
     "smollm2": Base(AdaptConfig(steps=30), seeds=1, steps=32, dtype="bfloat16"),
     "smollm2 nf4": Base(AdaptConfig(steps=30), seeds=1, steps=32, quantise="nf4"),
 }
@@ -109,10 +112,10 @@ def judge(name: str) -> Predictor:
     return base_model(name) if "nf4" not in name else base_model.__wrapped__("smollm2")
 
 
-def training_texts(name: str) -> str | list[str]:
+def training_texts(name: str) -> list[str]:
     """What adapters are trained on: SmolLM2's own texts, or the stories that ours was trained on."""
     if name == "tales-hard":
-        return load_corpus("tales").train[:200_000]
+        return documents(load_corpus("tales").train[:200_000])
 
     def run() -> list[dict[str, Any]]:
         seeds = list(range(len(OPENINGS)))
@@ -121,6 +124,11 @@ def training_texts(name: str) -> str | list[str]:
 
     rows = load_or_run(cell_path(RUNS, "texts"), {"openings": OPENINGS, "drawn": DRAWN}, run)
     return [row["text"] for row in rows]
+
+
+def documents(text: str) -> list[str]:
+    """The whole stories of a text, each with its end."""
+    return [f"{story}\n" for story in text.split("\n")[:-1]]
 
 
 @lru_cache(maxsize=1)

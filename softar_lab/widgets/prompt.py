@@ -7,7 +7,6 @@ from typing import Any
 
 import ipywidgets as w
 import pandas as pd
-from matplotlib.figure import Figure
 
 from .. import plots
 from ..core.predictor import Predictor
@@ -17,7 +16,6 @@ from ..external.pretrained.prompts import LearnedPrompt, Pair, prompted, score
 from ..generation import generate
 from .panel import Panel
 from .setting import NARROW, always_chosen, menu
-
 
 
 class PromptExplorer(Panel):
@@ -103,8 +101,8 @@ class PromptExplorer(Panel):
             f"{found['nats']:.2f} nats a token</td><td><code>{answer}</code></td></tr>"
         )
 
-    def still(self) -> Figure | None:
-        """Return the score of each variant that was asked for, by its place on the way."""
+    def still(self) -> Any:
+        """Return a figure of the share right of each variant that was scored, or None."""
         names = [name for name in self.variants if name in self._scores]
         if not names:
             return None

@@ -1,6 +1,7 @@
 """What does a learned prompt say? Its nearest words, and how much of its gain they carry (K3, K32)."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import pandas as pd
 import torch
@@ -27,7 +28,7 @@ def words_of(model: Predictor, prompt: LearnedPrompt) -> pd.DataFrame:
     table, vectors = model.embedding.cpu(), prompt.vectors
     unit = table.norm(dim=-1).mean()
     by_l2, by_cosine = (nearest(vectors, table, metric) for metric in ("l2", "cosine"))
-    weights = barycentric(vectors, table)
+    weights = _weights(model, prompt)
     names = model.tokenizer.tokens
     start = prompt.start_ids
     rows = {
@@ -54,7 +55,7 @@ def variants(model: Predictor, prompt: LearnedPrompt) -> dict[str, Float[Tensor,
         return other * lengths / other.norm(dim=-1, keepdim=True)
 
     rows = {metric: table[nearest(vectors, table, metric)] for metric in ("l2", "cosine", "dot")}
-    weights = barycentric(vectors, table)
+    weights = _weights(model, prompt)
     mixture = weights @ table
     found = {"trained": vectors}
     if prompt.start_ids is not None:
@@ -73,6 +74,12 @@ def variants(model: Predictor, prompt: LearnedPrompt) -> dict[str, Float[Tensor,
     found["mean in every place"] = vectors.mean(0).expand_as(vectors)
     found["first half"] = vectors[: max(1, len(vectors) // 2)]
     return found
+
+
+@lru_cache(maxsize=8)
+def _weights(model: Predictor, prompt: LearnedPrompt) -> Float[Tensor, "n V"]:
+    """The barycentric weights of a prompt, which take seconds with a large table."""
+    return barycentric(prompt.vectors, model.embedding.cpu())
 
 
 def survival(
