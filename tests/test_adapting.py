@@ -19,7 +19,11 @@ from softar_lab.external.pretrained.adapting import PROGRESS, AdaptingRun, adapt
 from softar_lab.external.pretrained.errors import PretrainedError
 from softar_lab.external.pretrained.low_rank import attach, left_after_nf4, load_adapter, merged
 from softar_lab.external.pretrained.quantised import matrix_of, sharing_copy, to_nf4
-from softar_lab.external.pretrained.soft_reading import posterior_weights, soft_tokens
+from softar_lab.external.pretrained.soft_reading import (
+    nats_per_token,
+    posterior_weights,
+    soft_tokens,
+)
 from softar_lab.external.pretrained.wrapper import Pretrained
 from softar_lab.generation import generate
 from softar_lab.models.simplex import posterior_gumbel
@@ -369,3 +373,14 @@ def test_the_rows_of_texts_are_padded_where_nothing_sees_it(tiny):
     ]
     expected = (2 * alone[0] + 7 * alone[1]) / 9
     torch.testing.assert_close(together, expected, atol=exact(model)["atol"], rtol=0)
+
+
+def test_nats_per_token_of_symbols_are_those_of_the_text(tiny):
+    model, texts = tiny(), ["abcdef", "ghijk"]
+    found = [model.log_probs(model.tokenizer.encode(one)[None])[0, 1:] for one in texts]
+    expected = -float(torch.cat(found).mean())
+    bound = exact(model)["atol"]
+    assert nats_per_token(model, texts) == pytest.approx(expected, abs=bound)
+    soft = nats_per_token(model, texts, "posterior-gumbel(0.001)")
+    assert soft == pytest.approx(expected, abs=1e-3)  # so sharp a soft token is its symbol
+    assert nats_per_token(model, texts, "scheduled(1.0)") != expected

@@ -4,6 +4,8 @@ It is the reading of `Pretrained.hidden_states` and `SoftAR.hidden_states`, by w
 learned prompts are trained.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -128,3 +130,35 @@ def posterior_weights(
     ratio = ratio.add_(1).scatter_(1, winner, 1.0)
     weights = ratio.pow_(-1 / temperature)
     return weights / weights.sum(-1, keepdim=True)
+
+
+@torch.no_grad()
+def nats_per_token(
+    reader: Predictor,
+    texts: Sequence[str],
+    how: str | None = None,
+    maker: Predictor | None = None,
+    seed: int = 0,
+) -> float:
+    """What a model gives the tokens of texts when all that it reads of them is soft, in nats.
+
+    Args:
+        reader: reads the vectors. The first token of each text is read hard, and not scored.
+        texts: each is read by itself, from its beginning.
+        how: a member of `training.soft_inputs`; None: symbols.
+        maker: predicts the tokens, and so makes the soft ones; None: the reader itself. Readers can
+            be compared where one maker makes the same vectors for them.
+        seed: draws the noise of each text.
+    """
+    found = []
+    for i, text in enumerate(texts):
+        ids = reader.tokenizer.encode(text)[None].to(reader.device)
+        chosen = torch.full_like(ids[:, :-1], how is not None, dtype=torch.bool)
+        chosen[:, 0] = False
+        noise = torch.Generator(reader.device).manual_seed((seed * 1_000_003 + i) % 2**32)
+        made = soft_tokens(
+            maker or reader, ids[:, :-1], chosen, how or "scheduled(0.0)", 1.0, noise
+        )
+        log_p = log_probs(reader, states(reader, made[0])[:, 1:])
+        found.append(log_p.gather(-1, ids[:, 1:, None]).flatten())
+    return -float(torch.cat(found).mean())
