@@ -1,11 +1,11 @@
 """Measure what adapters learn of soft tokens: python -m softar_studies.make_adapting [ARM …]
 
 Without an ARM, those of the table are measured (ten minutes on one core); those of SmolLM2 take an
-hour, and must be asked for. An arm is a frozen model and what its
-adapters are trained on; every arm writes from the same openings under every feedback, and the
-unadapted model judges, reading symbols. THE VERDICT'S UNIT, NAMED BEFORE THE RUN, IS NATS A TOKEN:
-a step of generation is a token, and what is fed back replaces one. Bits a character stand beside
-it, with the characters of a token and distinct-4, since few frequent words are cheap, too.
+hour, and must be asked for. An arm is a frozen model and what its adapters are trained on. Every
+arm writes from the same openings under every feedback, and the unadapted model judges, reading
+symbols. THE VERDICT'S UNIT, NAMED BEFORE THE RUN, IS NATS A TOKEN: a step of generation is a token,
+and what is fed back replaces one. Bits a character stand beside it, with the characters of a token
+and distinct-4, since few frequent words are cheap, too.
 
 Training texts are drawn from the model itself at temperature 1; at a lower one the control on hard
 text would sharpen the model. Adapters and finished cells are saved in runs/adapting; the table goes
@@ -167,6 +167,7 @@ def cell(arm: str, seed: int, feedback: str) -> list[dict[str, Any]]:
     ]
 
 
+@torch.inference_mode()
 def judged(judge: Predictor, paths: list[Any]) -> list[float]:
     """The nats of each text, read as the symbols that were written, behind its prompt."""
     found = []
