@@ -11,7 +11,11 @@ from .data.tokenizers.char import CharTokenizer
 from .data.tokenizers.growing import GrowingTokenizer
 from .data.tokenizers.subword import BPETokenizer
 from .evidence import claim, masked, measured, scaled, setup, table
+from .external.pretrained.adapt_config import AdaptConfig
+from .external.pretrained.adapting import Adaptation, adapt
 from .external.pretrained.load import load_pretrained
+from .external.pretrained.low_rank import load_adapter
+from .external.pretrained.prompts import LearnedPrompt, load_prompt, prompted, tune_prompt
 from .generation import Always, EveryK, Never, Trajectory, generate, stream
 from .generation.config import GenerationConfig
 from .memory import VectorMemory
@@ -26,6 +30,8 @@ from .training.mixing import train_mixing
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdaptConfig",
+    "Adaptation",
     "Always",
     "BPETokenizer",
     "CharTokenizer",
@@ -34,6 +40,7 @@ __all__ = [
     "EveryK",
     "GenerationConfig",
     "GrowingTokenizer",
+    "LearnedPrompt",
     "ModelConfig",
     "Never",
     "Prediction",
@@ -46,17 +53,21 @@ __all__ = [
     "Trajectory",
     "VectorMemory",
     "Window",
+    "adapt",
     "claim",
     "compare",
     "corpus_of",
     "evaluate",
     "generate",
+    "load_adapter",
     "load_corpus",
     "load_language",
     "load_pretrained",
+    "load_prompt",
     "load_vectors",
     "masked",
     "measured",
+    "prompted",
     "save_vectors",
     "scaled",
     "setup",
@@ -66,4 +77,5 @@ __all__ = [
     "threads",
     "train",
     "train_mixing",
+    "tune_prompt",
 ]

@@ -23,8 +23,10 @@ FLOORS = (
     {"__init__"},
 )
 FLOOR = {room: i for i, floor in enumerate(FLOORS) for room in floor}
-# On the top floor a panel shows pictures, evidence and comparisons.
+# On the top floor a panel shows pictures, evidence and comparisons; on the fourth, adapters are
+# trained with the soft inputs of training.
 NEIGHBOURS = {("widgets", "plots"), ("widgets", "evidence"), ("widgets", "compare")}
+NEIGHBOURS |= {("external", "training")}
 
 # Who alone may import these. evidence.setup() sets matplotlib's rcParams, and a panel brings
 # plotly's figures to the browser; neither draws anything.

@@ -9,6 +9,7 @@ from .attention import AttentionExplorer
 from .collapse import CollapseExplorer
 from .generation import GenerationPanel
 from .panel import Panel
+from .prompt import PromptExplorer
 from .river import River
 from .sums import SumExplorer
 from .tokens import TokenExplorer
@@ -21,6 +22,7 @@ __all__ = [
     "CollapseExplorer",
     "GenerationPanel",
     "Panel",
+    "PromptExplorer",
     "River",
     "SumExplorer",
     "TokenExplorer",

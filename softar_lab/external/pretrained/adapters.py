@@ -99,8 +99,8 @@ def _refuse_prompts(place: str, kind: str, about: dict[str, Any]) -> None:
     if kind in _PROMPTS:
         raise PretrainedError(
             f"{place}: {about.get('num_virtual_tokens')} soft tokens of the kind {kind}, not the weights of a "
-            f"network. Load the base {about.get('base_model_name_or_path')} and read the vectors "
-            f"prompt_embeddings of {WEIGHTS} into it: model.read(model.start(1), vectors=...)"
+            f"network. Load the base {about.get('base_model_name_or_path')} and, of prompt tuning, put the "
+            "vectors in front of it: prompted(model, load_prompt(folder))"
         )
     if about.get("alora_invocation_tokens"):
         raise PretrainedError(

@@ -21,6 +21,7 @@ from .adapters import is_adapter, read_adapter
 from .convert import IGNORED
 from .errors import PretrainedError, listed, reason
 from .gguf.file import part_names, parts_of
+from .quantised import QUANTISED, bitsandbytes, to_nf4
 from .streamed import streamed
 from .weights import in_use, pack
 
@@ -36,6 +37,7 @@ def load_pretrained(
     device: str = "auto",
     dtype: torch.dtype = torch.float32,
     weights: str = "float32",
+    quantise: str | None = None,
 ) -> "Pretrained":
     """Load a causal language model of transformers as a predictor that reads token ids or vectors.
 
@@ -56,15 +58,20 @@ def load_pretrained(
             writes faster on a CPU and needs less memory; benchmarks/README.md says what it loses.
             Where a processor has no fast and right kernel for it, the next larger kind is used, and
             a warning says so; `config.weights` counts what is in use. No file is changed.
+        quantise: "nf4": the matrices in 4 bits by the library bitsandbytes, as a frozen base for
+            adapters (`lab.adapt`). It saves memory and trains; `weights` is quicker for writing.
 
     Raises:
         PretrainedError: where a library, file, package or network is missing; the message gives a
         remedy.
         ValueError: where the network cannot be read exactly by vectors; the message says why.
-            Where `weights` is none of the four, or none that the device has.
+            Where `weights` is none of the four, or none that the device has; where `quantise` is
+            given beside another `weights` or `dtype`.
     """
     _need("transformers")
     weights = _weights_in_use(weights, pick_device(device), dtype)
+    if quantise is not None:
+        weights = _quantised_weights(quantise, weights, dtype)
     with _quiet(), redirect_stderr(StringIO()):  # some progress bars have no switch
         file = _gguf_file(path_or_name, gguf_file)
         if file is None:
@@ -84,6 +91,16 @@ def _weights_in_use(weights: str, device: torch.device, dtype: torch.dtype) -> s
     if why:
         warnings.warn(f"weights={weights!r}: {why}; {found} is used", stacklevel=3)
     return found
+
+
+def _quantised_weights(quantise: str, weights: str, dtype: torch.dtype) -> str:
+    """The kind of weights that `quantise` names, where nothing else was asked for."""
+    if quantise not in QUANTISED:
+        raise ValueError(f"quantise must be None or {', '.join(QUANTISED)}, not {quantise!r}")
+    if weights != "float32" or dtype != torch.float32:
+        raise ValueError(f"quantise={quantise!r}, weights={weights!r} and dtype={dtype}: give one")
+    bitsandbytes()  # a missing library is named before anything is read
+    return quantise
 
 
 def smollm2_file() -> Path:
@@ -164,10 +181,12 @@ def _read(
     tokenizers = AutoTokenizer if source is None else PreTrainedTokenizerFast
     device = pick_device(device)
     if is_adapter(place):
-        if weights != "float32":
-            raise ValueError(f"{place} is an adapter, which is read in float32, not in {weights}")
+        if weights not in ("float32", *QUANTISED):
+            raise ValueError(
+                f"{place} is an adapter, which is read in float32 or on quantise='nf4', not in {weights}"
+            )
         _need("peft")
-        network, base = read_adapter(place, lambda base: _network(base, dtype))
+        network, base = read_adapter(place, lambda base: _packed(base, dtype, weights))
         own = Path(place, "tokenizer_config.json").is_file()
         tokenizer = _from(AutoTokenizer, place if own else base)
     else:
@@ -177,6 +196,8 @@ def _read(
 
 def _packed(place: str, dtype: torch.dtype, weights: str) -> Any:
     """The network at a place, its matrices stored as `weights` says."""
+    if weights in QUANTISED:
+        return to_nf4(_network(place, dtype))
     network = None
     if weights != "float32" and Path(place).is_dir():
         network = streamed(Path(place), weights)

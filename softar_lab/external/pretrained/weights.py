@@ -342,8 +342,10 @@ def stored(network: nn.Module) -> dict[str, int]:
             weights = layer.in_features * layer.out_features
             counts[layer.kind] = counts.get(layer.kind, 0) + weights
     for one in network.parameters():
-        kind = str(one.dtype).removeprefix("torch.")
-        counts[kind] = counts.get(kind, 0) + one.numel()
+        kind, number = str(one.dtype).removeprefix("torch."), one.numel()
+        if type(one).__name__ == "Params4bit":  # of bitsandbytes, which holds two in a byte
+            kind, number = "nf4", one.quant_state.shape.numel()
+        counts[kind] = counts.get(kind, 0) + number
     return counts
 
 

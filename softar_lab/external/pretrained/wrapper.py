@@ -80,7 +80,7 @@ class Pretrained(nn.Module, VectorPredictor):
         text = network.config.get_text_config(decoder=True)
         self._scale, self._cap = logits_of(text)  # see _log_probs
         self._first: dict[torch.device, Tensor] = {}  # the hidden state with nothing read yet
-        with torch.inference_mode():
+        with torch.no_grad():  # what is trained in front of it needs gradients
             self.register_buffer("rows", _rows(table), persistent=False)
             self._lay_out()
         begins = int(self.tokenizer.begin_id is not None)
@@ -176,6 +176,20 @@ class Pretrained(nn.Module, VectorPredictor):
         """Groups of as many rows as one pass may hold."""
         most = _TOKENS if self.plan.head else min(_TOKENS, 8 * _ENTRIES // self.vocab_size)
         return iter(token_ids.split(max(1, most // token_ids.shape[1])))
+
+    def states_with_gradients(self, vectors: Float[Tensor, "B T m"]) -> Float[Tensor, "B slots d"]:
+        """`hidden_states` of vectors, with gradients: (B, T, m) -> (B, T+1, d).
+
+        Where the network predicts nothing from nothing, entry 0 is that of the row 0.
+        """
+        if self.tokenizer.begin_id is not None:
+            return self._reader.whole(torch.cat([self._begin(len(vectors)), vectors], 1))
+        first = self._reader.whole(self._begin(len(vectors)))
+        return torch.cat([first, self._reader.whole(vectors)], 1)
+
+    def log_probs_with_gradients(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n V"]:
+        """log p of hidden states, in nats, with gradients."""
+        return self._log_probs(hidden)
 
     # -- one token after the other: the predictor --------------------------------------------------
 
