@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..data.tasks import Task
 from ..models.soft_ar import SoftAR
-from .estimators import Draw, Estimator, Exact
+from .estimators import Draw, Estimator
 from .roll_outs import RollOuts, expected_reward, step_log_probs
 
 MOST_ROWS = 200_000  # rows of one pass; about 1 GB for the smallest models
@@ -49,7 +49,7 @@ def exact_reward(
         chosen = Draw(ids=draws.repeat(len(rows), 1))
         each = torch.arange(len(rows), device=model.device).repeat_interleave(len(draws))
         weights = weights[each] + of.log_density(chosen, log_probs[each], table).double()
-        thought = of.vectors(chosen, log_probs[each], table)
+        thought = of.vectors(chosen, table)
         vectors, rows = torch.cat([vectors[each], thought[:, None]], 1), rows[each]
     # 3) the answers
     log_probs = step_log_probs(model, problems[rows], vectors)[:, -1]
@@ -66,8 +66,7 @@ def surrogate(
     """
     table, steps = model.table.weight, len(made.draws)
     # 1) the thoughts as they were read; a trained table takes part in them
-    unused = table.new_zeros(len(made.problems), len(table))
-    thoughts = [estimator.vectors(draw, unused, table) for draw in made.draws]
+    thoughts = [estimator.vectors(draw, table) for draw in made.draws]
     empty = table.new_zeros(len(made.problems), 0, table.shape[1])
     vectors = torch.cat([empty, *(one[:, None] for one in thoughts)], 1)
     # 2) how likely the draws and the answers are
@@ -86,7 +85,7 @@ def reward_through(
     vectors = table.new_zeros(len(made.problems), 0, table.shape[1])
     for draw in made.draws:
         log_probs = step_log_probs(model, made.problems, vectors)[:, -1]
-        thought = estimator.vectors(draw, log_probs, table)
+        thought = estimator.vectors(draw, table, log_probs)
         vectors = torch.cat([vectors, thought[:, None]], 1)
     log_probs = step_log_probs(model, made.problems, vectors)[:, -1]
     return expected_reward(log_probs, task.answers(made.problems)).mean()
@@ -102,8 +101,3 @@ def leave_one_out(rewards: Float[Tensor, " N"], group: int) -> Float[Tensor, " N
     grouped = rewards.view(-1, group)
     others = (grouped.sum(1, keepdim=True) - grouped) / (group - 1)
     return (grouped - others).flatten()
-
-
-def enumerated(estimator: Estimator) -> Estimator | None:
-    """The estimator whose draws are enumerated in place of `estimator`'s, if any."""
-    return estimator.inner if isinstance(estimator, Exact) else None

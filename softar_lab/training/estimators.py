@@ -65,9 +65,9 @@ class Estimator:
         raise NotImplementedError
 
     def vectors(
-        self, draw: Draw, log_probs: Float[Tensor, "N V"], table: Float[Tensor, "V m"]
+        self, draw: Draw, table: Float[Tensor, "V m"], log_probs: Float[Tensor, "N V"] | None = None
     ) -> Float[Tensor, "N m"]:
-        """What the model reads next. Only where there is no density it may depend on log_probs."""
+        """What the model reads next; only estimators without a density look at log_probs."""
         raise NotImplementedError
 
     def log_density(
@@ -91,7 +91,7 @@ class Hard(Estimator):
     def draw(self, log_probs, table, uniform):
         return Draw(ids=symbols(log_probs, uniform))
 
-    def vectors(self, draw, log_probs, table):
+    def vectors(self, draw, table, log_probs=None):
         return F.embedding(draw.ids, table).mean(1)
 
     def log_density(self, draw, log_probs, table):
@@ -149,7 +149,7 @@ class Gaussian(Estimator):
         noise = torch.special.ndtri(uniform.clamp_min(TINY)).to(table)
         return Draw(values=log_probs.exp() @ table + self.deviation(table) * noise)
 
-    def vectors(self, draw, log_probs, table):
+    def vectors(self, draw, table, log_probs=None):
         return draw.values
 
     def log_density(self, draw, log_probs, table):
@@ -184,7 +184,7 @@ class Gumbel(Estimator):
         noise = -(-uniform.clamp_min(TINY).log()).log()
         return Draw(ids, best_of(log_probs, ids) + noise.to(log_probs))
 
-    def vectors(self, draw, log_probs, table):
+    def vectors(self, draw, table, log_probs=None):
         weights = (draw.values / self.tau).softmax(1)
         return (weights[..., None] * F.embedding(draw.ids, table)).sum(1)
 
@@ -228,7 +228,7 @@ class Dirichlet(Estimator):
         log_gamma = larger.to(shape).log() + second.log() / shape
         return Draw(ids, log_gamma.log_softmax(1))
 
-    def vectors(self, draw, log_probs, table):
+    def vectors(self, draw, table, log_probs=None):
         weights = draw.values.exp().to(table)
         return (weights[..., None] * F.embedding(draw.ids, table)).sum(1)
 
@@ -249,7 +249,7 @@ class StraightThrough(Hard):
     draws_symbols: ClassVar[bool] = False
     has_density: ClassVar[bool] = False
 
-    def vectors(self, draw, log_probs, table):
+    def vectors(self, draw, table, log_probs=None):
         probs = log_probs.exp()
         weights = F.one_hot(draw.ids[:, 0], len(table)).to(probs) + (probs - probs.detach())
         return weights @ table
@@ -271,7 +271,7 @@ class Mixture(Estimator):
     def draw(self, log_probs, table, uniform):
         return Draw()
 
-    def vectors(self, draw, log_probs, table):
+    def vectors(self, draw, table, log_probs=None):
         return log_probs.exp() @ table
 
 

@@ -5,7 +5,6 @@ What is written here is learned from in `reinforcement`; `score` is how well a m
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from ..core.threads import limited
 from ..data.tasks import Task
 from ..generation.config import GenerationConfig
-from ..generation.feedback import Feedback
+from ..generation.feedback import Feedback, Pause
 from ..generation.generate import prepare
 from ..generation.step_context import StepContext
 from ..models.soft_ar import SoftAR
@@ -35,7 +34,7 @@ class Thinking(Feedback):
         uniform = context.uniform(self.estimator.width(*table.shape))
         draw = self.estimator.draw(log_probs, table, uniform)
         context.run.scratch.setdefault("draws", []).append(draw)
-        return self.estimator.vectors(draw, log_probs, table)
+        return self.estimator.vectors(draw, table, log_probs)
 
 
 @dataclass(frozen=True)
@@ -145,12 +144,20 @@ def replaced(
     return {
         "mean": own.mean(0, keepdim=True).expand_as(own),
         "other": own.roll(1, 0),
-        "pause": roll_out(model, problems, steps, "pause").vectors,
+        "pause": pauses(model, problems, steps),
         "hard": roll_out(model, problems, steps, "shown", temperature=0).vectors,
         "exact": states @ model.embedding,
     }
 
 
-def expected_reward(log_probs: Any, answers: Int64[Tensor, " N"]) -> Float64[Tensor, " N"]:
+def pauses(
+    model: SoftAR, problems: Int64[Tensor, "N P"], steps: int
+) -> Float[Tensor, "N T m"]:
+    """The vector that feedback "pause" reads, for each problem and step."""
+    row = Pause().vector(model.embedding)
+    return row.expand(len(problems), steps, -1)
+
+
+def expected_reward(log_probs: Tensor, answers: Int64[Tensor, " N"]) -> Float64[Tensor, " N"]:
     """The probability of the right answer under log p (N, V)."""
     return log_probs.double().exp().gather(1, answers[:, None]).squeeze(1)
