@@ -7,6 +7,7 @@ from .core import (
 from .core.predictor import Prediction, Predictor
 from .core.store import CheckpointError, StoreError, load_vectors, save_vectors
 from .data.corpora import Corpus, corpus_of, load_corpus, load_language
+from .data.tasks import load_task
 from .data.tokenizers.char import CharTokenizer
 from .data.tokenizers.growing import GrowingTokenizer
 from .data.tokenizers.subword import BPETokenizer
@@ -21,6 +22,8 @@ from .models.window_memory.layout import Window
 from .training.config import TrainConfig
 from .training.loop import Run, TrainingDiverged, train
 from .training.mixing import train_mixing
+from .training.reinforcement import ReinforceConfig, reinforce
+from .training.thoughts import train_thoughts
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,6 +39,7 @@ __all__ = [
     "Never",
     "Prediction",
     "Predictor",
+    "ReinforceConfig",
     "Run",
     "SoftAR",
     "StoreError",
@@ -51,9 +55,11 @@ __all__ = [
     "load_corpus",
     "load_language",
     "load_pretrained",
+    "load_task",
     "load_vectors",
     "masked",
     "measured",
+    "reinforce",
     "save_vectors",
     "scaled",
     "setup",
@@ -62,4 +68,5 @@ __all__ = [
     "threads",
     "train",
     "train_mixing",
+    "train_thoughts",
 ]

@@ -207,7 +207,9 @@ def test_straight_through_is_biased_and_the_test_above_would_notice():
     assert (seen.mean() - exact @ exact).abs() > 8 * error
 
 
-@pytest.mark.parametrize("name", ["gaussian(0.5)", "gumbel(0.3, 4)", "dirichlet(9.0, 4)", "sampled(3)"])
+@pytest.mark.parametrize(
+    "name", ["gaussian(0.5)", "gumbel(0.3, 4)", "dirichlet(9.0, 4)", "sampled(3)"]
+)
 def test_log_density_has_a_score_of_mean_zero(name, rng):
     """The mean of ∇ log p over draws from p is 0; of 20,000 draws within 4 standard errors of each
     of 5 logits: false alarms in 0.04 % of seeds.
@@ -303,7 +305,9 @@ def test_stored_noise_gives_back_the_density_of_the_draw():
     assert not torch.allclose(estimator.log_density(other, log_probs, table), found)
 
 
-@pytest.mark.parametrize("name", ["hard", "sampled(3)", "gaussian", "gumbel", "dirichlet", "mixture"])
+@pytest.mark.parametrize(
+    "name", ["hard", "sampled(3)", "gaussian", "gumbel", "dirichlet", "mixture"]
+)
 def test_a_roll_out_in_a_batch_is_the_roll_out_alone(name):
     model, estimator = small(LONGER).float(), ESTIMATORS.make(name)
     problems = LONGER.problems.repeat(3, 1)

@@ -150,9 +150,7 @@ def replaced(
     }
 
 
-def pauses(
-    model: SoftAR, problems: Int64[Tensor, "N P"], steps: int
-) -> Float[Tensor, "N T m"]:
+def pauses(model: SoftAR, problems: Int64[Tensor, "N P"], steps: int) -> Float[Tensor, "N T m"]:
     """The vector that feedback "pause" reads, for each problem and step."""
     row = Pause().vector(model.embedding)
     return row.expand(len(problems), steps, -1)

@@ -104,13 +104,22 @@ class TaskRun:
             TrainingDiverged: where the loss or a weight is not finite; the message names the step.
         """
         begin = time.perf_counter()
-        self.loss, count = self.compute(self.step)
+        try:
+            self.loss, count = self.compute(self.step)
+        except (RuntimeError, ValueError) as error:
+            if self._finite:
+                raise
+            raise self._diverged(f"step broke off ({error})") from error
         self.seconds += time.perf_counter() - begin
         if not math.isfinite(self.loss):
             raise self._diverged(f"loss is {self.loss}")
         self.step, self.roll_outs = self.step + 1, self.roll_outs + count
-        if not all(one.isfinite().all() for one in self.model.parameters()):
+        if not self._finite:
             raise self._diverged("weights hold NaN or infinity")
+
+    @property
+    def _finite(self) -> bool:
+        return all(one.isfinite().all() for one in self.model.parameters())
 
     def _diverged(self, what: str) -> TrainingDiverged:
         return TrainingDiverged(f"the {what} at step {self.step}: lower {self.rates}")
