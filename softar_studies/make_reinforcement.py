@@ -31,6 +31,7 @@ from .make_results import ROOT, names_asked_for
 
 CELLS = ROOT / "runs" / "reinforcement"
 RESULTS = ROOT / "data" / "results" / "reinforcement.csv"
+THINKERS = ROOT / "data" / "thinkers"  # the models of seed 0 that notebook 12 loads
 KEYS = ["part", "training", "estimator", "thoughts", "width", "seed", "thinking", "problems"]
 TASK = "minimum-sum(largest=9, length=4)"
 SEEDS = 3
@@ -38,6 +39,7 @@ SHAPE = {"context": 8, "n_layers": 2, "d_model": 64}
 LESSON = TrainConfig(steps=360, batch_size=96, eval_every=0, save_every=0)
 HALF = TrainConfig(steps=120, batch_size=96, eval_every=0, save_every=0)  # where rewards go on
 REINFORCED = ReinforceConfig(steps=60, problems=8, group=8, eval_every=15, save_every=0)
+SHIPPED = {("soft", 3, 32, 0): "sum-soft", ("hard", 3, 32, 0): "sum-hard"}
 SUPERVISED = [  # kind, thinking steps, width of the embedding
     *(("soft", 3, 32), ("hard", 3, 32), ("none", 0, 32), ("pause", 3, 32)),
     *((kind, steps, 32) for steps in (1, 2, 4) for kind in ("soft", "hard")),
@@ -75,6 +77,8 @@ def supervised(kind: str, steps: int, width: int, seed: int) -> Rows:
     """One kind of training, with its controls."""
     model, task = fresh(width, seed), load_task(TASK)
     run = train_thoughts(model, task, kind, LESSON, thoughts=steps, seed=seed, progress=False)
+    if name := SHIPPED.get((kind, steps, width, seed)):
+        model.save(THINKERS / name)
     last = run.history.iloc[-1]
     cost = {"roll_outs": int(last["roll_outs"]), "seconds": last["seconds"]}
     return [{**row, **cost} for row in scores(model, steps, KINDS[kind], controls=True)]

@@ -15,6 +15,12 @@ from .roll_outs import RollOuts, expected_reward, step_log_probs
 MOST_ROWS = 200_000  # rows of one pass; about 1 GB for the smallest models
 
 
+def count_rows(model: SoftAR, problems: Int64[Tensor, "N P"], steps: int, of: Estimator) -> int:
+    """How many rows `exact_reward` reads in its last pass: one for each way to think."""
+    count = of.width(model.vocab_size, model.config.embedding_dim)
+    return len(problems) * model.vocab_size ** (count * steps)
+
+
 def exact_reward(
     model: SoftAR, task: Task, problems: Int64[Tensor, "N P"], steps: int, of: Estimator
 ) -> Float[Tensor, ""]:
@@ -31,13 +37,13 @@ def exact_reward(
         ValueError: where there are too many; the message says how many.
     """
     # 1) every draw of one step, (A, k)
-    count = of.width(model.vocab_size, model.config.embedding_dim)
-    total = len(problems) * model.vocab_size ** (count * steps)
+    total = count_rows(model, problems, steps, of)
     if total > MOST_ROWS:
         raise ValueError(
             f"{len(problems)} problems of {model.vocab_size} symbols have {total:.3g} rows of "
             f"{steps} thoughts, more than {MOST_ROWS:,}: the exact gradient is for smaller tasks"
         )
+    count = of.width(model.vocab_size, model.config.embedding_dim)
     symbols = torch.arange(model.vocab_size, device=model.device)
     draws = torch.cartesian_prod(*[symbols] * count).view(-1, count)
     # 2) every row so far: its problem, its thoughts (n, t, m) and its log-probability (n,)

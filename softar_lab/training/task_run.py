@@ -133,10 +133,10 @@ class TaskRun:
         return row
 
     def save(self) -> None:
-        """Save the run in `out`, if any."""
+        """Write the recipe on the model's card, and save the run in `out`, if any."""
+        self.model.card[RECIPE] = {**self.recipe, "steps_done": self.step}
         if self.out is None:
             return
-        self.model.card[RECIPE] = {**self.recipe, "steps_done": self.step}
         state = {name: getattr(self, name) for name in _PROGRESS}
         moments = {
             f"{i}.{name}": tensor

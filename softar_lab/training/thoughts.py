@@ -124,10 +124,11 @@ def lesson(
 ) -> tuple[Float[Tensor, "N T m"], Float[Tensor, "N steps V"]]:
     """What the model reads as thoughts (N, T, m), and what it should predict (N, T+1, V)."""
     table, V = model.table.weight, task.vocab_size
-    if kind == "hard":
-        states = F.one_hot(task.chains(problems, generator, steps), V)
-    else:
-        states = task.states(problems, steps)
+    states = (
+        F.one_hot(task.chains(problems, generator, steps), V)
+        if kind == "hard"
+        else task.states(problems, steps)
+    )
     states = states.to(table)  # (N, T, V)
     vectors = pauses(model, problems, steps) if kind == "pause" else states @ table
     wanted = torch.zeros_like(states) if kind == "pause" else states

@@ -11,6 +11,7 @@ from .generation import GenerationPanel
 from .panel import Panel
 from .river import River
 from .sums import SumExplorer
+from .thoughts import ThoughtExplorer
 from .tokens import TokenExplorer
 from .training import TrainingMonitor
 from .trajectory import TrajectoryExplorer
@@ -23,6 +24,7 @@ __all__ = [
     "Panel",
     "River",
     "SumExplorer",
+    "ThoughtExplorer",
     "TokenExplorer",
     "TrainingMonitor",
     "TrajectoryExplorer",
