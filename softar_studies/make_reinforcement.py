@@ -41,9 +41,9 @@ HALF = TrainConfig(steps=120, batch_size=96, eval_every=0, save_every=0)  # wher
 REINFORCED = ReinforceConfig(steps=60, problems=8, group=8, eval_every=15, save_every=0)
 SHIPPED = {("soft", 3, 32, 0): "sum-soft", ("hard", 3, 32, 0): "sum-hard"}
 SUPERVISED = [  # kind, thinking steps, width of the embedding
-    *(("soft", 3, 32), ("hard", 3, 32), ("none", 0, 32), ("pause", 3, 32)),
-    *((kind, steps, 32) for steps in (1, 2, 4) for kind in ("soft", "hard")),
-    *(("soft", 3, width) for width in (4, 8, 16)),
+    [("soft", 3, 32), ("hard", 3, 32), ("none", 0, 32), ("pause", 3, 32)],
+    [("soft", 3, width) for width in (4, 8, 16)],
+    [(kind, steps, 32) for steps in (1, 2, 4) for kind in ("soft", "hard")],
 ]
 STARTS = [  # kind of training, estimator
     *(("soft", name) for name in ESTIMATORS.names() if name != "exact"),
@@ -116,18 +116,23 @@ def cells(part: str) -> list[tuple[dict[str, Any], Callable[[], Rows]]]:
         return [({"width": width}, partial(optimum, width)) for width in (1, 2, 3, 4, 8)]
     if part == "gradients":
         return [({"seed": seed}, partial(measure_gradients, seed)) for seed in range(SEEDS)]
+    if part == "supervised":
+        return [
+            (
+                {"training": kind, "thoughts": steps, "width": width, "seed": seed},
+                partial(supervised, kind, steps, width, seed),
+            )
+            for some in SUPERVISED  # what matters most first, in every seed
+            for seed in range(SEEDS)
+            for kind, steps, width in some
+        ]
     found = []
     for seed in range(SEEDS):
-        if part == "supervised":
-            for kind, steps, width in SUPERVISED:
-                keys = {"training": kind, "thoughts": steps, "width": width, "seed": seed}
-                found.append((keys, partial(supervised, kind, steps, width, seed)))
-        else:
-            for kind, estimator in STARTS:
-                spec = ESTIMATORS.spec(ESTIMATORS.make(estimator))
-                keys = {"training": kind, "estimator": spec, "width": 32, "seed": seed}
-                keys["thoughts"] = 0 if kind == "none" else 3
-                found.append((keys, partial(reinforced, kind, estimator, seed)))
+        for kind, estimator in STARTS:
+            spec = ESTIMATORS.spec(ESTIMATORS.make(estimator))
+            keys = {"training": kind, "estimator": spec, "width": 32, "seed": seed}
+            keys["thoughts"] = 0 if kind == "none" else 3
+            found.append((keys, partial(reinforced, kind, estimator, seed)))
     return found
 
 

@@ -67,7 +67,9 @@ def rewards_figure(height: int = 260) -> go.Figure:
     return figure
 
 
-def update_rewards(figure: go.Figure, curves: Sequence[Sequence[tuple[float | int, float]]]) -> None:
+def update_rewards(
+    figure: go.Figure, curves: Sequence[Sequence[tuple[float | int, float]]]
+) -> None:
     """Put the curves into a `rewards_figure`: points (roll-outs, value) of each of `CURVES`."""
     with figure.batch_update():
         for trace, points in zip(figure.data, curves, strict=True):
