@@ -15,7 +15,7 @@ from softar_lab.training.reinforcement import ascend, gradient
 from softar_lab.training.thoughts import train_thoughts
 
 TASK = "minimum-sum(3, 3)"  # 27 problems of 22 symbols, two thinking steps
-GROUP, BATCHES = 4, 96  # one batch: 27 problems, 4 roll-outs of each
+GROUP, BATCHES = 4, 48  # one batch: 27 problems, 4 roll-outs of each
 LESSON = TrainConfig(steps=60, batch_size=27, eval_every=0, save_every=0)
 
 
