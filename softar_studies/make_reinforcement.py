@@ -38,7 +38,7 @@ SEEDS = 3
 SHAPE = {"context": 8, "n_layers": 2, "d_model": 64}
 LESSON = TrainConfig(steps=360, batch_size=96, eval_every=0, save_every=0)
 HALF = TrainConfig(steps=120, batch_size=96, eval_every=0, save_every=0)  # where rewards go on
-REINFORCED = ReinforceConfig(steps=60, problems=8, group=8, eval_every=15, save_every=0)
+REINFORCED = ReinforceConfig(steps=80, problems=8, group=8, eval_every=20, save_every=0)
 SHIPPED = {("soft", 3, 32, 0): "sum-soft", ("hard", 3, 32, 0): "sum-hard"}
 SUPERVISED = [  # kind, thinking steps, width of the embedding
     [("soft", 3, 32), ("hard", 3, 32), ("none", 0, 32), ("pause", 3, 32)],
@@ -88,7 +88,9 @@ def reinforced(kind: str, estimator: str, seed: int) -> Rows:
     """Rewards alone, from a model that is half trained; each evaluation is a row."""
     model, task = fresh(32, seed), load_task(TASK)
     steps = 0 if kind == "none" else task.steps
-    train_thoughts(model, task, kind, HALF, thoughts=steps, seed=seed, progress=False)
+    start = CELLS / "starts" / f"{kind}-{seed}"  # trained once for all estimators
+    options = {"out": start, "seed": seed, "progress": False}
+    train_thoughts(model, task, kind, HALF, thoughts=steps, **options)
     # the same rule before and after: what the estimator's thoughts are without noise
     feedback = ESTIMATORS.make(estimator).follows
     rows = [
