@@ -7,6 +7,7 @@ from .core import (
 from .core.predictor import Prediction, Predictor
 from .core.store import CheckpointError, StoreError, load_vectors, save_vectors
 from .data.corpora import Corpus, corpus_of, load_corpus, load_language
+from .data.tasks import load_task
 from .data.tokenizers.char import CharTokenizer
 from .data.tokenizers.growing import GrowingTokenizer
 from .data.tokenizers.subword import BPETokenizer
@@ -27,6 +28,8 @@ from .sweeps import sweep
 from .training.config import TrainConfig
 from .training.loop import Run, TrainingDiverged, train
 from .training.mixing import train_mixing
+from .training.reinforcement import ReinforceConfig, reinforce
+from .training.thoughts import train_thoughts
 
 __version__ = "0.1.0"
 __all__ = [
@@ -45,6 +48,7 @@ __all__ = [
     "Never",
     "Prediction",
     "Predictor",
+    "ReinforceConfig",
     "Run",
     "SoftAR",
     "StoreError",
@@ -68,6 +72,8 @@ __all__ = [
     "masked",
     "measured",
     "prompted",
+    "load_task",
+    "reinforce",
     "save_vectors",
     "scaled",
     "setup",
@@ -78,4 +84,5 @@ __all__ = [
     "train",
     "train_mixing",
     "tune_prompt",
+    "train_thoughts",
 ]

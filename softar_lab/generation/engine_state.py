@@ -1,6 +1,7 @@
 """The running state of one generation, which the engine and its special paths share."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,9 +35,7 @@ class EngineState:
         self.always = isinstance(self.schedule, Always)  # ordinary generation: every token is hard
 
         self.prompt_ids = [token_ids(model, one) for one in prompts]
-        self.prompts = [
-            one if isinstance(one, str) else model.tokenizer.decode(one) for one in prompts
-        ]
+        self.given = prompts
         lengths = [len(ids) for ids in self.prompt_ids]
         self.begin = min(lengths)
         self.first = [n - self.begin for n in lengths]  # each row's first step, after `begin`
@@ -58,6 +57,12 @@ class EngineState:
         window = 0 if self.always or self.embedding is None else model.context or 0
         self.recorder = Recorder(self.embedding, window, look)
         self.run = RunContext(model, len(prompts), look)
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The prompts as texts."""
+        decode = self.model.tokenizer.decode
+        return [one if isinstance(one, str) else decode(one) for one in self.given]
 
     def context(
         self, t: int, prediction: Prediction, state: Any, was_hard: Bool[Tensor, " B"]

@@ -52,7 +52,7 @@ def generate(
         context.
     """
     engine, settings = prepare(model, prompt, GenerationConfig(steps=steps, **choices))
-    with torch.inference_mode(), limited(engine.model.work * len(engine.prompts)):
+    with torch.inference_mode(), limited(engine.model.work * len(engine.seeds)):
         for _ in engine.generate(stop):
             pass
     trajectories = engine.recorder.trajectories(
@@ -81,7 +81,7 @@ def _pieces(
     running, recorder = engine.generate(), engine.recorder
     while True:
         # Limits and inference mode hold while it writes, not while whoever asked has its turn.
-        with torch.inference_mode(), limited(engine.model.work * len(engine.prompts)):
+        with torch.inference_mode(), limited(engine.model.work * len(engine.seeds)):
             if next(running, running) is running:
                 return
         if recorder.blocks:

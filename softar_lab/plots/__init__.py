@@ -12,6 +12,13 @@ from .attention import (
     update_attention,
     update_heads,
 )
+from .beliefs import (
+    beliefs_figure,
+    draw_beliefs,
+    rewards_figure,
+    update_beliefs,
+    update_rewards,
+)
 from .charts import draw_bits, draw_calibration, draw_excess, draw_grid, draw_history
 from .comparisons import draw_among, draw_intervals, draw_lines, draw_ranking
 from .drift import draw_drift, draw_frontier
@@ -56,11 +63,13 @@ __all__ = [
     "answers_html",
     "attention_figure",
     "axis_label",
+    "beliefs_figure",
     "candidates_html",
     "curves_figure",
     "difference_html",
     "draw_among",
     "draw_attention",
+    "draw_beliefs",
     "draw_bits",
     "draw_calibration",
     "draw_drift",
@@ -95,6 +104,7 @@ __all__ = [
     "mixture_html",
     "move_cursor",
     "plane_figure",
+    "rewards_figure",
     "river_state",
     "shared_steps",
     "slots_html",
@@ -103,11 +113,13 @@ __all__ = [
     "together_figure",
     "tokens_html",
     "update_attention",
+    "update_beliefs",
     "update_curves",
     "update_drift",
     "update_heads",
     "update_hull",
     "update_plane",
+    "update_rewards",
     "update_symbols",
     "update_together",
     "visible",

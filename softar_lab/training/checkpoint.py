@@ -27,6 +27,19 @@ def flat_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
+def load_moments(optimizers: list, moments: dict[str, Tensor]) -> None:
+    """Give optimizers the moments that `flat_state` named, each name behind its optimizer's number."""
+    for number, optimizer in enumerate(optimizers):
+        nested: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in moments.items():
+            which, index, field = name.split(".", 2)
+            if int(which) == number:
+                nested.setdefault(int(index), {})[field] = tensor
+        optimizer.load_state_dict(
+            {"state": nested, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
+
+
 def resume_run(
     model: SoftAR, optimizers: list, recipe: dict[str, Any], out: Path
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -86,15 +99,7 @@ def resume_run(
         name: moments.pop(f"{READOUT}.{name}", one.clone())
         for name, one in model.objective.readout.state_dict().items()
     }
-    for number, optimizer in enumerate(optimizers):
-        nested: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in moments.items():
-            which, index, field = name.split(".", 2)
-            if int(which) == number:
-                nested.setdefault(int(index), {})[field] = tensor
-        optimizer.load_state_dict(
-            {"state": nested, "param_groups": optimizer.state_dict()["param_groups"]}
-        )
+    load_moments(optimizers, moments)
     # 3) where it was prolonged
     prolonged = saved.card.get("prolonged", [])
     if steps > before:

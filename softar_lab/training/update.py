@@ -32,6 +32,19 @@ def _share(config: TrainConfig, step: int) -> float:
     return min((step + 1) / rise, (config.steps - step) / max(1, config.steps - rise))
 
 
+def step_optimizers(
+    optimizers: list[torch.optim.Optimizer], config: TrainConfig, step: int
+) -> None:
+    """One step of each optimizer, at its learning rate of this step; the gradients are cleared."""
+    share = _share(config, step)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group.setdefault("full_lr", group["lr"])
+            group["lr"] = share * group["full_lr"]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
 def update(
     model: SoftAR,
     rows: TrainingRows,
@@ -58,13 +71,7 @@ def update(
     )
     loss.backward()
     # 4) one step of each optimizer, at its learning rate of this step
-    share = _share(config, step)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group.setdefault("full_lr", group["lr"])
-            group["lr"] = share * group["full_lr"]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    step_optimizers(optimizers, config, step)
     return loss.item()
 
 

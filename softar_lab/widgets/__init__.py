@@ -12,6 +12,7 @@ from .panel import Panel
 from .prompt import PromptExplorer
 from .river import River
 from .sums import SumExplorer
+from .thoughts import ThoughtExplorer
 from .tokens import TokenExplorer
 from .training import TrainingMonitor
 from .trajectory import TrajectoryExplorer
@@ -25,6 +26,7 @@ __all__ = [
     "PromptExplorer",
     "River",
     "SumExplorer",
+    "ThoughtExplorer",
     "TokenExplorer",
     "TrainingMonitor",
     "TrajectoryExplorer",

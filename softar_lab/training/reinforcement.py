@@ -1,0 +1,171 @@
+"""reinforce(): policy gradient on soft reasoning steps that end in a hard answer (K10)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ..core.checks import SEEDS, plain_fields, real_number, whole_number
+from ..data.tasks import Task
+from ..models.device import pick_device
+from ..models.soft_ar import SoftAR
+from .enumeration import exact_reward, leave_one_out, reward_through, surrogate
+from .estimators import ESTIMATORS, Estimator, Exact
+from .roll_outs import roll_out, score_thoughts
+from .task_run import TaskResult, TaskRun, go_on, problems_of_step
+from .thoughts import EVALUATED, check_fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforceConfig:
+    """The recipe of a run of `reinforce`.
+
+    Args:
+        steps: how many steps the run has.
+        problems: problems per step.
+        group: roll-outs per problem; the reward of each is compared with that of the others.
+        thoughts: thinking steps before the answer; None: as many as the task needs.
+        learning_rate: of Adam, the same at every step. At ten times the default, models of this size
+            soon give the commonest answer and nothing else.
+        eval_every, save_every: in steps; 0: only at the end.
+
+    Raises:
+        ValueError: for a value out of range; the message names the field.
+    """
+
+    steps: int = 200
+    problems: int = 16
+    group: int = 8
+    thoughts: int | None = None
+    learning_rate: float | int = 1e-4
+    eval_every: int = 50
+    save_every: int = 50
+
+    def __post_init__(self):
+        plain_fields(self)
+        least = {"steps": 1, "problems": 1, "group": 1, "eval_every": 0, "save_every": 0}
+        if self.thoughts is not None:
+            least["thoughts"] = 0
+        for name, smallest in least.items():
+            value = whole_number(f"ReinforceConfig.{name}", getattr(self, name), smallest)
+            object.__setattr__(self, name, value)
+        real_number(
+            "ReinforceConfig.learning_rate",
+            self.learning_rate,
+            "above 0",
+            lambda one: 0 < one < math.inf,
+        )
+
+
+def reinforce(
+    model: SoftAR,
+    task: Task,
+    estimator: str | Estimator = "gaussian",
+    config: ReinforceConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    device: str = "auto",
+    progress: bool = True,
+    on_step: Callable[[dict[str, Any]], Any] | None = None,
+) -> TaskResult:
+    """Train a model to think, by the rewards of its answers alone.
+
+    At each step some problems are thought through and answered several times over. What was drawn
+    becomes likelier where the answer was right more often than in the other roll-outs of the same
+    problem (leave-one-out baseline). Nothing is dropped out, and the noise is that of the
+    roll-outs.
+
+    Args:
+        model: a SoftAR over the task's symbols, usually from `train_thoughts`; it is changed.
+        task: its problems; a fifth of them is held out.
+        estimator: how thoughts are drawn, and the gradient estimated: see estimators.py.
+        config: the recipe; None: its defaults.
+        out, seed, resume, device, progress: as in `train`.
+        on_step: gets step, steps, loss (the mean reward, negative), roll_outs, seconds, and after
+            an evaluation its figures; the run ends where it returns True.
+
+    Raises:
+        ValueError: for an unknown estimator, a model that does not fit the task, or the estimator
+            "exact" where there is too much to enumerate.
+        TrainingDiverged, CheckpointError: as in `train`.
+    """
+    config = ReinforceConfig() if config is None else config
+    estimator = ESTIMATORS.make(estimator) if isinstance(estimator, str) else estimator
+    steps = check_fit(model, task, config.thoughts)
+    seed = whole_number("seed", seed, *SEEDS)
+    model.to(pick_device(device))
+    problems, held_out = task.split()
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
+
+    def make_step(step: int) -> tuple[float, int]:
+        some, generator = problems_of_step(problems, config.problems, seed, step)
+        first = int(torch.randint(2**31, (1,), generator=generator))
+        reward, count = ascend(model, task, estimator, some, steps, config.group, first)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return -reward, count
+
+    def evaluate() -> dict[str, float]:
+        some = held_out[:EVALUATED]
+        made = roll_out(model, some, steps, estimator.follows, temperature=0)
+        return asdict(score_thoughts(model, task, some, made.vectors))
+
+    recipe = {"what": "reinforcement", "estimator": ESTIMATORS.spec(estimator), "seed": seed}
+    recipe |= {"task": task.name, "config": {**asdict(config), "thoughts": steps}}
+    rates = f"learning_rate ({config.learning_rate})"
+    run = TaskRun(model, task, [optimizer], recipe, out, make_step, evaluate, rates)
+    return go_on(run, resume, progress, on_step, f"reinforce {recipe['estimator']}")
+
+
+def ascend(
+    model: SoftAR,
+    task: Task,
+    estimator: Estimator,
+    problems: Int64[Tensor, "N P"],
+    steps: int,
+    group: int,
+    first_seed: int,
+) -> tuple[float, int]:
+    """Estimate the gradient of the expected reward and put its negative into `.grad`.
+
+    Returns:
+        The mean reward, and how many roll-outs it took. An exact reward takes none.
+    """
+    # 1) without draws
+    if isinstance(estimator, Exact):
+        reward = exact_reward(model, task, problems, steps, estimator.inner)
+        (-reward).backward()
+        return reward.item(), 0
+    # 2) roll out, each row with a seed of its own
+    rows = problems.repeat_interleave(group, 0)
+    seeds = range(first_seed, first_seed + len(rows))
+    made = roll_out(model, rows, steps, estimator, seed=tuple(seeds))
+    # 3) the gradient: through the thoughts, or by how likely the draws were
+    if not estimator.has_density:
+        reward = reward_through(model, task, estimator, made)
+        (-reward).backward()
+        return reward.item(), len(rows)
+    rewards = task.rewards(rows, made.answers)
+    advantages = leave_one_out(rewards, group).to(model.embedding)
+    (-surrogate(model, estimator, made, advantages)).backward()
+    return rewards.mean().item(), len(rows)
+
+
+def gradient(model: SoftAR) -> Float[Tensor, " parameters"]:
+    """The gradient of all trained parameters, as one vector, of what `ascend` makes larger.
+
+    The gradients are cleared.
+    """
+    trained = [one for one in model.parameters() if one.requires_grad]
+    parts = [torch.zeros_like(one) if one.grad is None else -one.grad for one in trained]
+    for one in trained:
+        one.grad = None
+    return torch.cat([part.flatten() for part in parts])
