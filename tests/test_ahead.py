@@ -101,7 +101,7 @@ def test_far_ahead_nothing_of_the_past_is_known():
 
 
 def test_ahead_of_tales_is_how_often_texts_go_on_so():
-    language, n, begin = load_language("tales"), 1500, 40
+    language, n, begin = load_language("tales"), 300, 40
     rng, seen, wanted = Random("ahead"), Counter(), {}
     for _ in range(n):
         text = language.grammar.sample(rng)

@@ -28,6 +28,7 @@ from .config import ModelConfig
 from .device import pick_device
 from .embedding_tables import TABLES, make_table
 from .forward import ForwardPasses
+from .horizons import make_levels
 from .mixing import MixingCollapse
 from .objectives import make_objective
 from .transformer import Transformer
@@ -89,7 +90,10 @@ class SoftAR(nn.Module, ForwardPasses):
         # 3) the memory
         self.memory = make_memory(config, generator)
         self.n_front = 1 + (self.memory.slots if self.memory else 0)  # slots before the first token
-        # 4) the table: tied to the head, with given rows
+        # 4) heads that look further ahead
+        with torch.random.fork_rng(devices=[]):
+            self.levels = make_levels(config, generator)
+        # 5) the table: tied to the head, with given rows
         if config.tied:
             self.objective.head.weight = self.table.weight
         self._fill_table(rows)
