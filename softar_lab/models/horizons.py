@@ -47,8 +47,10 @@ class Level(nn.Module):
         layer: the layer that it reads, from 1.
         reach: how many symbols its target needs.
         spans: what can be read from its vector.
+        tokens: how many training tokens `calibrate` needs at least.
     """
 
+    tokens = 1
     layer: int
     reach: int
     spans: tuple[Span, ...]
@@ -109,6 +111,7 @@ class SymbolLevel(Level):
         self.objective = make_objective(
             objective, None, config.d_model, config.vocab_size, config.embedding_dim
         )
+        self.tokens = self.objective.readout.tokens
 
     def loss(self, hidden, target_ids, table, generator):
         end = target_ids.shape[1] - self.reach + 1
@@ -155,6 +158,7 @@ class SumLevel(Level):
         self.head = nn.Linear(config.d_model, m, bias=False)
         nn.init.zeros_(self.head.weight)
         self.readouts = nn.ModuleList(READOUTS.make(readout, config.vocab_size, m) for _ in places)
+        self.tokens = self.readouts[0].tokens
         draws = torch.Generator().manual_seed(reach)
         angle = torch.rand(m // 2, generator=draws, dtype=torch.float64, device="cpu")
         self.register_buffer("angle", (2 * torch.pi * angle).float() * bound)
@@ -243,6 +247,11 @@ class Levels(nn.Module):
     def spans(self) -> list[Span]:
         """Everything that can be read, level by level."""
         return [span for level in self.levels for span in level.spans]
+
+    @property
+    def tokens(self) -> int:
+        """How many training tokens `calibrate` needs at least."""
+        return max(level.tokens for level in self.levels)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the first weights of objectives that do not start at zero."""
