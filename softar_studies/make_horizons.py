@@ -18,8 +18,15 @@ from typing import Any
 import pandas as pd
 import torch
 
-from softar_lab import CharTokenizer, ModelConfig, SoftAR, TrainConfig, load_corpus, load_language
-from softar_lab import train
+from softar_lab import (
+    CharTokenizer,
+    ModelConfig,
+    SoftAR,
+    TrainConfig,
+    load_corpus,
+    load_language,
+    train,
+)
 from softar_lab.core.cells import cell_path, load_or_run, save_results
 from softar_lab.data.corpora import Corpus, corpus_of
 from softar_lab.data.languages import Language, Markov
