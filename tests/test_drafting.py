@@ -46,7 +46,8 @@ def test_a_draft_changes_nothing(model, choices):
         drafted = generate(model, "abc", 55, seed=seed, draft="levels(8, 0.0)", **choices)
         assert same(plain, drafted)
         assert plain.passes is None
-        assert 0 < int(drafted.passes.sum()) <= 55 and set(drafted.passes.tolist()) <= {0, 1}
+        assert 0 < int(drafted.passes.sum()) <= 55
+        assert set(drafted.passes.tolist()) <= {0, 1}
 
 
 @pytest.mark.parametrize("above", [0.0, 0.3, 1.0])
@@ -70,7 +71,8 @@ def test_where_heads_are_right_passes_are_saved():
         head.weight.data.zero_()  # all say the first symbol, and are right
     plain = generate(model, "ab", 25, temperature=0)
     drafted = generate(model, "ab", 25, temperature=0, draft="levels(8, 0.0)")
-    assert same(plain, drafted) and set(plain.token_ids.tolist()) == {0}
+    assert same(plain, drafted)
+    assert set(plain.token_ids.tolist()) == {0}
     # a pass reads the newest symbol and five proposals: six symbols of the 24 behind the first
     assert int(drafted.passes.sum()) == 1 + 24 // 6
 
@@ -81,7 +83,8 @@ def test_a_stream_and_a_file_hold_the_passes(model, tmp_path):
     assert torch.equal(torch.cat([one.passes for one in pieces]), whole.passes)
     whole.save(tmp_path / "one.safetensors")
     again = Trajectory.load(tmp_path / "one.safetensors")
-    assert torch.equal(again.passes, whole.passes) and again.layers is None
+    assert torch.equal(again.passes, whole.passes)
+    assert again.layers is None
     assert again.settings["draft"] == "levels(most=8, above=0.0)"
 
 
@@ -89,7 +92,8 @@ def test_without_compiled_code_the_text_is_that_of_plain_generation(model):
     with compiled.switched_off():
         plain = generate(model, "abc", 30)
         drafted = generate(model, "abc", 30, draft="levels")
-    assert plain.text == drafted.text and drafted.passes is None
+    assert plain.text == drafted.text
+    assert drafted.passes is None
 
 
 @pytest.mark.parametrize(
