@@ -187,6 +187,6 @@ def test_what_an_exit_cannot_serve_is_refused_by_name(exits, prompt, choices, me
 
 
 def test_exit_is_for_plain_windows():
-    model = writer(False, window="window(1, 2)", context=24)
+    model = writer(False, window="window(1, 2, 4)", context=24)
     with pytest.raises(ValueError, match="plain window"):
         train_exits(model, Corpus("a", "ab " * 400, "ab " * 40, "ab " * 40))

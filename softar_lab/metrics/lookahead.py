@@ -97,7 +97,7 @@ class Layers:
 
 
 def exit_curve(
-    confidence: Float[Tensor, "layers N"], losses: Float[Tensor, "layers N"]
+    confidence: Float[Tensor, "below N"], losses: Float[Tensor, "layers N"]
 ) -> pd.DataFrame:
     """Share of layers saved against bits lost, over all thresholds.
 
