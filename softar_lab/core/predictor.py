@@ -21,12 +21,14 @@ class Prediction:
         vector: the soft token (B, m); None for predictors without vectors.
         sampler: draws n soft tokens per prefix; None where a single vector is predicted.
         probs: p(w | prefix) (B, V); every row sums to 1. None: from log_probs.
+        layers: from which layer of the network each row was read (B,); None: from the last one.
     """
 
     log_probs: Float[Tensor, "B V"]
     vector: Float[Tensor, "B m"] | None = None
     sampler: Callable[[int, torch.Generator | Sequence[torch.Generator]], Tensor] | None = None
     probs: Float[Tensor, "B V"] | None = None
+    layers: Int[Tensor, " B"] | None = None
 
     def __post_init__(self):
         if self.probs is None:

@@ -17,6 +17,7 @@ _AXES = {
     **dict.fromkeys(("vectors", "inputs"), "Tm"),
     **dict.fromkeys(("top_ids", "top_probs"), "Tk"),
 }
+_OPTIONAL = {"layers": "T", "passes": "T"}  # where a text took less than every layer or pass
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Trajectory:
         collapsed: whether `inputs` is a hard token (T,).
         top_ids, top_probs: the best candidates and their probabilities (T, k).
         settings: how it was made.
+        layers: from which layer each symbol was read (T,), counted from 1; None: from the last.
+        passes: how many passes of the network each symbol took (T,): 0 where it shared the pass of
+            the one before; None: one each.
     """
 
     prompt: str
@@ -53,6 +57,8 @@ class Trajectory:
     top_ids: Int[Tensor, "T k"] = field(repr=False)
     top_probs: Float[Tensor, "T k"] = field(repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
+    layers: Int[Tensor, " T"] | None = field(default=None, repr=False)
+    passes: Int[Tensor, " T"] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -73,6 +79,8 @@ class Trajectory:
             "tokens": list(self.tokens),
         }
         arrays = {name: getattr(self, name) for name in _AXES}
+        more = {name: getattr(self, name) for name in _OPTIONAL}
+        arrays |= {name: one for name, one in more.items() if one is not None}
         save_vectors(path, arrays, {**metadata, "settings": self.settings})
 
     @classmethod
@@ -88,7 +96,7 @@ class Trajectory:
         if (
             metadata.get("kind") != KIND
             or not isinstance(arrays, dict)
-            or set(arrays) != set(_AXES)
+            or not set(_AXES) <= set(arrays) <= {*_AXES, *_OPTIONAL}
         ):
             raise StoreError(f"{path}: holds no trajectory")
         of_type = all(isinstance(text, str) for text in texts) and isinstance(settings, dict)
@@ -100,8 +108,8 @@ class Trajectory:
 def _fit(arrays: dict[str, Tensor], vocab_size: int) -> bool:
     """Whether the arrays agree on T, m and k, and all ids lie in the vocabulary."""
     sizes: dict[str, int] = {}
-    for name, axes in _AXES.items():
-        shape = arrays[name].shape
+    for name, array in arrays.items():
+        axes, shape = (_AXES | _OPTIONAL)[name], array.shape
         if len(shape) != len(axes) or any(
             sizes.setdefault(axis, n) != n for axis, n in zip(axes, shape)
         ):

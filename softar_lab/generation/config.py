@@ -8,6 +8,7 @@ from typing import Any
 
 from ..core.checks import SEEDS, plain_fields, real_number, sequence, whole_number
 from . import collapse as collapses
+from . import drafts, exiting
 from . import feedback as feedbacks
 from . import schedule as schedules
 
@@ -27,6 +28,10 @@ class GenerationConfig:
         seed: decides the draws; one for all prompts, or one for each.
         forced: {step: symbol}, steps counted from 0 after the prompt; there each row emits this
             symbol, a string or an id, whatever it would choose, and reads it as a hard token.
+        exit: where a slot may leave the network early, such as "entropy(0.1)" (exiting.py): saves
+            layers, and may change the text. None: nowhere.
+        draft: "levels" or "levels(8, 0.5)" lets the model's heads propose symbols, which one pass
+            checks (drafts.py): saves passes, and changes nothing. None: one symbol per pass.
         device: "auto" is where the model is.
 
     Raises:
@@ -44,6 +49,8 @@ class GenerationConfig:
     soft_temperature: float | int | None = None
     seed: int | Sequence[int] = 0
     forced: Mapping[int, str | int] | None = None
+    exit: Any = None
+    draft: Any = None
     device: str = "auto"
 
     def __post_init__(self):
@@ -54,6 +61,11 @@ class GenerationConfig:
             ("feedback", feedbacks),
         ):
             object.__setattr__(self, name, axis.resolve(getattr(self, name)))
+        for name, known in (("exit", exiting.EXITS), ("draft", drafts.DRAFTS)):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, known.resolve(getattr(self, name)))
+        if self.exit is not None and self.draft is not None:
+            raise ValueError("exit changes the text and draft promises not to: give one of them")
         object.__setattr__(self, "steps", whole_number("steps", self.steps))
         self._check_forced()
         real_number("temperature", self.temperature, "0 (greedy) or above", _is_temperature)
@@ -106,6 +118,10 @@ class GenerationConfig:
             more["soft_temperature"] = self.soft_temperature
         if self.forced:
             more["forced"] = [[step, symbol] for step, symbol in sorted(self.forced.items())]
+        if self.exit is not None:
+            more["exit"] = exiting.EXITS.spec(self.exit)
+        if self.draft is not None:
+            more["draft"] = drafts.DRAFTS.spec(self.draft)
         return {
             "collapse": collapses.COLLAPSES.spec(self.collapse),
             "schedule": schedules.SCHEDULES.spec(self.schedule),

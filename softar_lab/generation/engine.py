@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from . import fast_path, numpy_path
+from . import drafting, fast_path, numpy_path
 from .collapse import ask, pick
 from .deferred import Runs
 from .engine_state import EngineState
@@ -38,7 +38,9 @@ class Engine(EngineState):
             state = self.model.read(state, heads)
 
         # 2) write: in compiled code or in NumPy where these know the choices, else step by step
-        if fast_path.suits(self, state):
+        if drafting.suits(self, state):
+            yield from drafting.write(self, state, stop)
+        elif fast_path.suits(self, state):
             yield from fast_path.write(self, state, stop)
         elif numpy_path.suits(self, state):
             yield from numpy_path.write(self, state, stop)

@@ -33,7 +33,7 @@ def suits(engine: EngineState, state: Any) -> bool:
     if not isinstance(model, SoftAR) or not isinstance(state.cache.decoder, CompiledDecoder):
         return False
     known = engine.collapse is softmax and engine.schedule.by_step and model.steps_are_its_own
-    return known and _logits(model) is not None and (engine.always or _mode(engine) is not None)
+    return known and logits(model) is not None and (engine.always or _mode(engine) is not None)
 
 
 def write(engine: EngineState, state: SoftState, stop: Callable[[], bool] | None) -> Iterator[None]:
@@ -75,7 +75,7 @@ def _write(
         The state after them, and (symbols (S, B), hidden states (S, B, d) they were predicted from,
         what was fed back (S, B, m), whether that is a hard token (S, B)).
     """
-    model, rows, (matrix, bias) = engine.model, len(state.hidden), _logits(engine.model)
+    model, rows, (matrix, bias) = engine.model, len(state.hidden), logits(engine.model)
     # 1) memory for what is read
     slot = state.length + model.n_front
     cache = state.cache.reserve(slot, count - 1)
@@ -136,6 +136,6 @@ def _is_mixture(model: SoftAR) -> bool:
     return model.objective.readouts == ("softmax",)
 
 
-def _logits(model: SoftAR) -> tuple[torch.Tensor, torch.Tensor] | None:
+def logits(model: SoftAR) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(matrix, bias) where p is softmax(output @ matrix + bias)."""
     return model.objective.readout.affine(model.objective, model.embedding)

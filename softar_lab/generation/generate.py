@@ -16,6 +16,7 @@ from ..core.trajectory import Trajectory
 from ..models.device import pick_device
 from ..models.soft_ar import SoftAR
 from ..models.window_memory.layout import LAYOUTS
+from . import drafts, exiting
 from .config import NO_PROMPT, GenerationConfig
 from .engine import Engine
 from .engine_state import token_ids
@@ -42,7 +43,8 @@ def generate(
         steps: how many symbols each row emits.
         stop: asked at every step, some steps ahead; where it is True, the steps so far are returned.
         choices: collapse="softmax", schedule="always", feedback="mixture", window=None,
-            temperature=1.0, soft_temperature=None, seed=0, device="auto": see `GenerationConfig`.
+            temperature=1.0, soft_temperature=None, seed=0, exit=None, draft=None,
+            device="auto": see `GenerationConfig`.
 
     Returns:
         A trajectory; of a list of prompts, a list of trajectories.
@@ -115,6 +117,11 @@ def prepare(
         config = replace(
             config, schedule=within(config.schedule, model.layout.newest(model.config.context))
         )
+    if config.draft is not None:
+        drafts.check(model, config.draft, config.schedule, config.collapse)
+    if config.exit is not None:
+        exiting.check(model, [len(token_ids(model, one)) for one in prompts])
+        model = exiting.ExitingModel(model, config.exit)
     return Engine(model, prompts, config), settings
 
 

@@ -121,6 +121,7 @@ class Recorder:
         first = len(self.pending) - len(self.predictions)
         token_ids = torch.stack([step[_TOKEN_IDS] for step in self.pending[first : first + n]])
         some, self.predictions = self.predictions[:n], self.predictions[n:]
+        layers = None if some[0].layers is None else torch.stack([one.layers for one in some])
         log_probs = torch.stack([one.log_probs for one in some])  # (S, B, V)
         if self.embedding is None:
             vectors = torch.zeros(*token_ids.shape, 0)
@@ -131,7 +132,7 @@ class Recorder:
             )
         else:
             vectors = torch.stack([one.vector for one in some])
-        self.reduce(log_probs, vectors, token_ids)
+        self.reduce(log_probs, vectors, token_ids, layers=layers)
 
     def _settle_oldest(self, n: int) -> None:
         steps, self.pending = self.pending[:n], self.pending[n:]
@@ -155,6 +156,8 @@ class Recorder:
         log_probs: Float[Tensor, "S B V"],
         vectors: Float[Tensor, "S B m"],
         token_ids: Int[Tensor, "S B"],
+        layers: Int[Tensor, "S B"] | None = None,
+        passes: Int[Tensor, "S B"] | None = None,
     ) -> None:
         """Reduce the predictions of S steps to what a trajectory holds.
 
@@ -162,6 +165,8 @@ class Recorder:
             log_probs: log p(w | prefix) (S, B, V), in nats.
             vectors: the predicted soft tokens (S, B, m).
             token_ids: the emitted symbols (S, B).
+            layers: from which layer each was read (S, B); None: from the last one.
+            passes: how many passes each took (S, B); None: one.
         """
         prediction = Prediction(log_probs.flatten(0, 1))
         shape = token_ids.shape
@@ -177,6 +182,8 @@ class Recorder:
             "top_ids": top_ids.view(*shape, -1),
             "top_probs": top_probs.view(*shape, -1),
         }
+        block |= {} if layers is None else {"layers": layers}
+        block |= {} if passes is None else {"passes": passes}
         self.reduced.append({name: tensor.cpu() for name, tensor in block.items()})
 
     def settle(

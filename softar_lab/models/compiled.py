@@ -165,3 +165,7 @@ def _call_each(module: ModuleType) -> None:
     made = (zeros(1, 1, dtype=np.int64), zeros(1, 1, 2), zeros(1, 1, 2))
     choices = (uniform, forced, hard, module.SHOWN, (1.0, 1.0))
     module.write(0, 1, zeros(1, 2), 0, *body, cache, *objective, *choices, *made)
+    proposing = (1.0, zeros(2, 4), zeros(4), 0.5)
+    passes = zeros(1, 1, dtype=np.int64)
+    drafted = (uniform, forced, *proposing, *made[:2], passes)
+    module.draft(0, 1, zeros(1, 2), 0, *body, cache, *objective, *drafted)

@@ -10,6 +10,7 @@ import torch
 from ..core.checks import plain_fields, whole_number
 from .activations import MLPS
 from .embedding_tables import TABLES
+from .horizons import LEVELS
 from .objectives import OBJECTIVES, READOUTS, make_objective
 from .window_memory.layout import LAYOUTS, Window, resolve
 from .window_memory.memories import make_memory
@@ -47,6 +48,8 @@ class ModelConfig:
         input_map: whether a learned map takes the table's rows to the residual stream. False: they
             enter unchanged.
         tied: whether the head of the objective "ce" is the table itself.
+        levels: heads that look further ahead than the next symbol, such as "ahead", "bound(2)" or
+            "multi-token(8)", see models/horizons.py. None: no such heads.
 
     Raises:
         ValueError: where a field is out of range or does not fit the others. The message names it.
@@ -73,6 +76,7 @@ class ModelConfig:
     attention_window: int | None = None
     input_map: bool = True
     tied: bool = False
+    levels: str | None = None
 
     def __post_init__(self):
         plain_fields(self)
@@ -125,6 +129,10 @@ class ModelConfig:
         object.__setattr__(self, "objective", OBJECTIVES.complete(self.objective, *[None] * 3))
         object.__setattr__(self, "readout", READOUTS.complete(readout, *[None] * 2))
         object.__setattr__(self, "table", TABLES.complete(self.table, *[None] * 3))
+        if self.levels is not None:
+            with torch.device("meta"):
+                LEVELS.make(self.levels, self)
+            object.__setattr__(self, "levels", LEVELS.complete(self.levels, None))
         for name, known in (("positions", POSITIONS), ("norm", NORMS), ("mlp", MLPS)):
             if getattr(self, name) not in known:
                 raise ValueError(

@@ -68,6 +68,20 @@ class ForwardPasses(VectorPredictor):
         """
         return self.body(self._slots(token_ids, vectors, memory))[:, self.n_front - 1 :]
 
+    def layer_states(
+        self,
+        token_ids: Int[Tensor, "B T"] | None = None,
+        vectors: Float[Tensor, "B T m"] | None = None,
+        memory: Float[Tensor, "B M d"] | None = None,
+    ) -> list[Float[Tensor, "B slots d"]]:
+        """The output of every layer before and after each of T tokens, (B, T+1, d) each.
+
+        Arguments are those of `hidden_states`, which is the last of them; the others are the
+        residual stream, not normed.
+        """
+        states = self.body.layer_states(self._slots(token_ids, vectors, memory))
+        return [state[:, self.n_front - 1 :] for state in states]
+
     @without_gradients
     def attention(
         self,

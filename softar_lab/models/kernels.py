@@ -618,6 +618,99 @@ def write(
             _run(x, rows, slots, shape, eps, layers, ends, tables, cache, found)
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def draft(
+    begin_row, end_row, hidden, slot, shape, eps, layers, ends, tables, cache,
+    head, matrix, bias, input_map, table, uniform, forced, temperature, proposals, proposal_bias, above,
+    token_ids, states, passes,
+):  # fmt: skip
+    """As `write` with every token hard, but several symbols per pass where heads propose them.
+
+    In a pass a row reads its newest symbol and the proposed ones behind it. What the network then
+    predicts, and the same draws, decide each symbol; the first that differs from its proposal ends
+    the pass. So the symbols are those of `write`, to the bit. Each row goes at its own pace.
+
+    Arguments are those of `write`, without `hard`, `feedback` and `inputs`, and:
+
+    Args:
+        temperature: of the draws.
+        proposals, proposal_bias: from a hidden state to the logits of the J next symbols but one,
+            side by side (d, J V) and (J V,).
+        above: proposals end where the product of their largest probabilities falls below it.
+        passes: filled with 1 where a symbol needed a pass of its own, 0 where it shared one (S, R).
+    """
+    steps, (vocab, m), d = len(token_ids), table.shape, len(head)
+    ahead = proposals.shape[1] // vocab
+    most = ahead + 1
+    x, found = np.empty((most, d), np.float32), np.empty((most, d), np.float32)
+    vectors, output = np.empty((most, m), np.float32), np.empty((most, head.shape[1]), np.float32)
+    logits, probs = np.empty((most, vocab), np.float32), np.empty(vocab, np.float32)
+    log_probs, spare = np.empty(vocab, np.float32), np.empty(vocab + LANES, np.float32)
+    cumulative, guesses = np.empty(vocab, np.float64), np.empty(most, np.int64)
+    far = np.empty((1, proposals.shape[1]), np.float32)
+    rows, slots, last = (
+        np.empty(most, np.int64),
+        np.empty(most, np.int64),
+        np.empty((1, d), np.float32),
+    )
+    for row in range(begin_row, end_row):
+        # 1) the first symbol
+        last[0] = hidden[row]
+        _multiply(last, head, output[:1])
+        _multiply(output[:1], matrix, logits[:1])
+        _add(logits[:1], bias)
+        _softmax(logits[0], spare, log_probs, probs)
+        chosen = forced[0, row]
+        if chosen < 0:
+            chosen = _pick(probs, temperature, uniform[0, row], cumulative)
+        step, passes[0, row], token_ids[0, row] = 0, 1, chosen
+        states[0, row] = last[0]
+        while step + 1 < steps:
+            # 2) propose what follows the newest symbol
+            guesses[0], count, sure = token_ids[step, row], 1, 1.0
+            room = min(most, steps - 1 - step)
+            if room > 1:
+                _multiply(last, proposals, far)
+                _add(far, proposal_bias)
+                wanted = 1
+                while count < room:
+                    _softmax(far[0, (count - 1) * vocab : count * vocab], spare, log_probs, probs)
+                    sure *= np.float64(_largest(probs))
+                    if sure >= above:
+                        wanted = count + 1
+                    elif count >= wanted and (wanted == 1 or count % 4 == 0):
+                        break  # four slots share each number read, so a begun four is filled up
+                    guess = forced[step + count, row]
+                    if guess < 0:
+                        guess = _pick(probs, temperature, uniform[step + count, row], cumulative)
+                    guesses[count] = guess
+                    count += 1
+            # 3) read them in one pass
+            for i in range(count):
+                vectors[i] = table[guesses[i]]
+                rows[i], slots[i] = row, slot + step + i
+            _multiply(vectors[:count], input_map, x[:count])
+            _run(
+                x[:count], rows[:count], slots[:count], shape, eps, layers, ends, tables, cache,
+                found[:count],
+            )  # fmt: skip
+            _multiply(found[:count], head, output[:count])
+            _multiply(output[:count], matrix, logits[:count])
+            _add(logits[:count], bias)
+            # 4) decide each symbol as ever; the first that was not proposed ends the pass
+            for i in range(count):
+                step += 1
+                _softmax(logits[i], spare, log_probs, probs)
+                chosen = forced[step, row]
+                if chosen < 0:
+                    chosen = _pick(probs, temperature, uniform[step, row], cumulative)
+                token_ids[step, row], passes[step, row] = chosen, i == 0
+                states[step, row] = found[i]
+                if i + 1 == count or chosen != guesses[i + 1]:
+                    last[0] = found[i]
+                    break
+
+
 @njit(error_model="numpy", fastmath={"reassoc", "contract"})
 def _apart(x, y):
     """|x - y|² of two vectors (k,), summed in any order."""

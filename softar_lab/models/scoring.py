@@ -23,8 +23,10 @@ def calibrate(
     model: SoftAR, batch: Int[Tensor, "B T"], memory: Float[Tensor, "B M d"] | None = None
 ) -> None:
     """Fit the objective's readout on training rows (never on validation text)."""
-    hidden = model.hidden_states(batch[:, :-1], memory=memory).flatten(0, 1)
-    model.objective.calibrate(hidden, batch.flatten(), model.table.weight)
+    states = model.layer_states(batch[:, :-1], memory=memory)
+    model.objective.calibrate(states[-1].flatten(0, 1), batch.flatten(), model.table.weight)
+    if model.levels is not None:
+        model.levels.calibrate(states, batch, model.table.weight)
 
 
 def document_begins(token_ids: Integer[Tensor, " N"], separator: Tensor) -> Int[Tensor, " D"]:

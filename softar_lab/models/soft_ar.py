@@ -27,7 +27,9 @@ from ..data.tokenizers.subword import UnitTokenizer
 from .config import ModelConfig
 from .device import pick_device
 from .embedding_tables import TABLES, make_table
+from .exit_heads import ExitHeads
 from .forward import ForwardPasses
+from .horizons import make_levels
 from .mixing import MixingCollapse
 from .objectives import make_objective
 from .transformer import Transformer
@@ -73,6 +75,7 @@ class SoftAR(nn.Module, ForwardPasses):
         self.config, self.tokenizer, self.vocab_size = config, tokenizer, config.vocab_size
         self.card: dict[str, Any] = {"seed": seed}
         self.mixing: MixingCollapse | None = None  # for collapse "mixing"; set by train_mixing
+        self.exits: ExitHeads | None = None  # for exit="…"; set by train_exits
         generator = torch.Generator().manual_seed(seed)
         m, d = config.embedding_dim, config.d_model
         # 1) the parts; their first values are overwritten below, and torch's global generator must
@@ -89,7 +92,10 @@ class SoftAR(nn.Module, ForwardPasses):
         # 3) the memory
         self.memory = make_memory(config, generator)
         self.n_front = 1 + (self.memory.slots if self.memory else 0)  # slots before the first token
-        # 4) the table: tied to the head, with given rows
+        # 4) heads that look further ahead
+        with torch.random.fork_rng(devices=[]):
+            self.levels = make_levels(config, generator)
+        # 5) the table: tied to the head, with given rows
         if config.tied:
             self.objective.head.weight = self.table.weight
         self._fill_table(rows)
@@ -178,7 +184,7 @@ class SoftAR(nn.Module, ForwardPasses):
         other = SoftAR(
             replace(self.config, readout=readout), self.tokenizer, rows=self.embedding.cpu()
         )
-        other.mixing = deepcopy(self.mixing)
+        other.mixing, other.exits = deepcopy(self.mixing), deepcopy(self.exits)
         weights = {
             k: v for k, v in self.state_dict().items() if not k.startswith("objective.readout.")
         }
@@ -233,7 +239,8 @@ class SoftAR(nn.Module, ForwardPasses):
 
     def _manifest(self) -> dict[str, Any]:
         tokenizer = self.tokenizer.to_dict() if self.tokenizer else None
-        fitted = {"mixing": {"window": self.mixing.window}} if self.mixing else {}
+        fitted: dict[str, Any] = {"mixing": {"window": self.mixing.window}} if self.mixing else {}
+        fitted |= {"exits": True} if self.exits else {}
         return {
             "format": CHECKPOINT_FORMAT,
             "version": 1,
@@ -270,6 +277,9 @@ class SoftAR(nn.Module, ForwardPasses):
             model.card = dict(manifest["card"])
             if "mixing" in manifest:
                 model.mixing = MixingCollapse(config, **manifest["mixing"]).requires_grad_(False)
+            if manifest.get("exits"):
+                heads = ExitHeads(config.n_layers, config.d_model, config.vocab_size)
+                model.exits = heads.requires_grad_(False)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / MANIFEST}: {error}") from None
         if WEIGHTS not in files:

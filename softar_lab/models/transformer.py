@@ -5,6 +5,7 @@ GPT-2, Llama 2 and Mistral are presets.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -140,14 +141,25 @@ class Transformer(nn.Module):
 
         With a cache, the slots follow those in the cache and are added to it.
         """
+        for state in self._layers(x, cache):
+            x = state
+        return self.norm(x)
+
+    def layer_states(self, x: Tensor) -> list[Tensor]:
+        """The residual stream behind each block, (B, T, d) each; the last one is normed."""
+        *states, last = self._layers(x, None)
+        return [*states, self.norm(last)]
+
+    def _layers(self, x: Tensor, cache: Cache | None) -> Iterator[Tensor]:
+        """The residual stream behind each block, one after the other."""
         begin = cache.filled if cache is not None else 0
         x, rotation, mask = self._enter(x, begin)
         end = begin + x.shape[1]
         for i, block in enumerate(self.blocks):
             x = block(x, rotation, None if cache is None else cache.of_layer(i, end), mask)
+            yield x
         if cache is not None:
             cache.filled = end
-        return self.norm(x)
 
     def attention(self, x: Tensor) -> Tensor:
         """Attention weights of the slots x (B, T, d): (layers, B, heads, T, T); rows sum to 1."""

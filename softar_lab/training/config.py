@@ -23,6 +23,9 @@ class TrainConfig:
         warmup: the share of the steps in which the learning rates rise.
         precision: "bf16", "fp32", or "auto": bf16 where the processor has it, else fp32.
         soft_inputs: None: hard tokens only; or a member of soft_inputs.py such as "scheduled(0.5)".
+        level_weight: of the levels' mean loss beside the objective's (ModelConfig.levels).
+        level_curriculum: the share of the steps in which the levels are switched on, one by one,
+            the nearest first; 0: all from the first step.
         history: in running text, how many tokens before a row a model's memory (ModelConfig.window)
             holds at most.
         eval_every, save_every: in steps; 0: only at the end.
@@ -40,6 +43,8 @@ class TrainConfig:
     warmup: float | int = 0.05
     precision: str = "auto"
     soft_inputs: str | None = None
+    level_weight: float | int = 1.0
+    level_curriculum: float | int = 0.0
     history: int = 1024
     eval_every: int = 100
     save_every: int = 100
@@ -64,6 +69,8 @@ class TrainConfig:
         for name, wanted, end in (
             ("weight_decay", "at least 0", math.inf),
             ("warmup", "a share of the steps in [0, 1)", 1),
+            ("level_weight", "at least 0", math.inf),
+            ("level_curriculum", "a share of the steps in [0, 1)", 1),
         ):
             value = getattr(self, name)
             real_number(f"TrainConfig.{name}", value, wanted, lambda one, end=end: 0 <= one < end)

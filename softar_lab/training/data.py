@@ -154,6 +154,8 @@ class TrainingRows:
     def calibrate(self, model: SoftAR) -> None:
         """Fit the model's readout of vectors on such rows."""
         tokens = model.objective.readout.tokens
+        if model.levels is not None:
+            tokens = max(tokens, model.levels.tokens)
         with torch.no_grad():
             memory = [self.memory(model, -1 - i) for i in range(self._batches(tokens))]
         calibrate(model, self.calibration(tokens), None if None in memory else torch.cat(memory))

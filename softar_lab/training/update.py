@@ -43,6 +43,12 @@ def step_optimizers(
             group["lr"] = share * group["full_lr"]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+def active_levels(count: int, step: int, config: TrainConfig) -> int:
+    """How many of `count` levels are trained at a step: the first always, then one more each."""
+    if not config.level_curriculum:
+        return count
+    done = step / (config.level_curriculum * config.steps)
+    return min(count, 1 + int(done * count))
 
 
 def update(
@@ -63,12 +69,19 @@ def update(
             read = {
                 "vectors": soft_rows(model, batch[:, :-1], how, step / config.steps, soft, memory)
             }
-        hidden = model.hidden_states(**read, memory=memory)  # (B, T+1, d)
+        if model.levels is None:
+            states = [model.hidden_states(**read, memory=memory)]  # (B, T+1, d)
+        else:
+            states = model.layer_states(**read, memory=memory)  # one for each layer
     # 3) the loss, in float32, and its gradient
     loss = (
-        model.objective.loss(hidden.float(), batch, model.table.weight, noise)
+        model.objective.loss(states[-1].float(), batch, model.table.weight, noise)
         + model.table.penalty()
     )
+    if model.levels is not None:
+        active = active_levels(len(model.levels.levels), step, config)
+        of_levels = model.levels.loss(states, batch, model.table.weight, noise, active)
+        loss = loss + config.level_weight * of_levels
     loss.backward()
     # 4) one step of each optimizer, at its learning rate of this step
     step_optimizers(optimizers, config, step)

@@ -44,6 +44,13 @@ class Documents(Language):
         """Probabilities (N, V) of the symbol at a place before the separator."""
 
     @abstractmethod
+    def _later(self, place: int, memory: np.ndarray, now: int) -> np.ndarray:
+        """Probabilities (N, V) of the symbol at a place that comes after the place `now`.
+
+        `memory` contains the document before `now`; what comes between is not known.
+        """
+
+    @abstractmethod
     def _take(self, place: int, memory: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """A new memory that includes the symbols ids (N,) at a place."""
 
@@ -80,6 +87,15 @@ class Documents(Language):
             if place < self.document_length - 1
             else self._begin(len(ids))
         )
+
+    def _ahead(self, state: State, k: int) -> np.ndarray:
+        N, D, now = len(state.memory), self.document_length, state.position % self.document_length
+        place, memory = now + k - 1, state.memory
+        if place >= D:  # in a later document, of which nothing is known
+            place, memory, now = place % D, self._begin(N), 0
+        if place == D - 1:
+            return np.eye(1, self.vocab_size).repeat(N, axis=0)  # the separator
+        return self._at(place, memory) if place == now else self._later(place, memory, now)
 
     def _rows(self, ids: np.ndarray) -> np.ndarray:
         return self._unfold(ids, [probs for probs, _ in self._places(ids)])

@@ -97,6 +97,10 @@ class HiddenMarkov(Language):
     def _remember(self, state: State, ids: np.ndarray) -> np.ndarray:
         return next(self._filter(state.memory[:, None], ids[:, None]))[0][:, 0]
 
+    def _ahead(self, state: State, k: int) -> np.ndarray:
+        step = np.linalg.matrix_power(self.transitions.sum(0), k - 1)
+        return state.memory @ step @ self.emissions
+
     def _rows(self, ids: np.ndarray) -> np.ndarray:
         return self._filtered(ids)[0][:, :-1] @ self.emissions
 

@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int, Int64
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ...core.checks import whole_number
 from ...core.estimates import Estimate
 from ...core.predictor import Prediction, Predictor
 from ..tokenizers.char import CharTokenizer
@@ -85,7 +86,50 @@ class Language(Predictor):
         It is 0 at the first impossible symbol of a row.
         """
 
+    def _ahead(self, state: State, k: int) -> np.ndarray:
+        """Probabilities (B, V) of the symbol k >= 2 steps on; those between are unknown."""
+        raise NotImplementedError(f"{type(self).__name__} does not define `_ahead`")
+
     # The interface of a predictor.
+
+    def ahead(self, state: State, k: int) -> Float64[Tensor, "B V"]:
+        """The exact distribution (B, V) of the symbol k steps on (K24).
+
+        The symbols between are summed out. k = 1 is the next symbol, as `probs` gives it.
+
+        Raises:
+            ValueError: where k is not a whole number of at least 1.
+        """
+        return torch.from_numpy(self._looked_ahead(state, whole_number("k", k, 1)))
+
+    def _looked_ahead(self, state: State, k: int) -> np.ndarray:
+        return self._probs(state) if k == 1 else self._ahead(state, k)
+
+    def ahead_probs(
+        self, token_ids: Int[Tensor, "B T"], horizons: Sequence[int]
+    ) -> Float64[Tensor, "H B T V"]:
+        """`ahead` at every position, for several horizons.
+
+        Args:
+            token_ids: the text (B, T).
+            horizons: how many steps on, (H,).
+
+        Returns:
+            Probabilities (H, B, T, V): entry (h, b, t) is about the symbol at position
+            t + horizons[h] - 1, given the tokens before t.
+
+        Raises:
+            ValueError: at an impossible symbol, or for a horizon below 1.
+        """
+        steps = [whole_number("a horizon", k, 1) for k in horizons]
+        ids = self._checked(token_ids)
+        self._refuse_zeros(ids, self._scores(ids))
+        state, found = self.start(len(ids)), []
+        for symbols in ids.T:
+            found.append([self._looked_ahead(state, k) for k in steps])
+            state = State(state.position + 1, self._remember(state, symbols))
+        shape = (ids.shape[1], len(steps), len(ids), self.vocab_size)
+        return torch.from_numpy(np.array(found).reshape(shape).transpose(1, 2, 0, 3).copy())
 
     def start(self, batch_size: int = 1) -> State:
         """The state before any symbol is read."""

@@ -1,13 +1,14 @@
 """Markov chains of any order that begin in their stationary distribution."""
 
 from bisect import bisect
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from numpy.typing import ArrayLike
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import entr
 from torch import Tensor
@@ -95,6 +96,21 @@ class Markov(Language):
 
     def _remember(self, state: State, ids: np.ndarray) -> np.ndarray:
         return self._follow[state.memory, ids]
+
+    def _ahead(self, state: State, k: int) -> np.ndarray:
+        # the law of the node that is reached, one symbol after the other: (nodes,) per row
+        nodes, laws = np.unique(state.memory, return_inverse=True)
+        flow = np.eye(len(self._table))[nodes]
+        for _ in range(k - 1):
+            flow = flow @ self._step
+        return (flow @ self._table)[laws.ravel()]
+
+    @cached_property
+    def _step(self) -> csr_array:
+        """The chain over nodes as a sparse matrix (nodes, nodes)."""
+        N, V = self._table.shape
+        entries = (self._table.ravel(), (np.arange(N).repeat(V), self._follow.ravel()))
+        return csr_array(entries, shape=(N, N))
 
     def _rows(self, ids: np.ndarray) -> np.ndarray:
         return self._table[self._nodes(ids)]

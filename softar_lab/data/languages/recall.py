@@ -69,6 +69,31 @@ class Recall(Documents):
             probs[rows, memory[rows, 1 + memory[:, 0]]] = 1
         return probs
 
+    def _later(self, place: int, memory: np.ndarray, now: int) -> np.ndarray:
+        N, last = len(memory), 2 * self.n_pairs
+        probs = np.zeros((N, self.vocab_size))
+        # which keys the document has already; the last one may still wait for its value
+        known = memory[:, 1:] > 0
+        taken = known.copy()
+        if now < last and now % 2:
+            taken[np.arange(N), memory[:, 0]] = True
+        count = min(now + 1, last) // 2  # taken keys, the same number in all rows
+        if place == last:
+            probs[:, self._query] = 1
+        elif place < last and place % 2 == 0:  # one of the keys that are left
+            probs[:, self._keys] = ~taken / (self.n_keys - count)
+        elif place < last:
+            probs[:, self._values] = 1 / self.n_values
+        elif (place - last) % 2:  # the key of a query: any of the document's keys, known or not yet
+            share = (self.n_pairs - count) / self.n_pairs / max(1, self.n_keys - count)
+            probs[:, self._keys] = np.where(taken, 1 / self.n_pairs, share)
+        else:  # the value of some key of the document
+            values = np.eye(self.vocab_size)[memory[:, 1:]] * known[..., None]
+            probs = values.sum(1) / self.n_pairs
+            rest = 1 - known.sum(1, keepdims=True) / self.n_pairs
+            probs[:, self._values] += rest / self.n_values
+        return probs
+
     def _take(self, place: int, memory: np.ndarray, ids: np.ndarray) -> np.ndarray:
         memory, rows = memory.copy(), np.arange(len(ids))
         if place < 2 * self.n_pairs and place % 2:

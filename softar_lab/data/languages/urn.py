@@ -82,6 +82,9 @@ class Urn(Documents):
     def _at(self, place: int, memory: np.ndarray) -> np.ndarray:
         return np.pad(memory / memory.sum(1, keepdims=True), ((0, 0), (1, 0)))
 
+    def _later(self, place: int, memory: np.ndarray, now: int) -> np.ndarray:
+        return self._at(place, memory)  # the draws are exchangeable, so a later one is as the next
+
     def _take(self, place: int, memory: np.ndarray, ids: np.ndarray) -> np.ndarray:
         memory = memory.copy()
         memory[np.arange(len(ids)), ids - 1] += self.reinforcement
