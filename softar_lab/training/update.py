@@ -43,6 +43,8 @@ def step_optimizers(
             group["lr"] = share * group["full_lr"]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+
 def active_levels(count: int, step: int, config: TrainConfig) -> int:
     """How many of `count` levels are trained at a step: the first always, then one more each."""
     if not config.level_curriculum:
