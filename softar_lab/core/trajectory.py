@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -53,6 +53,8 @@ class Trajectory:
     top_ids: Int[Tensor, "T k"] = field(repr=False)
     top_probs: Float[Tensor, "T k"] = field(repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
+
+    ARRAYS: ClassVar[tuple[str, ...]] = tuple(_AXES)  # what each step adds to
 
     def __len__(self) -> int:
         return len(self.token_ids)
