@@ -224,7 +224,8 @@ def test_panels_take_it(model):
         model, prompt="the king", steps=5, settings=({}, {"schedule": "never"})
     )
     explorer.settings[1].collapse.value = "nearest"
-    one, other = explorer.generate()
+    explorer.generate()
+    one, other = explorer.trajectories
     assert len(one) == len(other) == 5
     assert "⚠" not in explorer.status.value
     assert explorer.still() is not None
