@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core.trajectory import Trajectory
+from ..metrics.held import by_plane
 from ..metrics.pca import PCABasis
 from .style import visible
 
@@ -59,18 +60,9 @@ def plane_state(
         "first": latest.start,
         "mixture": _point(basis.transform(weights @ embedding)[:2]),
         "off_hull": round(off_hull, 4),
-        "held": round(held(vectors, basis), 3),
+        "held": round(by_plane(vectors, basis), 3),
         "table": round(float(basis.explained[:2].sum()), 3),
     }
-
-
-def held(vectors: Float[Tensor, "N m"], basis: PCABasis) -> float:
-    """Share in [0, 1] of the vectors' squared distance from the table's mean that lies in the
-    plane of the first two directions.
-    """
-    away = vectors.float() - basis.mean
-    inside = (away @ basis.components[:2].T).square().sum()
-    return float(inside / away.square().sum().clamp_min(torch.finfo(torch.float32).tiny))
 
 
 def _point(coordinates: Tensor) -> list[float]:

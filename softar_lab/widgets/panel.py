@@ -16,13 +16,14 @@ STYLE = """<style>
 .softar-panel .widget-label { white-space: normal; }
 .softar-question { flex-flow: column; align-items: stretch; height: auto; }
 .softar-question > .widget-label { width: auto; text-align: left; line-height: 1.3; height: auto; }
-.softar-question > select, .softar-question > input { width: 100%; flex: none; }
+.softar-question > select, .softar-question > input { width: 100%; flex: none; height: 28px; }
 .softar-question.widget-slider { display: grid; grid-template-columns: 1fr auto; }
 .softar-question.widget-slider > .widget-label { grid-column: 1 / 3; }
 .softar-question.widget-slider > .slider-container { align-self: center; min-width: 60px; }
 .softar-question > select:disabled, .softar-question > input:disabled { opacity: .45; }
 .softar-note { color: var(--jp-content-font-color2, #5a606e); font-size: 12px; line-height: 1.45; }
-.softar-error { color: var(--jp-error-color1, #b00020); }
+div.softar-note.softar-error { font-size: 13px; }
+.softar-error, .softar-note.softar-error { color: var(--jp-error-color1, #b00020); }
 </style>"""
 _made: dict[str, tuple[str, list["Panel"]]] = {}  # by cell: its latest execution, and its panels
 
@@ -92,8 +93,8 @@ class Panel(w.VBox):
     def say(self, text: str, kind: str = "info") -> None:
         """Put `text` into the status line, in red where `kind` is "error"."""
         self.problem = text if kind == "error" else ""
-        look, mark = ("softar-error", "⚠ ") if kind == "error" else ("softar-note", "")
-        self.status.value = f'<span class="{look}">{mark}{html.escape(text)}</span>'
+        look, mark = ("softar-error", "⚠ ") if kind == "error" else ("", "")
+        self.status.value = f'<div class="softar-note {look}">{mark}{html.escape(text)}</div>'
 
     def still(self):
         """Return a matplotlib figure of what the panel displays, or None."""

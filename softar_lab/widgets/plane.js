@@ -4,7 +4,7 @@ const HEIGHT = 300, EDGE = 26;
 const BLUE = "#0072b2", ORANGE = "#d55e00";
 const STYLE = `
 .softar-plane { font: 13px/1.4 var(--jp-ui-font-family, sans-serif); color: var(--jp-content-font-color1, #111); }
-.softar-plane svg { display: block; width: 100%; height: ${HEIGHT}px; border: 1px solid var(--jp-border-color2, #e0e0e0); }
+.softar-plane svg { display: block; width: 100%; height: ${HEIGHT}px; border: 1px solid var(--jp-border-color2, #e0e0e0); box-sizing: border-box; }
 .softar-plane svg text { font: 13px var(--jp-code-font-family, monospace); text-anchor: middle; fill: var(--jp-content-font-color2, #5a606e); }
 .softar-plane svg text.heavy { font-weight: bold; fill: var(--jp-content-font-color1, #111); }
 .softar-plane p { margin: 4px 0; font-size: 12px; color: var(--jp-content-font-color2, #5a606e); }
