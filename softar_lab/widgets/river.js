@@ -62,6 +62,17 @@ const places = ({ symbols, rivers, prompt }) => {
   return edges;
 };
 
+// Puts the widgets' state into the notebook, as Jupyter's "save widget state" does. JupyterLab prefers a view to the
+// still beside it and says "model not found" where the kernel is gone; with its state the view is drawn again.
+const WIDGETS = "application/vnd.jupyter.widget-state+json", MOST = 400_000;
+const keep = async ({ widget_manager: manager }) => {
+  const notebook = manager?.context?.model;
+  if (!notebook?.setMetadata || !manager.get_state) return;
+  const all = await manager.get_state({ drop_defaults: true });
+  const small = Object.entries(all.state).filter(([, one]) => JSON.stringify(one).length < MOST);
+  notebook.setMetadata("widgets", { [WIDGETS]: { ...all, state: Object.fromEntries(small) } });
+};
+
 function render({ model, el, signal }) {
   const root = document.createElement("div");
   root.className = "softar-river";
@@ -79,7 +90,7 @@ function render({ model, el, signal }) {
   root.append(style, texts, scroll, details);
   el.append(root);
 
-  let data, edges, chosen, hovered = null, drawn = [], labels = [], marks = [];
+  let later, data, edges, chosen, hovered = null, drawn = [], labels = [], marks = [];
   const count = () => edges.length - 1;
   const clamp = t => Math.max(0, Math.min(count() - 1, t));
   const top = i => i * (TEXT + STACK + STRIP + GAP + TEXT);
@@ -235,6 +246,8 @@ function render({ model, el, signal }) {
     write();
     draw(true);
     tell();
+    clearTimeout(later);
+    if (!data.writing) later = setTimeout(() => keep(model), 1000);
   };
 
   // -- mouse and keyboard: what is seen at a place is found by the element there
@@ -278,6 +291,7 @@ function render({ model, el, signal }) {
   build();
   size.observe(scroll);
   signal?.addEventListener("abort", () => {
+    clearTimeout(later);
     model.off("change:rivers", build);
     model.off("change:step", stepped);
     size.disconnect();

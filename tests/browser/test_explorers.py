@@ -69,8 +69,8 @@ def collapse(lab):
 def choose(lab, which: int, question: str, option: str) -> None:
     """Choose an option in a setting, A is 0; wait until its text or its strip is another one."""
     before = lab.page.evaluate(SHOWN)[which]
-    label = lab.page.locator(".widget-label", has_text=question).nth(which)
-    row = lab.page.locator(".widget-inline-hbox", has=label)
+    label = lab.page.locator(".widget-label", has_text=question)
+    row = lab.page.locator(".widget-inline-hbox", has=label).nth(which)
     row.locator("select").select_option(label=option)
     lab.wait_until(lambda: lab.page.evaluate(SHOWN)[which] != before, f"what {option} shows")
 
@@ -105,8 +105,8 @@ def test_settings_are_added_and_removed(collapse):
 
 
 def test_what_a_model_cannot_do_is_not_offered(collapse):
-    label = collapse.page.locator(".widget-label", has_text="How is a symbol picked?").first
-    offered = collapse.page.locator(".widget-inline-hbox", has=label).locator("option")
+    label = collapse.page.locator(".widget-label", has_text="How is a symbol picked?")
+    offered = collapse.page.locator(".widget-inline-hbox", has=label).first.locator("option")
     assert "vote" not in offered.all_inner_texts()
     assert "nearest" in offered.all_inner_texts()
 

@@ -166,8 +166,23 @@ def test_letters_appear_while_they_are_written_and_stop_ends_them(tour):
     tour.check()
 
 
-def test_a_cell_run_again_leaves_one_panel_and_no_more_widgets(tour):
-    """And no picture is lost when its notebook is closed and opened again."""
+def test_the_next_day_without_its_kernel_the_panel_is_there(tour):
+    """JupyterLab would say "model not found" instead."""
+    before = written(tour)
+    saved = "jupyterapp.shell.currentWidget.context.model.getMetadata('widgets')"
+    tour.wait_until(lambda: tour.page.evaluate(saved), "the state in the notebook")
+    tour.page.wait_for_timeout(1500)  # it is put there once no more changes come
+    tour.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    tour.open("00_tour.ipynb")
+    tour.wait_until(lambda: written(tour), "the text")
+    assert written(tour) == before
+    column(tour, 0, 6).hover()
+    tour.wait_until(lambda: "step 6" in details(tour), "what is under the pointer")
+    tour.screenshot("next-day")
+    tour.check()
+
+
+def test_a_cell_run_again_leaves_one_panel(tour):
     models = "jupyterapp.shell.currentWidget.context && document.querySelectorAll('.softar-river').length"
     before = tour.page.evaluate(models)
     tour.run_all()
