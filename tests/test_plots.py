@@ -181,7 +181,11 @@ def test_draw_matrices_breaks_rows_and_leaves_no_empty_frame():
 
 
 def test_history_figure_has_a_line_for_the_loss_and_one_for_the_bits():
-    assert ["loss" in trace.name for trace in plots.history_figure().data] == [True, False]
+    figure = plots.history_figure(50, floor=0.5)
+    assert ["loss" in trace.name for trace in figure.data] == [True, False]
+    assert figure.layout.xaxis.range == (0, 50)
+    assert figure.layout.shapes[0].y0 == 0.5
+    assert not plots.history_figure(50).layout.shapes
 
 
 # Pictures of languages and of measurements

@@ -751,6 +751,13 @@ def test_train_trains_as_train_does_and_draws_it(monitor, tiny, corpus):
     )
 
 
+def test_train_again_says_that_it_goes_on(monitor):
+    assert monitor.button.description == "Train"
+    monitor.train()
+    assert monitor.button.description == "Train on"
+    assert "from the weights that are trained now" in monitor.button.tooltip
+
+
 def test_train_hands_its_options_on(tiny, corpus, tmp_path):
     TrainingMonitor(
         tiny(alive=False, context=8), corpus, SHORT, out=tmp_path / "run", seed=3
