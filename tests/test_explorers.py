@@ -15,7 +15,7 @@ from softar_lab.generation import generate
 from softar_lab.metrics.drift import detectors, drift
 from softar_lab.metrics.pca import PCABasis
 from softar_lab.models.simplex import barycentric
-from softar_lab.widgets import CollapseExplorer, TrajectoryExplorer
+from softar_lab.widgets import CollapseExplorer, GenerationPanel, TrajectoryExplorer
 from softar_lab.widgets import setting as settings
 from softar_lab.widgets.trajectory import DETECTORS
 
@@ -262,6 +262,21 @@ def test_step_moves_the_plane_with_its_spokes(walk, model, step):
     away = path.vectors[first : step + 1] - basis.mean
     share = (away @ basis.components.T).square().sum() / away.square().sum()
     assert abs(state["held"] - float(share)) < 6e-4
+
+
+def test_of_a_large_table_only_the_symbols_of_these_steps_are_written(tiny):
+    large = tiny(letters="".join(map(chr, range(0x4E00, 0x4E00 + 70))), objective="mse")
+    walk = TrajectoryExplorer(large, "", 9, **SOFT)
+    walk.step.value = 8
+    path, written = walk.trajectory, {one[0] for one in walk.plane.plane["symbols"]}
+    assert {path.tokens[i] for i in path.token_ids[3:9].tolist()} <= written
+    assert len(written) < 70
+
+
+@pytest.mark.parametrize(("count", "worth"), [(5, True), (42, False), (400, True)])
+def test_a_plane_is_shown_at_once_for_few_symbols_and_for_a_large_table(tiny, count, worth):
+    model = tiny(letters="".join(map(chr, range(0x4E00, 0x4E00 + count))))
+    assert GenerationPanel(model, "", 2).plane.value == worth
 
 
 @pytest.mark.parametrize("name", DETECTORS)
