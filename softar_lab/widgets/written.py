@@ -21,7 +21,8 @@ from .score import Scale
 from .setting import Choices, has_rows
 
 NAMES = "ABCD"
-PIECE = 16  # steps that are handed over together while a text is written
+LEAST, MOST = 4, 128  # steps that are handed over together while a text is written,
+WORK = 10**8  # as many as take about so many multiply-adds: a twentieth of a second
 PAUSE = 0.15  # seconds between two pictures of an unfinished text
 # What decides the symbols alone, where a path does not depend on them (`path_is_free`).
 _SYMBOLS = ("collapse", "temperature", "soft_temperature", "seed")
@@ -216,17 +217,18 @@ def _write(
     """What generate() writes; `watch` sees it grow."""
     options = {name: wanted[name] for name in (*choices, "seed")}
     forced = {at: symbol for at, symbol in wanted["forced"].items() if at < wanted["steps"]}
+    piece = max(LEAST, min(MOST, WORK // max(1, model.work)))
     pieces, seen = [], time.monotonic()
-    for piece in stream(
+    for part in stream(
         model,
         wanted["prompt"],
         wanted["steps"],
         **options,
         forced=forced,
         stop=stopped,
-        piece=PIECE,
+        piece=piece,
     ):
-        pieces.append(piece)
+        pieces.append(part)
         if time.monotonic() - seen > PAUSE:
             watch(joined(model, pieces))
             seen = time.monotonic()
