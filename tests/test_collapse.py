@@ -9,7 +9,8 @@ import torch
 from scipy.stats import chisquare
 
 from softar_lab.core.predictor import Prediction
-from softar_lab.generation import collapse
+from softar_lab.counting.exact import CountingModel
+from softar_lab.generation import collapse, generate
 from softar_lab.generation.collapse import pick
 from softar_lab.generation.step_context import StepContext
 from softar_lab.models.embedding_tables import make_table
@@ -329,3 +330,23 @@ def test_pick_of_a_row_does_not_depend_on_its_neighbours():
     together = pick(probs, 0.7, uniforms(40))
     alone = [pick(probs[i : i + 1], 0.7, uniforms(40)[i : i + 1]).item() for i in range(40)]
     assert together.tolist() == alone
+
+
+def test_a_collapse_says_which_models_it_suits(tiny):
+    """Those that refuse a model, and no others, say that they do not suit it."""
+    models = [tiny(), tiny(objective="mse"), tiny(objective="energy"), CountingModel.fit(["abab"])]
+    for model in models:
+        for name in collapse.names():
+            try:
+                generate(model, "ab", 1, collapse=name)
+                able = True
+            except ValueError:
+                able = False
+            assert collapse.resolve(name).suits(model) == able, name
+
+
+def test_only_a_collapse_without_temperature_says_so(tiny):
+    model = tiny(scale=0.3)
+    for name in ("softmax", "nearest", "barycentric"):
+        texts = {generate(model, "ab", 60, collapse=name, temperature=t).text for t in (0.2, 3)}
+        assert collapse.resolve(name).one_symbol == (len(texts) == 1)

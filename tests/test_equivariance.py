@@ -9,7 +9,7 @@ from bounds import exact
 from softar_lab import TrainConfig, Window, evaluate, generate, stream
 from softar_lab.core.predictor import Prediction
 from softar_lab.data.languages import Markov, Urn, mess3
-from softar_lab.generation import collapse, feedback, schedule
+from softar_lab.generation import collapse, feedback, joined, schedule
 from softar_lab.generation.beam_search import beam
 from softar_lab.generation.step_context import StepContext
 from softar_lab.metrics.superposition import by_mixture, by_product, nearest_rows
@@ -261,6 +261,19 @@ def test_how_a_text_is_taken_changes_no_bit(tiny):
     assert len(parts) > 1
     assert torch.equal(torch.cat([one.inputs for one in parts]), whole.inputs)
     assert "".join(one.text for one in parts) == whole.text
+
+
+@pytest.mark.parametrize("piece", [1, 7, 128])
+@pytest.mark.parametrize(
+    "how", [{}, {"schedule": "never"}, {"collapse": "nearest"}, {"collapse": "deferred(3)"}]
+)
+def test_pieces_of_any_size_joined_are_the_whole(tiny, piece, how):
+    model = tiny(objective="mse", scale=0.15)
+    whole = generate(model, "ab", 30, **how)
+    found = joined(model, list(stream(model, "ab", 30, piece=piece, **how)))
+    assert (found.text, found.settings) == (whole.text, whole.settings)
+    for name in whole.ARRAYS:
+        assert torch.equal(getattr(found, name), getattr(whole, name)), name
 
 
 # -- where a text is cut ----------------------------------------------------------------------------------------------

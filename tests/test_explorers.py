@@ -3,23 +3,21 @@ drawn and measured.
 """
 
 import base64
-import math
 import re
 import threading
 
 import pytest
 import torch
 from test_generate import Chain
-from test_widgets import CEILING, Gate, carries_a_picture, said, same, wait
+from test_widgets import CEILING, carries_a_picture, measured, said, same, told, wait
 
-from softar_lab import plots
 from softar_lab.generation import generate
 from softar_lab.metrics.drift import detectors, drift
 from softar_lab.metrics.pca import PCABasis
 from softar_lab.models.simplex import barycentric
-from softar_lab.widgets import CollapseExplorer, TrajectoryExplorer
+from softar_lab.widgets import CollapseExplorer, GenerationPanel, TrajectoryExplorer
 from softar_lab.widgets import setting as settings
-from softar_lab.widgets.compared import Compared
+from softar_lab.widgets.trajectory import DETECTORS
 
 pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
 
@@ -36,74 +34,59 @@ def explorer(model):
     return CollapseExplorer(model, "abc", steps=9, settings=({}, {"collapse": "nearest", **SOFT}))
 
 
-def place(model, vectors):
-    return PCABasis.fit(model.embedding, 2).transform(vectors)
+def strips(panel):
+    """What is drawn below the columns of each river."""
+    return [river["strip"] for river in panel.river.rivers["rivers"]]
 
 
-def drawn(trace):
-    return torch.tensor([trace.x, trace.y]).T
+def rounded(values):
+    """Numbers as a river holds them; what is infinite or unknown is a gap."""
+    found = torch.as_tensor(values).tolist()
+    return [float(f"{x:.3g}") if abs(x) < float("inf") else None for x in found]
 
 
 # CollapseExplorer
 
 
 def test_explorer_writes_what_generate_writes(explorer, model):
-    first, second = explorer.generate()
+    explorer.generate()
+    first, second = explorer.trajectories
     assert same(first, generate(model, "abc", 9, temperature=0.8))
     assert same(second, generate(model, "abc", 9, collapse="nearest", temperature=0.8, **SOFT))
 
 
-def test_paths_share_a_plane_and_lead_to_the_symbols_read_off_them(explorer, model):
-    for which, setting in enumerate(explorer.settings):
-        reading, path = explorer.figure.data[which], explorer.figure.data[4 + which]
-        torch.testing.assert_close(drawn(path), place(model, setting.trajectory.vectors))
-        assert torch.tensor(reading.x[1::3]).allclose(
-            place(model, model.embedding)[setting.trajectory.token_ids, 0]
-        )
-        assert path.visible
-        assert path.hovertext[3].startswith(f"{'AB'[which]}, step 3: ")
-    assert [trace.visible for trace in explorer.figure.data[6:8]] == [False, False]
-    assert list(explorer.figure.data[8].text) == [
-        plots.visible(token) for token in model.tokenizer.tokens
-    ]
+def test_explorer_begins_with_two_collapses_of_one_path(model):
+    explorer = CollapseExplorer(model, "abc", 9)
+    assert [setting.collapse.value for setting in explorer.settings] == ["softmax", "nearest"]
+    assert list(explorer.river.trajectories) == ["A softmax", "B nearest"]
 
 
-def test_steps_drawn_are_those_the_slider_asks_for(explorer, model):
-    explorer.shown.value = (2, 5)
-    torch.testing.assert_close(
-        drawn(explorer.figure.data[5]), place(model, explorer.settings[1].trajectory.vectors[2:5])
-    )
-    assert explorer.figure.data[5].hovertext[0].startswith("B, step 2: ")
-
-
-def test_differences_from_the_first_are_marked(explorer):
-    first, second = explorer.generate()
-    apart = [a != b for a, b in zip(second.text, first.text, strict=True)]
-    assert any(apart)
-    assert not all(apart)
-    assert explorer.settings[1].text.value == plots.difference_html(
-        second, apart, plots.SETTINGS[1]
-    )
-    assert (
-        f"differs from A at {sum(apart)}, first at step {apart.index(True)}"
-        in explorer.settings[1].note.value
-    )
-    assert "font-weight" not in explorer.settings[0].text.value
-    explorer.settings[0].collapse.value = "nearest"
-    explorer.settings[0].schedule.value, explorer.settings[0].feedback.value = "never", "raw"
-    explorer.generate()
-    assert "the same text as A" in explorer.settings[1].note.value
-    assert "font-weight" not in explorer.settings[1].text.value
-
-
-@pytest.mark.parametrize("judge", [None, Chain()])
-def test_drift_is_measured_by_the_judge_and_drawn(tiny, judge):
-    model = tiny(objective="mse", scale=0.15, letters="abc" if judge else "abcdefghijk \n")
+@pytest.mark.parametrize("judged", [False, True])
+def test_drift_is_measured_by_the_judge_and_drawn(tiny, judged):
+    judge = Chain() if judged else None
+    model = tiny(objective="mse", scale=0.15, letters="abc" if judged else "abcdefghijk \n")
     explorer = CollapseExplorer(model, "a", 9, judge=judge, settings=({}, SOFT))
-    for setting, line in zip(explorer.settings, explorer.drift_figure.data, strict=False):
-        expected = drift(setting.trajectory, model, judge)["kl"].tolist()
-        assert setting.drift == pytest.approx(expected)
-        assert line.y == tuple(max(x, 1e-3) if math.isfinite(x) else None for x in expected)
+    assert explorer.river.rivers["strip"]["name"] == "drift"
+    for setting, strip in zip(explorer.settings, strips(explorer), strict=True):
+        expected = torch.from_numpy(
+            drift(setting.trajectory, model, judge)["kl"].to_numpy(copy=True)
+        )
+        torch.testing.assert_close(setting.drift, expected)
+        assert strip == rounded(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("distance", lambda path: path.distance),
+        ("entropy", lambda path: path.entropy),
+        ("surprise", lambda path: -path.log_probs / torch.log(torch.tensor(2.0))),
+    ],
+)
+def test_strip_shows_what_was_asked_for(explorer, kind, values):
+    explorer.strip.value = kind
+    wait(lambda: explorer.river.rivers["strip"]["name"] == kind and measured(explorer))
+    assert strips(explorer) == [rounded(values(path)) for path in explorer.trajectories]
 
 
 @pytest.mark.parametrize(
@@ -114,16 +97,20 @@ def test_another_collapse_of_a_free_path_needs_no_generation(
     explorer, model, monkeypatch, control, value
 ):
     setting = explorer.settings[1]
-    before = setting.trajectory.vectors
-    options = {"collapse": "nearest", "temperature": 0.8, **SOFT, control: value}
+    options = {"collapse": "softmax", "temperature": 0.8, **SOFT, control: value}
     expected = generate(model, "abc", 9, **options)
-    monkeypatch.setattr("softar_lab.widgets.compared.generate", None)
-    getattr(setting, control).value = value
+    setting.collapse.value = "softmax"
     explorer.generate()
-    assert setting.trajectory.text == expected.text
+    before = setting.trajectory.vectors
+    monkeypatch.setattr("softar_lab.widgets.written.stream", None)
+    getattr(setting, control).value = value
+    wait(lambda: setting.trajectory.text == expected.text and measured(explorer))
     assert setting.trajectory.vectors is before
-    assert "B read again in" in said(explorer)
-    assert setting.drift == pytest.approx(drift(setting.trajectory, model)["kl"].tolist())
+    with explorer._measuring:
+        torch.testing.assert_close(
+            setting.drift,
+            torch.from_numpy(drift(setting.trajectory, model)["kl"].to_numpy(copy=True)),
+        )
 
 
 @pytest.mark.slow
@@ -143,43 +130,20 @@ def test_whatever_moves_the_path_is_written_anew(tiny, model, change):
     for name, value in change.items():
         getattr(setting, name).value = value
     setting.collapse.value = "softmax"
+    explorer.generate()
     options = {**setting.values(), "collapse": "softmax"}
-    assert same(explorer.generate()[1], generate(models[setting.model.value], "abc", 9, **options))
-    assert "B written in" in said(explorer) or "sampled" not in change.values()
+    expected = generate(models[setting.model.value], "abc", 9, **options)
+    assert same(explorer.trajectories[1], expected)
 
 
 def test_prompt_steps_and_seed_are_shared(explorer, model):
     explorer.prompt.value, explorer.steps.value, explorer.seed.value = "de", 5, 7
-    first, second = explorer.generate()
+    explorer.generate()
+    first, second = explorer.trajectories
     assert same(first, generate(model, "de", 5, temperature=0.8, seed=7))
     assert same(
         second, generate(model, "de", 5, collapse="nearest", temperature=0.8, seed=7, **SOFT)
     )
-
-
-def test_changes_are_answered_in_the_background(explorer, model):
-    explorer.settings[0].collapse.value = "nearest"
-    expected = generate(model, "abc", 9, collapse="nearest", temperature=0.8)
-    wait(
-        lambda: (
-            same(explorer.settings[0].trajectory, expected)
-            and explorer.settings[0].drift is not None
-        )
-    )
-    wait(lambda: "A written in" in said(explorer))
-
-
-def test_quick_changes_end_in_the_last_setting(explorer, model):
-    for i in range(30):
-        explorer.settings[1].collapse.value = ("softmax", "barycentric")[i % 2]
-        explorer.settings[0].temperature.value = i / 20
-    first, second = explorer.generate()
-    assert same(first, generate(model, "abc", 9, temperature=1.45))
-    assert (
-        second.text
-        == generate(model, "abc", 9, collapse="barycentric", temperature=0.8, **SOFT).text
-    )
-    assert None not in (explorer.settings[0].drift, explorer.settings[1].drift)
 
 
 def test_drift_blocks_nothing_and_belongs_to_the_drawn_trajectory(explorer, model, monkeypatch):
@@ -193,113 +157,68 @@ def test_drift_blocks_nothing_and_belongs_to_the_drawn_trajectory(explorer, mode
         assert opened.wait(CEILING)
         return drift(*arguments)
 
-    monkeypatch.setattr("softar_lab.widgets.compared.drift", slow)
+    monkeypatch.setattr("softar_lab.widgets.written.drift", slow)
     setting = explorer.settings[1]
     setting.collapse.value = "softmax"
     assert reached.wait(CEILING)
-    assert "measuring the drift" in said(explorer)
     setting.collapse.value = "barycentric"
     expected = generate(model, "abc", 9, collapse="barycentric", temperature=0.8, **SOFT).text
-    wait(lambda: setting.trajectory.text == expected and "differs from A" in setting.note.value)
+    wait(lambda: setting.trajectory.text == expected)
     assert setting.drift is None
     opened.set()
     explorer.generate()
-    assert setting.drift == pytest.approx(drift(setting.trajectory, model)["kl"].tolist())
-    assert "measuring" not in said(explorer)
-
-
-def test_settings_are_added_and_removed(explorer):
-    explorer.add_button.click()
-    explorer.add()
-    explorer.settings[3].collapse.value = "barycentric"
-    found = explorer.generate()
-    assert [setting.name for setting in explorer.settings] == list("ABCD")
-    assert same(found[2], found[1])
-    assert explorer.add_button.disabled
-    assert all(trace.visible for trace in explorer.figure.data[:8])
-    with pytest.raises(ValueError, match="4 settings are shown already"):
-        explorer.add()
-    explorer.remove_button.click()
-    explorer.remove()
-    explorer.generate()
-    assert [trace.visible for trace in explorer.figure.data[4:8]] == [True, True, False, False]
-    assert explorer.remove_button.disabled
-    explorer.remove_button.disabled = False
-    explorer.remove_button.click()
-    assert said(explorer).startswith("⚠ two settings are left")
-
-
-def test_one_setting_that_fails_leaves_the_others(explorer):
-    explorer.settings[0].collapse.value = "vote"
-    first, second = explorer.generate()
-    assert first is None
-    assert second is not None
-    assert said(explorer).startswith(
-        '⚠ A: collapse "vote" needs a model that predicts a distribution'
+    torch.testing.assert_close(
+        setting.drift, torch.from_numpy(drift(setting.trajectory, model)["kl"].to_numpy(copy=True))
     )
-    assert "A: collapse=vote wrote nothing: coll" in repr(explorer)
-    assert not explorer.figure.data[4].visible
-    assert "A" not in explorer.settings[1].note.value
-    explorer.settings[0].collapse.value = "softmax"
-    assert None not in explorer.generate()
-    assert "⚠" not in said(explorer)
-
-
-def test_stop_leaves_the_settings_that_were_not_reached_and_says_so(explorer, model, monkeypatch):
-    before = explorer.settings[1].trajectory
-    gate = Gate(monkeypatch, model, after=4)
-    explorer.prompt.value = "de"
-    assert gate.reached.wait(CEILING)
-    explorer.stop_button.click()
-    gate.open.set()
-    wait(lambda: "stopped before it was written anew" in explorer.settings[1].note.value)
-    assert explorer.settings[1].trajectory is before
-    assert len(explorer.settings[0].trajectory) < 9
-    monkeypatch.undo()
-    assert [one.prompt for one in explorer.generate()] == ["de", "de"]
-    assert "stopped" not in explorer.settings[1].note.value
-
-
-def test_models_without_that_table_are_compared_but_not_drawn(tiny, model):
-    models = {"soft": model, "chain": Chain(), "narrow": tiny(objective="mse", embedding_dim=5)}
-    settings = ({}, {"model": "chain"}, {"model": "narrow"})
-    explorer = CollapseExplorer(models, "abc", 6, settings=settings)
-    assert None not in explorer.generate()
-    assert [trace.visible for trace in explorer.figure.data[4:8]] == [True, False, False, False]
-    assert "B, C" in explorer.missing.value
-    chains = CollapseExplorer(Chain(), "abc", 6, settings=({}, {"temperature": 0}))
-    assert None not in chains.generate()
-    assert "image/png" in chains._repr_mimebundle_()
 
 
 def test_judge_that_could_write_what_the_model_cannot_is_named(tiny, model):
     explorer = CollapseExplorer(tiny(letters="ab"), "ab", 4, judge=model)
     assert "no drift: a predictor that reads along could write" in said(explorer)
-    assert explorer.settings[0].trajectory is not None
+    assert explorer.trajectory is not None
 
 
-def test_settings_that_make_no_sense_are_refused(model):
-    with pytest.raises(ValueError, match="2 to 4, not 1"):
-        CollapseExplorer(model, settings=({},))
-    with pytest.raises(ValueError, match="unknown collapse 'guess'"):
-        CollapseExplorer(model, settings=({}, {"collapse": "guess"}))
-    with pytest.raises(ValueError, match="unknown model 'x'; known: model"):
-        CollapseExplorer(model, settings=({}, {"model": "x"}))
-    assert (
-        CollapseExplorer(model, "a", 3, settings=({}, {"schedule": "every(3)"}))
-        .settings[1]
-        .schedule.value
-        == "every(3)"
-    )
+def test_models_with_other_tables_and_without_any_are_compared(tiny, model):
+    models = {"soft": model, "chain": Chain(), "narrow": tiny(objective="mse", embedding_dim=5)}
+    chosen = ({}, {"model": "chain"}, {"model": "narrow"})
+    explorer = CollapseExplorer(models, "abc", 6, settings=chosen)
+    assert None not in explorer.trajectories
+    explorer.plane.value = True
+    with_plane = [one.plane in one.children for one in explorer.settings]
+    assert with_plane == [True, False, True]
+    chains = CollapseExplorer(Chain(), "abc", 6, settings=({}, {"temperature": 0}))
+    assert None not in chains.trajectories
+    assert "image/png" in chains._repr_mimebundle_()
 
 
 def test_explorer_tells_its_settings_and_carries_a_still_picture(explorer):
-    first, second = explorer.generate()
+    first, second = explorer.trajectories
     assert repr(explorer) == (
-        f"CollapseExplorer(prompt='abc': A: wrote ⟨{first.text!r}⟩; "
-        f"B: collapse=nearest, schedule=never, feedback=raw wrote ⟨{second.text!r}⟩)"
+        f"CollapseExplorer(prompt='abc': wrote ⟨{first.text!r}⟩; "
+        f"collapse=nearest, schedule=never, feedback=raw wrote ⟨{second.text!r}⟩)"
     )
     assert carries_a_picture(explorer)
+
+
+def test_a_setting_with_another_control_writes_what_generate_writes(model, monkeypatch):
+    """Whatever a control is called, a text that is read again is the one it would be if written."""
+    control = None, lambda value: settings.menu("Soft temp.", [None, 0, 0.5], value)
+    monkeypatch.setitem(settings.CHOICES, "soft_temperature", control)
+    explorer = CollapseExplorer(model, "abc", steps=9, settings=({}, SOFT))
+    one = explorer.settings[1]
+    for value in (0, 0.5, None):
+        one.soft_temperature.value = value
+        explorer.generate()
+        expected = generate(model, "abc", 9, **one.values(), seed=explorer.seed.value)
+        assert one.trajectory.text == expected.text
+
+
+def test_a_text_that_failed_while_it_was_to_be_measured_is_no_error(model):
+    setting = CollapseExplorer(model, "abc", steps=9).first
+    setting.trajectory = None
+    setting.measure_drift(None)
+    setting.measure(None)
+    assert setting.problem == ""
 
 
 # TrajectoryExplorer
@@ -318,38 +237,61 @@ def test_a_prompt_is_continued_and_its_trajectory_drawn(walk, model):
     walk.step.value = 8
     walk.show(other)
     assert (walk.trajectory, walk.step.value, walk.step.max, walk.play.max) == (other, 3, 3, 3)
+    assert list(walk.river.trajectories.values()) == [other]
     assert TrajectoryExplorer(model, expected).trajectory is expected
 
 
 @pytest.mark.parametrize("step", [0, 5, 8])
-def test_step_moves_text_candidates_cursor_and_hull(walk, model, step):
+def test_step_moves_the_plane_with_its_spokes(walk, model, step):
     walk.step.value = step
-    one, weights = walk.trajectory, barycentric(walk.trajectory.vectors, model.embedding)[step]
-    assert walk.text.value == plots.text_html(one, step)
-    assert walk.candidates.value == plots.candidates_html(one, step)
-    assert walk.curves.layout.shapes[0].x0 == walk.curves.layout.shapes[0].x1 == step
-    traces = {trace.name: trace for trace in walk.figure.data}
-    torch.testing.assert_close(drawn(traces["path so far"]), place(model, one.vectors[: step + 1]))
-    ends = torch.stack([one.vectors[step], weights @ model.embedding])
-    torch.testing.assert_close(drawn(traces["off the hull"]), place(model, ends), atol=1e-5, rtol=0)
-    heavy = [i for i in weights.argsort(descending=True).tolist() if weights[i] >= 0.01]
-    torch.testing.assert_close(drawn(traces["weights"]), place(model, model.embedding[heavy]))
-    off = detectors(one, model)["off_hull"].iloc[step]
-    assert re.search(rf"off the hull:</b> {off:.3f}", walk.mixture.value)
+    path, state, basis = walk.trajectory, walk.plane.plane, PCABasis.fit(model.embedding, 2)
+    weights = barycentric(path.vectors[[step]], model.embedding)[0]
+    first = max(0, step - 5)
+    assert state["first"] == first
+    close = {"rtol": 1e-3, "atol": 1e-4}  # four digits are sent
+    points = basis.transform(path.vectors[first : step + 1])
+    torch.testing.assert_close(torch.tensor(state["trail"]), points, **close)
+    mixed = basis.transform(weights @ model.embedding)
+    torch.testing.assert_close(torch.tensor(state["mixture"]), mixed, **close)
+    marked = {symbol: weight for symbol, _, _, weight in state["symbols"] if weight}
+    assert len(marked) == min(8, int((weights >= 0.01).sum()))
+    for symbol, weight in marked.items():
+        token = {"␣": " ", "↵": "\n"}.get(symbol, symbol)
+        assert abs(weights[model.tokenizer.tokens.index(token)] - weight) < 6e-4
+    assert abs(state["off_hull"] - detectors(path, model)["off_hull"].iloc[step]) < 1e-4
+    away = path.vectors[first : step + 1] - basis.mean
+    share = (away @ basis.components.T).square().sum() / away.square().sum()
+    assert abs(state["held"] - float(share)) < 6e-4
 
 
-def test_curves_are_the_detectors(walk, model):
-    expected = detectors(walk.trajectory, model)
-    for line, name in zip(walk.curves.data, plots.CURVES, strict=True):
-        assert list(line.y) == expected[name].tolist()
+def test_of_a_large_table_only_the_symbols_of_these_steps_are_written(tiny):
+    large = tiny(letters="".join(map(chr, range(0x4E00, 0x4E00 + 70))), objective="mse")
+    walk = TrajectoryExplorer(large, "", 9, **SOFT)
+    walk.step.value = 8
+    path, written = walk.trajectory, {one[0] for one in walk.plane.plane["symbols"]}
+    assert {path.tokens[i] for i in path.token_ids[3:9].tolist()} <= written
+    assert len(written) < 70
+
+
+@pytest.mark.parametrize(("count", "worth"), [(5, True), (42, False), (400, True)])
+def test_a_plane_is_shown_at_once_for_few_symbols_and_for_a_large_table(tiny, count, worth):
+    model = tiny(letters="".join(map(chr, range(0x4E00, 0x4E00 + count))))
+    assert GenerationPanel(model, "", 2).plane.value == worth
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_strip_shows_the_detectors(walk, model, name):
+    walk.detector.value = name
+    assert strips(walk) == [rounded(detectors(walk.trajectory, model)[name].to_numpy(copy=True))]
 
 
 def test_walk_without_vectors_has_a_text_and_candidates():
     walk = TrajectoryExplorer(Chain(), "abc", 5)
     walk.step.value = 3
-    assert walk.candidates.value == plots.candidates_html(walk.trajectory, 3)
+    assert len(walk.river.rivers["rivers"][0]["ids"]) == 5
     assert "predicts no vectors" in said(walk)
-    assert "image/png" not in walk._repr_mimebundle_()
+    assert walk.plane not in walk.children
+    assert "image/png" in walk._repr_mimebundle_()
     assert "shows" in repr(walk)
 
 
@@ -372,40 +314,8 @@ def test_walk_tells_its_step_and_carries_a_still_picture(walk):
     assert base64.b64decode(walk._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")
 
 
-def test_a_setting_with_another_control_writes_what_generate_writes(model, monkeypatch):
-    """Whatever a control is called, a text that is read again is the one it would be if written."""
-    control = None, lambda value: settings.menu("Soft temp.", [None, 0, 0.5], value)
-    monkeypatch.setitem(settings.CHOICES, "soft_temperature", control)
-    explorer = CollapseExplorer(model, "abc", steps=9, settings=({}, SOFT))
-    one = explorer.settings[1]
-    for value in (0, 0.5, None):
-        one.soft_temperature.value = value
-        explorer.generate()
-        expected = generate(model, "abc", 9, **one.values(), seed=explorer.seed.value)
-        assert one.trajectory.text == expected.text
-
-
-def test_a_setting_removed_while_it_is_measured_leaves_no_curve(model, monkeypatch):
-    explorer = CollapseExplorer(model, "abc", steps=9, settings=({}, {}, {"collapse": "nearest"}))
-    assert list(explorer.drift_figure.data[2].y)
-    last, measure = explorer.settings[2], Compared.measure
-
-    def removed_meanwhile(setting, *arguments):
-        measure(setting, *arguments)
-        if setting is last:
-            explorer.columns.children = explorer.settings[:2]
-            explorer._clear(2)
-
-    monkeypatch.setattr(Compared, "measure", removed_meanwhile)
-    last._measured = None, []
-    explorer._measure(explorer._stop)
-    assert last.drift is not None
-    assert not list(explorer.drift_figure.data[2].y or ())
-
-
-def test_a_text_that_failed_while_it_was_to_be_measured_is_no_error(model):
-    explorer = CollapseExplorer(model, "abc", steps=9)
-    setting = explorer.settings[0]
-    setting.written = None
-    setting.measure(explorer.models, None)
-    assert setting.problem == ""
+def test_notes_name_the_share_of_soft_symbols(explorer):
+    found = [
+        re.search(r"9 symbols, (\d) read back soft", told(one))[1] for one in explorer.settings
+    ]
+    assert found == ["0", "9"]

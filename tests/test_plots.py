@@ -2,16 +2,14 @@
 
 import io
 import math
-import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.colors import to_hex, to_rgba
+from matplotlib.colors import to_rgba
 from matplotlib.font_manager import get_font
 from matplotlib.text import Annotation, Text
 
@@ -54,27 +52,6 @@ def png(figure):
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=50)
     return buffer.getvalue()
-
-
-class Page(HTMLParser):
-    """A browser's view of some HTML: the spans that tell of a step as (text, title, style), and all
-    text.
-    """
-
-    def __init__(self, text):
-        super().__init__()
-        self.spans, self.text, self.tags = [], "", []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        if "title" in dict(attributes):
-            self.spans.append(["", dict(attributes)["title"], dict(attributes)["style"]])
-
-    def handle_data(self, data):
-        self.text += data
-        if self.spans and self.spans[-1][0] == "":
-            self.spans[-1][0] = data
 
 
 # still pictures
@@ -203,99 +180,12 @@ def test_draw_matrices_breaks_rows_and_leaves_no_empty_frame():
 # pictures to turn
 
 
-@pytest.mark.parametrize("step", [0, 3, 17, 29])
-def test_update_plane_shows_the_symbols_and_the_last_steps(path, basis, model, step):
-    figure = plots.plane_figure()
-    plots.update_plane(figure, path, basis, model.embedding, step)
-    symbols, trail = figure.data
-    latest = path.vectors[max(0, step - plots.TRAIL) : step + 1]
-    for trace, vectors in ((trail, latest), (symbols, model.embedding)):
-        for k, axis in enumerate("xy"):
-            np.testing.assert_array_equal(trace[axis], basis.transform(vectors)[:, k])
-    assert trail.marker.symbol[-1] == "circle-open"
-    assert set(trail.marker.symbol[:-1]) <= {"circle"}
-    assert trail.hovertext[-1] == plots.step_hover(path, step)
-    assert re.match(r"PC 1 \(\d+ % of the table's variance\)", figure.layout.xaxis.title.text)
-
-
-def test_update_plane_in_place_forgets_the_steps_before(path, basis, model):
-    figure = plots.plane_figure()
-    traces = [trace.uid for trace in figure.data]
-    for trajectory, step in ((path, 20), (generate(model, "", 2), 1)):
-        plots.update_plane(figure, trajectory, basis, model.embedding, step)
-    assert [trace.uid for trace in figure.data] == traces
-    assert len(figure.data[1].x) == len(figure.data[1].hovertext) == 2
-
-
-def test_update_plane_escapes_what_plotly_would_take_for_markup(path, basis, model):
-    figure = plots.plane_figure()
-    plots.update_plane(figure, path, basis, model.embedding, 29)
-    symbols, trail = figure.data
-    assert dict(zip(model.tokenizer.tokens, symbols.text))["<"] == "&lt;"
-    # plotly's entities and the markup that is meant
-    known = re.compile("&(lt|gt|amp);|<(b|/b|br)>")
-    for text in (*symbols.text, *trail.hovertext):
-        assert not re.search("[<>]|&[a-z#]", known.sub("", text)), text
-
-
 def test_history_figure_has_a_line_for_the_loss_and_one_for_the_bits():
-    assert ["loss" in trace.name for trace in plots.history_figure().data] == [True, False]
-
-
-# text as a picture
-
-
-def test_step_hover_tells_the_step_in_bits(path):
-    hover = plots.step_hover(path, 2)
-    assert hover.startswith("step 2: <b>")
-    assert "(collapsed)" in hover
-    assert "(stays soft)" in plots.step_hover(path, 1)
-    assert f"surprise {-path.log_probs[2] / math.log(2):.2f} bits" in hover
-    assert f"entropy {path.entropy[2] / math.log(2):.2f} bits" in hover
-    assert f"{path.candidates(2)[0][1]:.0%}" in hover
-
-
-def test_text_html_says_the_text_and_nothing_but_the_text(path):
-    page = Page(plots.text_html(path))
-    assert page.text == path.prompt + path.text.replace("\n", "↵")
-    assert set(page.tags) == {"div", "span", "br"}
-    assert [span[0] for span in page.spans] == [
-        "↵" if symbol == "\n" else symbol for symbol in path.text
-    ]
-
-
-def test_text_html_titles_are_the_hover_unescaped_once(path):
-    for (_, title, _), symbol in zip(Page(plots.text_html(path)).spans, path.text, strict=True):
-        assert re.match(r"step \d+: (.*) \(", title)[1] == plots.visible(symbol)
-        assert not re.search("&(amp|lt|gt|quot|#)|<b", title)
-
-
-def test_text_html_is_the_redder_the_more_it_surprised(path):
-    shades = [
-        float(re.search(r"213,94,0,([\d.]+)", style)[1])
-        for _, _, style in Page(plots.text_html(path)).spans
-    ]
-    bits = -path.log_probs / math.log(2)
-    np.testing.assert_allclose(shades, 0.75 * (bits / 8).clamp(max=1), atol=0.0051)
-    assert len(set(shades)) > 5
-
-
-def test_text_html_marks_what_stayed_soft_and_where_we_are(path):
-    styles = [style for _, _, style in Page(plots.text_html(path, 7)).spans]
-    assert ["dotted" not in style for style in styles] == path.collapsed.tolist()
-    assert [i for i, style in enumerate(styles) if "outline" in style] == [7]
-
-
-def test_text_html_takes_what_is_impossible_for_the_reddest(path):
-    impossible = replace(path, log_probs=torch.full((30,), -math.inf))
-    assert plots.text_html(impossible).count("rgba(213,94,0,0.75)") == 30
-
-
-def test_candidates_html_draws_a_bar_for_each_candidate(path):
-    table = Page(plots.candidates_html(path, 4))
-    assert table.tags.count("tr") == len(path.candidates(4))
-    for symbol, p in path.candidates(4):
-        assert f"{plots.visible(symbol)}{p:.1%}" in table.text
+    figure = plots.history_figure(50, floor=0.5)
+    assert ["loss" in trace.name for trace in figure.data] == [True, False]
+    assert figure.layout.xaxis.range == (0, 50)
+    assert figure.layout.shapes[0].y0 == 0.5
+    assert not plots.history_figure(50).layout.shapes
 
 
 # Pictures of languages and of measurements
@@ -466,51 +356,12 @@ def test_frontier_draws_a_line_a_family_by_share_and_the_oracle_in_black():
     png(figure)
 
 
-def test_difference_html_marks_what_differs_and_shows_its_spaces(path):
-    differs = [i % 3 == 0 for i in range(len(path))]
-    page = Page(plots.difference_html(path, differs, "#0072B2"))
-    assert [bool(style) and "font-weight:bold" in style for _, _, style in page.spans] == differs
-    shown = zip(path.text, differs, strict=True)
-    expected = "".join("␣" if apart and s == " " else s.replace("\n", "↵") for s, apart in shown)
-    assert page.text == path.prompt + expected
-
-
-def test_drift_is_drawn_from_the_floor_up_with_gaps_where_it_is_lost():
-    figure = plots.drift_figure()
-    plots.update_drift(figure, 1, [0.0, 0.5, math.inf, math.nan])
-    assert figure.data[1].y == (plots.together.FLOOR, 0.5, None, None)
-    assert [line.visible for line in figure.data] == [False, True, False, False]
-    plots.update_drift(figure, 1, None)
-    assert not figure.data[1].visible
-
-
-def test_together_draws_each_path_in_its_own_colour_and_the_drift_below(path, basis, model):
-    figure = plots.draw_together(
-        {"A": path, "C": path}, basis, model.embedding, {"C": [0.1] * 30}, slice(0, 9)
-    )
-    above, below = figure.axes
-    dots = [offsets for offsets in above.collections if offsets.get_label() in "AC"]
-    assert [len(one.get_offsets()) for one in dots] == [9, 9]
-    assert [line.get_label() for line in below.lines] == [
-        "C",
-        *[line.get_label() for line in below.lines[1:]],
-    ]
-    assert to_hex(below.lines[0].get_color()).upper() == plots.SETTINGS[2]
-
-
 def test_intervals_are_drawn_where_a_panel_has_no_reference():
     row = {"row": "r", "mark": "m", "value": 1.0, "low": 0.5, "high": 1.5}
     frame = pd.DataFrame([{"panel": "A", **row}, {"panel": "B", **row}])
     one, other = plots.draw_intervals(frame, "bits", reference={"A": 0.7}).axes
     dashed = [[line.get_linestyle() for line in ax.lines].count("--") for ax in (one, other)]
     assert dashed == [1, 0]
-
-
-def test_hull_and_words_name_the_same_distance(path, basis, model):
-    figure, weights = plots.hull_figure(), torch.eye(model.vocab_size)[0]
-    plots.update_hull(figure, path, basis, model.embedding, weights, 0.1234, 3)
-    assert figure.data[-1].hovertext == ("step 3: 0.123 off the hull",)
-    assert "0.123" in plots.mixture_html(path, weights, 0.1234, 3)
 
 
 # -- characters that the own fonts lack --------------------------------------------------------------

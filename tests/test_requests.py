@@ -47,7 +47,7 @@ from softar_lab.widgets import (
     TokenExplorer,
     TrajectoryExplorer,
     WindowExplorer,
-    compared,
+    written,
 )
 
 PACKAGE = Path(softar_lab.__file__).parent
@@ -449,8 +449,8 @@ def errors(monkeypatch):
     monkeypatch.setattr(
         Panel, "_run_in_background", lambda self, work: self._run(work, self._begin())
     )
-    for name in ("generate", "redecode", "drift"):
-        monkeypatch.setattr(compared, name, recording(getattr(compared, name)))
+    for name in ("stream", "redecode", "drift"):
+        monkeypatch.setattr(written, name, recording(getattr(written, name)))
     return found
 
 
@@ -482,7 +482,7 @@ def controls(panel):
         for name, control in vars(panel).items()
         if isinstance(control, traitlets.HasTraits) and "value" in control.trait_names()
     }
-    if isinstance(panel, CollapseExplorer):
+    if isinstance(panel, GenerationPanel):
         for setting in panel.settings:
             found |= {f"{setting.name}.{one.description}": one for one in setting.controls}
     return {name: one for name, one in found.items() if hasattr(one, "description")}

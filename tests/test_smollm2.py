@@ -28,8 +28,8 @@ from softar_lab.models import simplex as hull
 from softar_lab.models.scoring import evaluate
 from softar_lab.plots import fonts
 from softar_lab.plots.fonts import drawable
-from softar_lab.plots.style import written_ids
 from softar_lab.widgets import CollapseExplorer, GenerationPanel
+from softar_lab.widgets.plane import suits
 from softar_studies.random_model import random_pretrained
 
 needs_smollm2 = pytest.mark.skipif(
@@ -164,11 +164,6 @@ def test_plane_of_a_large_table_is_that_of_a_sample(rng):
     assert torch.equal(basis.components, PCABasis.fit(rows[torch.from_numpy(ids)], 2).components)
 
 
-def test_only_the_symbols_of_a_path_are_written_where_there_are_many():
-    assert written_ids(5, torch.tensor([3])) == [0, 1, 2, 3, 4]
-    assert written_ids(50_000, torch.tensor([9, 3, 9]), torch.tensor([[4], [70]])) == [3, 4, 9, 70]
-
-
 def test_what_no_font_draws_is_a_box(monkeypatch):
     monkeypatch.setattr(fonts, "_other", lambda char: None)  # but for the own ones
     assert drawable(" ") == "␣"
@@ -220,11 +215,15 @@ def test_panels_take_it(model):
     panel = GenerationPanel(model, prompt="the king", steps=5)
     assert len(panel.trajectory) == 5
     assert not panel.problem
+    assert panel.plane.value == suits(model)
+    panel.plane.value = True
+    assert "held" in panel.first.plane.plane
     explorer = CollapseExplorer(
         model, prompt="the king", steps=5, settings=({}, {"schedule": "never"})
     )
     explorer.settings[1].collapse.value = "nearest"
-    one, other = explorer.generate()
+    explorer.generate()
+    one, other = explorer.trajectories
     assert len(one) == len(other) == 5
     assert "⚠" not in explorer.status.value
     assert explorer.still() is not None

@@ -108,6 +108,7 @@ class Predictor(ABC):
     has_memory: bool = False  # `update_memory` and `read_memory` hold something of older tokens
     can_replace: bool = False  # `replace(state, slot, vectors)` changes slots that were read
     can_look_ahead: bool = False  # `lookahead(state, vectors)` reads slots and changes no state
+    draws_vectors: bool = False  # it predicts a distribution over vectors, which can be drawn from
     reads_hidden_states: bool = False  # a hidden state is as wide as a soft token, and may be one
     reads_at_once: bool = False  # `predict_after(hidden_states(vectors=…))`: a path in one pass
 

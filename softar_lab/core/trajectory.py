@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -59,6 +59,8 @@ class Trajectory:
     settings: dict[str, Any] = field(default_factory=dict)
     layers: Int[Tensor, " T"] | None = field(default=None, repr=False)
     passes: Int[Tensor, " T"] | None = field(default=None, repr=False)
+
+    ARRAYS: ClassVar[tuple[str, ...]] = tuple(_AXES)  # what each step adds to
 
     def __len__(self) -> int:
         return len(self.token_ids)

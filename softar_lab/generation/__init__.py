@@ -4,7 +4,7 @@ back), window.
 
 from ..core.trajectory import Trajectory
 from .deferred import Deferred
-from .generate import generate, stream
+from .generate import generate, joined, stream
 from .liquid import Liquid
 from .schedule import Always, EveryK, Never, Oracle, Retro
 
@@ -18,5 +18,6 @@ __all__ = [
     "Retro",
     "Trajectory",
     "generate",
+    "joined",
     "stream",
 ]

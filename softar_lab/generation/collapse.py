@@ -20,7 +20,7 @@ A collapse with settings is a frozen dataclass derived from `Collapse`.
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -29,11 +29,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.predictor import Prediction
+from ..core.predictor import Prediction, Predictor
 from ..core.registry import Adapted, Registry
 from ..models.mixing import last_hidden, mixing_layer
 from ..models.nearest import METRICS, nearest
 from ..models.simplex import barycentric
+from ..models.soft_ar import SoftAR
 from ..models.state import SoftState
 from .step_context import StepContext
 
@@ -45,10 +46,16 @@ class Collapse:
         needs_context: whether it is called with the step's context as a third argument.
         look: how many slots it decides together at most, by a method `revise` (see deferred.py);
             0: each slot by itself.
+        one_symbol: whether all weight is on one symbol, so that no temperature has an effect.
     """
 
     needs_context: ClassVar[bool] = False
     look: ClassVar[int] = 0
+    one_symbol: ClassVar[bool] = False
+
+    def suits(self, model: Predictor) -> bool:
+        """Whether it can read what this model predicts."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,30 @@ class FunctionCollapse(Adapted, Collapse):
     """A function, or any other callable, as a collapse."""
 
     needs_context: bool = False
+    suited: Callable[[Predictor], bool] = lambda model: True
+
+    def suits(self, model: Predictor) -> bool:
+        return self.suited(model)
 
 
 def with_context(function: Callable) -> FunctionCollapse:
     """Decorator: the collapse below it takes the step's context as a third argument."""
     return FunctionCollapse(function, needs_context=True)
+
+
+def suiting(suited: Callable[[Predictor], bool]) -> Callable[[Callable], FunctionCollapse]:
+    """Decorator: the collapse below it can read only the models for which `suited` is true."""
+
+    def decorate(collapse: Callable) -> FunctionCollapse:
+        one = collapse if isinstance(collapse, FunctionCollapse) else FunctionCollapse(collapse)
+        return replace(one, suited=suited)
+
+    return decorate
+
+
+def has_vectors(model: Predictor) -> bool:
+    """Whether the model predicts vectors among the rows of a table."""
+    return model.embedding is not None
 
 
 COLLAPSES = Registry(
@@ -115,11 +141,15 @@ class Nearest(Collapse):
         ValueError: for an unknown metric, or a model without vectors.
     """
 
+    one_symbol: ClassVar[bool] = True
     metric: str = "l2"
 
     def __post_init__(self):
         if self.metric not in METRICS:
             raise ValueError(f"unknown metric {self.metric!r}; known: {', '.join(METRICS)}")
+
+    def suits(self, model: Predictor) -> bool:
+        return has_vectors(model)
 
     def __call__(self, prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B V"]:
         vectors = soft_tokens('collapse "nearest"', prediction, embedding)
@@ -127,6 +157,7 @@ class Nearest(Collapse):
 
 
 @register("barycentric")
+@suiting(has_vectors)
 def mixture_weights(prediction: Prediction, embedding: Tensor | None) -> Float[Tensor, "B V"]:
     """The weights of the mixture of rows that is closest to the soft token (K3).
 
@@ -166,6 +197,9 @@ class Vote(Collapse):
                 f"vote(draws, least) needs 1 <= least <= draws, not {self.draws!r} and {self.least!r}"
             )
 
+    def suits(self, model: Predictor) -> bool:
+        return model.draws_vectors
+
     def __call__(
         self, prediction: Prediction, embedding: Tensor | None, context: StepContext
     ) -> Float[Tensor, "B V"]:
@@ -186,6 +220,7 @@ class Vote(Collapse):
 
 
 @register("mixing")
+@suiting(lambda model: isinstance(model, SoftAR) and model.mixing is not None)
 @with_context
 def mixing(
     prediction: Prediction, embedding: Tensor | None, context: StepContext

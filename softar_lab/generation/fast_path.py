@@ -21,7 +21,6 @@ from ..models.state import SoftState
 from . import feedback as feedbacks
 from .collapse import softmax
 from .engine_state import EngineState
-from .recorder import FLUSH
 from .step_context import StepContext
 
 PATIENCE = 8  # at most so many steps ahead is `stop` asked
@@ -40,7 +39,7 @@ def write(engine: EngineState, state: SoftState, stop: Callable[[], bool] | None
     """Serve `Engine.generate` from the state after the tokens that all prompts have."""
     model, recorder, total, begin = engine.model, engine.recorder, engine.total, 0
     while begin < total:
-        steps, wanted = [], min(FLUSH, total - begin)
+        steps, wanted = [], min(recorder.piece, total - begin)
         while wanted:
             # 1) how many steps fit the context; the model itself reads the last one, and renews it
             count = min(wanted, model.config.tokens - state.length + 1)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.checks import sequence
+from ..core.checks import sequence, whole_number
 from ..core.predictor import Predictor
 from ..core.threads import limited
 from ..core.trajectory import Trajectory
@@ -20,6 +20,7 @@ from . import drafts, exiting
 from .config import NO_PROMPT, GenerationConfig
 from .engine import Engine
 from .engine_state import token_ids
+from .recorder import FLUSH
 from .schedule import within
 
 Prompt = str | Tensor  # a text, or its token ids (T,)
@@ -64,23 +65,51 @@ def generate(
 
 
 def stream(
-    model: Predictor, prompt: Prompt | Sequence[Prompt], steps: int | None = None, **choices: Any
+    model: Predictor,
+    prompt: Prompt | Sequence[Prompt],
+    steps: int | None = None,
+    *,
+    stop: Callable[[], bool] | None = None,
+    piece: int = FLUSH,
+    **choices: Any,
 ) -> Iterator[Trajectory | list[Trajectory]]:
-    """What `generate` writes, handed over piece by piece (128 steps each) as it comes; `steps`
-    None: without end.
+    """What `generate` writes, handed over piece by piece as it comes.
 
-    Joined the pieces are the whole; none of them is kept here, and each step costs as much as any
-    other. A piece's settings tell at which step it begins, as "begin". Raises ValueError as
-    `generate` does.
+    `joined` pieces are the whole; none of them is kept here, and each step costs as much as any
+    other. A piece's settings tell at which step it begins, as "begin".
+
+    Args:
+        model, prompt, stop, choices: as in `generate`.
+        steps: how many symbols each row emits; None: without end.
+        piece: how many steps are handed over together.
+
+    Raises:
+        ValueError: as `generate` does.
     """
     config = GenerationConfig(steps=sys.maxsize if steps is None else steps, **choices)
-    return _pieces(*prepare(model, prompt, config), single=isinstance(prompt, Prompt))
+    engine, settings = prepare(model, prompt, config)
+    engine.recorder.piece = whole_number("piece", piece)
+    return _pieces(engine, settings, isinstance(prompt, Prompt), stop)
+
+
+def joined(model: Predictor, pieces: Sequence[Trajectory]) -> Trajectory:
+    """The trajectory that `generate` returns, from the pieces of one `stream` of this model."""
+    first = pieces[0]
+    arrays = {
+        name: torch.cat([getattr(piece, name) for piece in pieces]) for name in Trajectory.ARRAYS
+    }
+    text = model.tokenizer.after(first.prompt).decode(arrays["token_ids"])
+    settings = {name: value for name, value in first.settings.items() if name != "begin"}
+    return replace(first, text=text, settings=settings, **arrays)
 
 
 def _pieces(
-    engine: Engine, settings: dict[str, Any], single: bool
+    engine: Engine,
+    settings: dict[str, Any],
+    single: bool,
+    stop: Callable[[], bool] | None = None,
 ) -> Iterator[Trajectory | list[Trajectory]]:
-    running, recorder = engine.generate(), engine.recorder
+    running, recorder = engine.generate(stop), engine.recorder
     while True:
         # Limits and inference mode hold while it writes, not while whoever asked has its turn.
         with torch.inference_mode(), limited(engine.model.work * len(engine.seeds)):

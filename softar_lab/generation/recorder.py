@@ -57,6 +57,7 @@ class Recorder:
         self.reduced: list[dict[str, Tensor]] = []  # what was predicted, reduced
         self.blocks: list[dict[str, Tensor]] = []  # the symbols and what was fed back, settled
         self.taken = 0  # steps that `trajectories` has taken
+        self.piece = FLUSH  # steps that are handed over together
 
     def keep(
         self, prediction: Prediction, token_ids: Tensor, collapsed: Tensor, inputs: Tensor | None
@@ -74,14 +75,14 @@ class Recorder:
         """
         self.predictions.append(prediction)
         self.pending.append([token_ids, collapsed, inputs])
-        several = min(FLUSH, max(1, ENTRIES // prediction.log_probs.numel()))
+        several = min(self.piece, max(1, ENTRIES // prediction.log_probs.numel()))
         if len(self.predictions) >= several + self.look:
             self._reduce_oldest(several)
-        full = len(self.pending) == FLUSH + self.reach
+        full = len(self.pending) == self.piece + self.reach
         if full:
             # a step that is settled must be reduced, too
             self._reduce_oldest(max(0, len(self.predictions) - self.reach))
-            self._settle_oldest(FLUSH)
+            self._settle_oldest(self.piece)
         return full
 
     def revise(self, ago: int, token_ids: Int[Tensor, " B"]) -> None:

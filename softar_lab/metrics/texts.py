@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..core.estimates import Estimate
 from ..core.predictor import Predictor
-from ..core.trajectory import Trajectory
 from ..models.scoring import per_char, pieces_of, scores, separator_id
 
 
@@ -236,13 +235,3 @@ def _read(
                 return torch.cat(found)
             state = judge.advance(state, token_ids=token_id)
     return torch.cat(found)
-
-
-def differing(one: Trajectory, other: Trajectory) -> list[bool]:
-    """At each step of `one`: does it emit another symbol than `other`?
-
-    Also True where `other` has already ended.
-    """
-    theirs = [other.tokens[i] for i in other.token_ids.tolist()]
-    ours = [one.tokens[i] for i in one.token_ids.tolist()]
-    return [t >= len(theirs) or symbol != theirs[t] for t, symbol in enumerate(ours)]

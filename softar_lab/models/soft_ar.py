@@ -154,6 +154,10 @@ class SoftAR(nn.Module, ForwardPasses):
         return self.config.layout
 
     @property
+    def draws_vectors(self) -> bool:
+        return self.objective.noise_dim > 0
+
+    @property
     def has_memory(self) -> bool:
         """Whether the model has a memory of the tokens that are older than its window."""
         return self.memory is not None

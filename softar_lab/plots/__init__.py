@@ -22,43 +22,22 @@ from .beliefs import (
 from .charts import draw_bits, draw_calibration, draw_excess, draw_grid, draw_history
 from .comparisons import draw_among, draw_intervals, draw_lines, draw_ranking
 from .drift import draw_drift, draw_frontier
-from .hull import (
-    CURVES,
-    curves_figure,
-    draw_step,
-    hull_figure,
-    mixture_html,
-    move_cursor,
-    update_curves,
-    update_hull,
-)
-from .interactive import TRAIL, history_figure, plane_figure, update_plane
+from .interactive import history_figure
 from .languages import draw_simplex, draw_trie
 from .matrices import draw_matrices
 from .paths import draw_path, draw_paths
+from .plane import TRAIL, plane_state
 from .river import draw_river, river_state, shared_steps
 from .style import ACCENT, COLORMAP, GREY, MANY, axis_label, visible
 from .sums import draw_offsets, draw_reading, draw_sum
-from .texts import candidates_html, difference_html, step_hover, text_html
-from .together import (
-    SETTINGS,
-    draw_together,
-    drift_figure,
-    together_figure,
-    update_drift,
-    update_symbols,
-    update_together,
-)
 from .tokens import draw_neighbours, draw_rows, draw_tokens, tokens_html
 from .windows import answers_html, draw_window, slots_html, window_html
 
 __all__ = [
     "ACCENT",
     "COLORMAP",
-    "CURVES",
     "GREY",
     "MANY",
-    "SETTINGS",
     "TRAIL",
     "answers_html",
     "attention_figure",
@@ -89,28 +68,22 @@ __all__ = [
     "draw_river",
     "draw_rows",
     "draw_simplex",
-    "draw_step",
     "draw_sum",
-    "draw_together",
     "draw_tokens",
     "draw_trie",
     "draw_window",
-    "drift_figure",
     "heads_figure",
     "history_figure",
-    "hull_figure",
     "mark_head",
     "mark_query",
     "mixture_html",
     "move_cursor",
     "plane_figure",
     "rewards_figure",
+    "plane_state",
     "river_state",
     "shared_steps",
     "slots_html",
-    "step_hover",
-    "text_html",
-    "together_figure",
     "tokens_html",
     "update_attention",
     "update_beliefs",

@@ -1,6 +1,7 @@
 """The river of a trajectory: one column per step, its candidates stacked by probability."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,7 +18,7 @@ from .style import ACCENT, visible
 SOFT_SHADES = ("#0072B2", "#56B4E9", "#8CCBF0", "#B5DEF6", "#D3EBF9")
 HARD_SHADES = ("#0072B2", "#B9D6E8", "#CFE2EE", "#DFECF4", "#EBF3F8")
 HEAT = LinearSegmentedColormap.from_list("distance", ["#FFFFCC", "#FEB24C", "#F03B20", "#800026"])
-TAIL = 24  # characters of a prompt that a river shows
+TAIL, START = 24, 400  # characters of a prompt that a river shows beside its columns, and above
 
 
 def river_state(
@@ -25,6 +26,7 @@ def river_state(
     spell: Callable[[str], str] = str,
     strip: Mapping[str, torch.Tensor] | None = None,
     strip_name: str = "distance",
+    stale: Collection[str] = (),
 ) -> dict[str, Any]:
     """What a river shows of trajectories of one vocabulary, as plain lists and numbers.
 
@@ -34,24 +36,31 @@ def river_state(
         strip: a number (T,) per step and trajectory, drawn below the columns from pale to dark;
             None: the distance of the soft token to the closest row.
         strip_name: what these numbers are.
+        stale: the names of trajectories that were written for other choices.
 
     Returns:
         `tokens`, the symbols that occur, and `symbols`, their spelling; `rivers`, for each
         trajectory its `name`, the chosen `ids`, the candidates `top` of at least 0.05 % and their
         probabilities `p` in thousandths, whether a step is `soft`, the `forced` steps, and the
-        numbers of the `strip`; `shared`, how many steps all have in common; the `prompt`'s end.
+        numbers of the `strip`; `pieces`, the text of each step where it is not its symbol; `stale`,
+        whether it was written for other choices; `shared`, how many steps all have in common; the
+        `prompt`'s end, and `start`, more of it.
     """
     some = list(trajectories.values())
-    strip = strip or {name: one.distance for name, one in trajectories.items()}
+    strip = {name: one.distance for name, one in trajectories.items()} | dict(strip or {})
     numbers: dict[str, int] = {}  # of the symbols that occur
     rivers = [_river(name, one, strip[name], numbers) for name, one in trajectories.items()]
+    for river, one in zip(rivers, some, strict=True):
+        river["pieces"] = _pieces(one, spell)
+        river["stale"] = river["name"] in stale
     known = [x for river in rivers for x in river["strip"] if x is not None]
     return {
         "tokens": list(numbers),
         "symbols": ["".join(map(visible, spell(symbol))) for symbol in numbers],
         "rivers": rivers,
         "shared": shared_steps(some),
-        "prompt": "".join(map(visible, _tail(some[0].prompt, spell))) if some else "",
+        "prompt": "".join(map(visible, _tail(some[0].prompt, spell, TAIL))) if some else "",
+        "start": _tail(some[0].prompt, spell, START) if some else "",
         "strip": {"name": strip_name, "most": max(known) or 1.0} if known else None,
     }
 
@@ -78,14 +87,30 @@ def _river(
         "p": p,
         "soft": (~trajectory.collapsed).int().tolist(),
         "forced": [step for step, _ in trajectory.settings.get("forced", [])],
-        # three digits; NaN is no JSON
-        "strip": [float(f"{x:.3g}") if x == x else None for x in strip.tolist()],
+        # three digits; NaN and infinity are no JSON
+        "strip": [float(f"{x:.3g}") if math.isfinite(x) else None for x in strip.tolist()],
     }
 
 
-def _tail(prompt: str, spell: Callable[[str], str]) -> str:
+def _pieces(trajectory: Trajectory, spell: Callable[[str], str]) -> list[str] | None:
+    """The part of the text that each step wrote; None where these are the symbols themselves."""
+    text = spell(trajectory.text) if trajectory.text else ""
+    symbols = [spell(trajectory.tokens[i]) for i in trajectory.token_ids.tolist()]
+    if "".join(symbols) == text:
+        return None if spell is str else symbols
+    pieces, begin = [], 0
+    for symbol in symbols:  # a word, perhaps after a space
+        found = text.find(symbol, begin)
+        if found < 0 or text[begin:found].strip():  # it was spelled otherwise, such as in bytes
+            return ["".join(map(visible, one)) for one in symbols]
+        pieces.append(text[begin : found + len(symbol)])
+        begin = found + len(symbol)
+    return pieces
+
+
+def _tail(prompt: str, spell: Callable[[str], str], most: int) -> str:
     text = spell(prompt) if prompt else ""
-    return text if len(text) <= TAIL else f"…{text[-TAIL:]}"
+    return text if len(text) <= most else f"…{text[-most:]}"
 
 
 def shared_steps(trajectories: list[Trajectory]) -> int:

@@ -2,9 +2,6 @@
 
 import html
 
-import torch
-from torch import Tensor
-
 from ..data.tokenizers.subword import EMPTY, HALF_BYTES
 from ..metrics.pca import PCABasis
 
@@ -33,17 +30,6 @@ def _half_byte(char: str) -> str:
 def plain(symbol: str) -> str:
     """A visible symbol that neither HTML nor plotly takes for markup (plotly knows no &quot;)."""
     return html.escape(visible(symbol), quote=False)
-
-
-def written_ids(vocab_size: int, *ids: Tensor) -> list[int]:
-    """The ids of the symbols to write into a picture.
-
-    All ids for a small table. For a table of `MANY` rows or more, the ids in `ids`, or the first
-    `MANY` where none are given.
-    """
-    if vocab_size < MANY or not ids:
-        return list(range(min(vocab_size, MANY)))
-    return torch.cat([some.flatten().cpu() for some in ids]).unique().tolist()
 
 
 def axis_label(basis: PCABasis, axis: int) -> str:

@@ -8,8 +8,17 @@ const SHADES = {  // of the candidates, the most probable first
   hard: ["#0072b2", "#b9d6e8", "#cfe2ee", "#dfecf4", "#ebf3f8"],  // only the chosen one is
 };
 const STYLE = `
-.softar-river { font: 14px/1.5 var(--jp-code-font-family, ui-monospace, monospace); color: var(--jp-content-font-color1, #111); outline: none; }
-.softar-river:focus-visible .scroll { outline: 2px solid var(--jp-brand-color1, #1976d2); }
+.softar-river .text { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 13.5em; overflow-y: auto; margin: 2px 0 6px; }
+.softar-river .text b { font: 600 12px var(--jp-ui-font-family, sans-serif); margin-right: .8em; }
+.softar-river .text .prompt { color: var(--jp-content-font-color2, #5a606e); }
+.softar-river .text [data-step] { cursor: pointer; }
+.softar-river .text .soft { border-bottom: 2px dotted #0072b2; }
+.softar-river .text .forced { font-weight: bold; color: #d55e00; }
+.softar-river .text .shared { opacity: .5; }
+.softar-river .text .now { outline: 2px solid #d55e00; }
+.softar-river .stale { opacity: .35; }
+.softar-river { font: 14px/1.5 var(--jp-code-font-family, ui-monospace, monospace); color: var(--jp-content-font-color1, #111); }
+.softar-river .scroll:focus-visible { outline: 2px solid var(--jp-brand-color1, #1976d2); }
 .softar-river .scroll { overflow-x: auto; overflow-y: hidden; }
 .softar-river svg { display: block; font: inherit; }
 .softar-river svg text { fill: currentColor; pointer-events: none; text-anchor: middle; }
@@ -53,23 +62,35 @@ const places = ({ symbols, rivers, prompt }) => {
   return edges;
 };
 
+// Puts the widgets' state into the notebook, as Jupyter's "save widget state" does. JupyterLab prefers a view to the
+// still beside it and says "model not found" where the kernel is gone; with its state the view is drawn again.
+const WIDGETS = "application/vnd.jupyter.widget-state+json", MOST = 400_000;
+const keep = async ({ widget_manager: manager }) => {
+  const notebook = manager?.context?.model;
+  if (!notebook?.setMetadata || !manager.get_state) return;
+  const all = await manager.get_state({ drop_defaults: true });
+  const small = Object.entries(all.state).filter(([, one]) => JSON.stringify(one).length < MOST);
+  notebook.setMetadata("widgets", { [WIDGETS]: { ...all, state: Object.fromEntries(small) } });
+};
+
 function render({ model, el, signal }) {
   const root = document.createElement("div");
   root.className = "softar-river";
-  root.tabIndex = 0;
-  root.setAttribute("role", "slider");
-  root.setAttribute("aria-label", "steps of the text");
+  const texts = document.createElement("div");
   const style = document.createElement("style");
   style.textContent = STYLE;
   const scroll = document.createElement("div");
   scroll.className = "scroll";
+  scroll.tabIndex = 0;
+  scroll.setAttribute("role", "slider");
+  scroll.setAttribute("aria-label", "step of the text: arrow keys move");
   const svg = make(scroll, "svg");
   const details = document.createElement("div");
   details.className = "details";
-  root.append(style, scroll, details);
+  root.append(style, texts, scroll, details);
   el.append(root);
 
-  let data, edges, chosen, hovered = null, drawn = [], labels = [], marks = [];
+  let later, data, edges, chosen, hovered = null, drawn = [], labels = [], marks = [];
   const count = () => edges.length - 1;
   const clamp = t => Math.max(0, Math.min(count() - 1, t));
   const top = i => i * (TEXT + STACK + STRIP + GAP + TEXT);
@@ -77,7 +98,8 @@ function render({ model, el, signal }) {
   const column = (parent, river, i, t) => {
     const y = top(i) + TEXT, x = edges[t], width = edges[t + 1] - x, middle = x + width / 2;
     const { symbols } = data, shared = i > 0 && t < data.shared, soft = river.soft[t];
-    const group = make(parent, "g", { class: "column", "data-step": t, "data-river": i, opacity: shared ? 0.35 : 1 });
+    const group = make(parent, "g", { class: "column", "data-step": t, "data-river": i,
+      opacity: shared || river.stale ? 0.35 : 1 });
     // 1) the symbol, under it what else it could have been
     const mark = river.forced.includes(t) ? "font-weight:bold;fill:#d55e00;" : "";
     make(group, "text", { x: middle, y: y + 16, style: mark + (soft ? "text-decoration:underline dotted #0072b2" : "") },
@@ -161,10 +183,41 @@ function render({ model, el, signal }) {
       });
       details.append(line);
     });
-    root.setAttribute("aria-valuemin", 0);
-    root.setAttribute("aria-valuemax", count() - 1);
-    root.setAttribute("aria-valuenow", t);
-    root.setAttribute("aria-valuetext", [...details.children].map(line => line.textContent).join("; "));
+    scroll.setAttribute("aria-valuemin", 0);
+    scroll.setAttribute("aria-valuemax", count() - 1);
+    scroll.setAttribute("aria-valuenow", t);
+    scroll.setAttribute("aria-valuetext", [...details.children].map(line => line.textContent).join("; "));
+    for (const letter of texts.querySelectorAll(".now")) letter.classList.remove("now");
+    for (const letter of texts.querySelectorAll(`[data-step="${t}"]`)) letter.classList.add("now");
+  };
+
+  // The whole texts, each letter the redder the more it surprised the model.
+  const write = () => {
+    texts.replaceChildren(...data.rivers.map((river, i) => {
+      const text = document.createElement("div"), prompt = document.createElement("span");
+      text.className = river.stale ? "text stale" : "text";
+      text.dataset.river = i;
+      if (river.name) {
+        const name = document.createElement("b");
+        name.textContent = river.name;
+        text.append(name);
+      }
+      prompt.className = "prompt";
+      prompt.textContent = data.start;
+      text.append(prompt);
+      river.ids.forEach((id, t) => {
+        const letter = document.createElement("span"), p = river.p[t][river.top[t].indexOf(id)] / 1000;
+        const piece = river.pieces ? river.pieces[t] : data.tokens[id];
+        letter.textContent = piece === "\n" ? "↵\n" : piece;
+        letter.dataset.step = t;
+        const bits = p > 0 ? -Math.log2(p) : 8;
+        if (bits > 0.1) letter.style.background = `rgba(213, 94, 0, ${(0.75 * Math.min(1, bits / 8)).toFixed(2)})`;
+        letter.className = [river.soft[t] && "soft", river.forced.includes(t) && "forced",
+          i > 0 && t < data.shared && "shared"].filter(Boolean).join(" ");
+        text.append(letter);
+      });
+      return text;
+    }));
   };
 
   const force = (river, step, id) => {
@@ -190,8 +243,11 @@ function render({ model, el, signal }) {
     svg.setAttribute("height", Math.max(0, top(data.rivers.length) - 8));
     if (atEnd && data.writing) scroll.scrollLeft = edges[count()];
     chosen = clamp(model.get("step"));
+    write();
     draw(true);
     tell();
+    clearTimeout(later);
+    if (!data.writing) later = setTimeout(() => keep(model), 1000);
   };
 
   // -- mouse and keyboard: what is seen at a place is found by the element there
@@ -202,14 +258,19 @@ function render({ model, el, signal }) {
     const t = Number(group.dataset.step), i = Number(group.dataset.river), id = event.target.dataset.id;
     if (id !== undefined && Number(id) !== data.rivers[i].ids[t] && data.forcing) force(i, t, Number(id));
     else choose(t);
-    root.focus({ preventScroll: true });
+    scroll.focus({ preventScroll: true });
+  });
+  texts.addEventListener("click", event => {
+    if (event.target.dataset.step === undefined) return;
+    choose(Number(event.target.dataset.step));
+    scroll.focus({ preventScroll: true });
   });
   svg.addEventListener("mousemove", event => {
     const group = at(event), t = group ? Number(group.dataset.step) : null;
     if (t !== hovered) { hovered = t; tell(); }
   });
   root.addEventListener("mouseleave", () => { hovered = null; tell(); });
-  root.addEventListener("keydown", event => {
+  scroll.addEventListener("keydown", event => {
     const to = { ArrowLeft: chosen - 1, ArrowRight: chosen + 1, Home: 0, End: count() - 1 }[event.key];
     if (to === undefined) return;
     event.preventDefault();
@@ -230,6 +291,7 @@ function render({ model, el, signal }) {
   build();
   size.observe(scroll);
   signal?.addEventListener("abort", () => {
+    clearTimeout(later);
     model.off("change:rivers", build);
     model.off("change:step", stepped);
     size.disconnect();

@@ -1,6 +1,6 @@
 """River: what a model held at each step, in columns under its text; losing candidates can be forced."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,19 @@ class River(anywidget.AnyWidget):
         strip: Mapping[str, Tensor] | None = None,
         strip_name: str = "distance",
         writing: bool = False,
+        stale: Collection[str] = (),
     ) -> None:
         """Show other trajectories, or more of the same.
 
         Args:
             trajectories: by name, of one vocabulary.
-            strip: a number (T,) per step of each, instead of the distance to the closest row.
+            strip: a number (T,) per step, by name, instead of the distance to the closest row.
             strip_name: what these numbers are.
             writing: whether more steps will follow; then the view stays at the end.
+            stale: the names of those that were written for other choices; they are drawn pale.
         """
         self.trajectories = dict(trajectories)
-        self.rivers = self._state(strip, strip_name, writing)
+        self.rivers = self._state(strip, strip_name, writing, stale)
 
     def on_force(self, handler: Callable[[str, int, str], None]) -> None:
         """Call `handler(name, step, symbol)` where a reader wants another candidate chosen.
@@ -81,8 +83,9 @@ class River(anywidget.AnyWidget):
         strip: Mapping[str, Tensor] | None = None,
         strip_name: str = "distance",
         writing: bool = False,
+        stale: Collection[str] = (),
     ) -> dict:
-        state = plots.river_state(self.trajectories, self.spell, strip, strip_name)
+        state = plots.river_state(self.trajectories, self.spell, strip, strip_name, stale)
         return {**state, "forcing": self._force is not None, "writing": writing}
 
     def _asked(self, content: dict) -> None:

@@ -41,7 +41,8 @@ class TrainingMonitor(Panel):
         self.button = w.Button(description="Train", button_style="primary", icon="play")
         self.stop_button = w.Button(description="Stop", icon="stop")
         self.bar = w.IntProgress(0, min=0, max=self.config.steps, layout=w.Layout(width="50%"))
-        self.figure = plots.history_figure()
+        floor = self.corpus.floor_bits_per_char
+        self.figure = plots.history_figure(self.config.steps, floor)
         self._picture = Picture(self.figure)
         self._losses: list[tuple[int, float]] = []
         self._scores: list[tuple[int, float]] = []
@@ -80,6 +81,9 @@ class TrainingMonitor(Panel):
         self._losses = self._losses or list(zip(history["step"], history["train_loss"]))
         self.bar.value = self._scores[-1][0]
         self._draw()
+        if "out" not in self.options:  # else a finished run is read again, not trained further
+            self.button.description = "Train on"
+            self.button.tooltip = "another run, from the weights that are trained now"
         ended = "stopped" if self.run.interrupted else "done"
         self.say(
             f"{ended}: {self.run.val_bits_per_char:.3f} bits per character on the validation text"

@@ -3,26 +3,36 @@
 from typing import Any
 
 import ipywidgets as w
+import pandas as pd
+import torch
 
 from .. import plots
 from ..core.predictor import Predictor
 from ..evidence import masked
 from ..generation import Trajectory, generate
 from ..metrics.drift import detectors
-from ..metrics.pca import PCABasis
-from ..models.simplex import barycentric
 from .panel import Panel
-from .picture import Picture
-from .setting import NARROW, has_rows
+from .plane import Plane
+from .river import River
+from .setting import by_name, has_rows, question
+
+DETECTORS = {  # columns of metrics.drift.detectors, and what they say
+    "entropy": "entropy (nats)",
+    "distance": "distance to the nearest symbol",
+    "off_hull": "off the hull",
+    "norm": "norm",
+    "soft_run": "soft tokens in a row before",
+}
 
 
 class TrajectoryExplorer(Panel):
-    """Step through a path and see the text, the candidates, the detectors and the hull.
+    """Step through a path and see the text, the candidates, the detectors and the plane.
 
-    The picture places each soft token relative to the hull of the embedding rows. `explorer.step`
-    is the slider. `explorer.show(trajectory)` displays another path of the same model. For a model
-    without vectors, the panel displays only the text and the candidates, and the status line states
-    what is missing.
+    The plane places each soft token among the symbols, with spokes to its nearest mixture.
+    `explorer.step` is the slider, `explorer.detector` the menu of what the strip shows.
+    `explorer.show(trajectory)` displays another path of the same model. For a model without
+    vectors, the panel displays only the text and the candidates, and the status line states what is
+    missing.
 
     Args:
         model: the model that generated the trajectory, or that will generate it.
@@ -37,35 +47,30 @@ class TrajectoryExplorer(Panel):
         self, model: Predictor, trajectory: Trajectory | str = "", steps: int = 120, **options: Any
     ):
         super().__init__()
-        self.model, self.trajectory, self.detectors, self._weights = model, None, None, None
-        self._basis = PCABasis.fit(model.embedding, 2) if has_rows(model) else None
-        self.step = w.IntSlider(
-            0, min=0, max=0, description="Step", style=NARROW, layout=w.Layout(width="60%")
-        )
+        self.model = by_name(model)["model"]
+        self.trajectory: Trajectory | None = None
+        self.detectors: pd.DataFrame | None = None
+        self.step = w.IntSlider(0, min=0, max=0, description="Which step?")
+        self.step.layout.flex, self.step.style.description_width = "1 1 300px", "initial"
         self.play = w.Play(min=0, max=0, interval=350)
-        w.jslink((self.play, "value"), (self.step, "value"))
-        self.text, self.candidates, self.mixture = w.HTML(), w.HTML(), w.HTML()
-        self.figure, self.curves = plots.hull_figure(), plots.curves_figure()
-        self._pictures = Picture(self.figure), Picture(self.curves)
-        left, right = (
-            w.Layout(flex="1 1 0%", min_width="0"),
-            w.Layout(flex="0 0 330px", padding="0 8px"),
+        shown = [(text, name) for name, text in DETECTORS.items()]
+        self.detector = question(
+            w.Dropdown(options=shown, value="distance", description="What does the strip show?"),
+            "a measure of each step that may warn of drift, from pale (small) to dark (large)",
         )
-        plane = w.VBox([self._pictures[0], self.mixture] if self._basis else [], layout=left)
-        side = w.VBox(
-            [self.candidates, *([self._pictures[1]] if self._basis else [])], layout=right
-        )
+        self.river, self.plane = River(), Plane()
+        self._link((self.step, "value"), (self.river, "step"), (self.play, "value"))
+        walk = [self.play, self.step, *([self.detector] if has_rows(self.model) else [])]
         self.children = (
-            w.HBox([self.play, self.step]),
-            self.status,
-            self.text,
-            w.HBox([plane, side]),
-        )
-        self.step.observe(lambda _: self._attempt(self._show_step), "value")
+            self.look, self.status, self.river, w.HBox(walk, layout=w.Layout(align_items="flex-end")),
+            *([self.plane] if has_rows(self.model) else []),
+        )  # fmt: skip
+        self.step.observe(lambda _: self._attempt(self._show_plane), "value")
+        self.detector.observe(lambda _: self._attempt(self._show_river), "value")
         if isinstance(trajectory, Trajectory):
             self.show(trajectory)
         else:
-            self._attempt(lambda: self.show(generate(model, trajectory, steps, **options)))
+            self._attempt(lambda: self.show(generate(self.model, trajectory, steps, **options)))
 
     def show(self, trajectory: Trajectory) -> None:
         """Display this trajectory from now on; errors go to the status line."""
@@ -74,53 +79,35 @@ class TrajectoryExplorer(Panel):
     def _show(self, trajectory: Trajectory) -> None:
         if not len(trajectory):
             raise ValueError("the trajectory has no step to be looked at")
-        measures = weights = None
-        if self._basis:
-            measures = detectors(trajectory, self.model)
-            weights = barycentric(trajectory.vectors, self.model.embedding.cpu())  # (T, V)
+        measures = detectors(trajectory, self.model) if has_rows(self.model) else None
         with self._drawing:
-            self.trajectory, self.detectors, self._weights = trajectory, measures, weights
+            self.trajectory, self.detectors = trajectory, measures
             self.step.max = self.play.max = len(trajectory) - 1
-            if self._basis:
-                plots.update_curves(self.curves, measures)
-            self._show_step()
+            self._show_river()
+            self._show_plane()
         soft = int((~trajectory.collapsed).sum())
-        missing = (
-            ""
-            if self._basis
-            else " · this model predicts no vectors, so there is no path to be drawn"
-        )
+        missing = "" if has_rows(self.model) else " · this model predicts no vectors: no plane"
         self.say(f"{len(trajectory)} steps, {soft} of them left soft{missing}")
 
-    def _show_step(self) -> None:
+    def _show_river(self) -> None:
         with self._drawing:
             if self.trajectory is None:
                 return
-            trajectory, step = self.trajectory, self.step.value
-            self.text.value = plots.text_html(trajectory, step)
-            self.candidates.value = plots.candidates_html(trajectory, step)
-            if self._basis:
-                weights, off = self._weights[step], float(self.detectors["off_hull"].iloc[step])
-                plots.update_hull(
-                    self.figure, trajectory, self._basis, self.model.embedding, weights, off, step
-                )
-                plots.move_cursor(self.curves, step)
-                for picture in self._pictures:
-                    picture.draw()
-                self.mixture.value = plots.mixture_html(trajectory, weights, off, step)
+            strip, name = None, self.detector.value
+            if self.detectors is not None:
+                strip = {"": torch.from_numpy(self.detectors[name].to_numpy(copy=True))}
+            self.river.show({"": self.trajectory}, strip, name.replace("_", " "))
+
+    def _show_plane(self) -> None:
+        with self._drawing:
+            if self.trajectory is not None and has_rows(self.model):
+                self.plane.show(self.trajectory, self.model, self.step.value)
 
     def still(self):
-        if self.trajectory is None or self._basis is None:
+        if self.trajectory is None:
             return None
-        step = self.step.value
-        return plots.draw_step(
-            self.trajectory,
-            self._basis,
-            self.model.embedding,
-            self._weights[step],
-            self.detectors,
-            step,
-        )
+        begin = max(0, min(self.step.value - 20, len(self.trajectory) - 40))
+        return plots.draw_river({"": self.trajectory}, begin=begin)
 
     def __repr__(self) -> str:
         if self.trajectory is None:
@@ -139,7 +126,7 @@ class TrajectoryExplorer(Panel):
         measures = {} if self.detectors is None else self.detectors.iloc[step]
         found = ", ".join(
             f"{name} {masked(f'{float(measures[name]):.3g}')}"
-            for name in plots.CURVES
+            for name in DETECTORS
             if name in measures
         )
         where = f"step {step} of {len(one)} shows {masked(repr(symbol))}{found and ': ' + found}"

@@ -1,8 +1,7 @@
 """The tour, used as a person would: run it, look at the two rivers, press Generate, choose another
-collapse, walk along the steps, force a candidate that lost.
+collapse, walk along the steps, force a candidate that lost, type what the model does not know.
 """
 
-import re
 from pathlib import Path
 
 import pytest
@@ -27,8 +26,10 @@ def tour(start_lab):
 
 
 def written(lab) -> list[str]:
-    """The texts of the settings that are on display, prompt and all."""
-    return lab.page.locator(".jupyter-widgets div[style*='pre-wrap']").all_inner_texts()
+    """The texts on display, prompt and all, without their names and the marks of line ends."""
+    texts = lab.page.locator(".softar-river .text")
+    script = "e => [...e.querySelectorAll('span')].map(s => s.textContent).join('')"
+    return [text.evaluate(script).replace("↵", "") for text in texts.all()]
 
 
 def rivers(lab) -> list[str]:
@@ -74,9 +75,14 @@ def test_hovering_and_walking_show_the_candidates_of_a_step(tour):
     tour.wait_until(lambda: "step 0" in details(tour), "the first step's candidates")
     column(tour, 1, 6).hover()
     tour.wait_until(lambda: "step 6" in details(tour), "what is under the pointer")
-    tour.slide("Step", 12)
+    tour.slide("Which step?", 12)
     tour.page.mouse.move(0, 0)
     tour.wait_until(lambda: "step 12" in details(tour), "the slider's step")
+    tour.page.locator(".softar-river .text").first.locator("[data-step='20']").click()
+    tour.wait_until(lambda: "step 20" in details(tour), "the step of the letter that was clicked")
+    scroll = tour.page.locator(".softar-river .scroll").first
+    assert scroll.get_attribute("role") == "slider"
+    assert "step 20" in scroll.get_attribute("aria-valuetext")
     tour.check()
 
 
@@ -97,20 +103,21 @@ def test_a_candidate_that_lost_is_forced_and_the_model_writes_on(tour):
 
 def test_generate_writes_with_what_was_chosen(tour):
     before = written(tour), rivers(tour)
-    tour.slide("Temperature", 1.0)
-    tour.write("Seed", "5")
+    tour.slide("How daring? (temperature)", 1.0)
+    tour.write("Which draw? (seed)", "5")
     tour.press("Generate")
     tour.wait_until(
         lambda: written(tour)[0] != before[0][0] and rivers(tour)[0] != before[1][0],
         "another text and another river",
     )
-    tour.wait_for(r"80 steps, 0 soft")
+    tour.wait_for(r"80 symbols, 0 read back soft · \d+ % of its words exist · ")
+    tour.wait_for(r"schedule, temperature differ")
     tour.check()
 
 
 def test_another_collapse_changes_text_and_river(tour):
     before = written(tour)[0], rivers(tour)[0]
-    tour.choose("Collapse", "nearest")
+    tour.choose("How is a symbol picked?", "nearest")
     tour.wait_until(
         lambda: written(tour)[0] != before[0] and rivers(tour)[0] != before[1],
         "text and river to change",
@@ -120,17 +127,65 @@ def test_another_collapse_changes_text_and_river(tour):
 
 
 def test_one_setting_alone_and_the_plane(tour):
-    tour.press("Compare")
+    tour.press("Remove")
     tour.wait_until(lambda: len(rivers(tour)) == 1, "one river")
     tour.press("Plane")
-    trail = "() => document.querySelector('.js-plotly-plot')?._fullData?.[1]?.x?.length"
-    tour.wait_until(lambda: (tour.page.evaluate(trail) or 0) > 1, "the last steps in the plane")
+    tour.slide("Which step?", 9)
+    dots = tour.page.locator(".softar-plane svg circle")
+    tour.wait_until(lambda: dots.count() == 6, "the last six steps in the plane")
+    assert "This plane holds" in tour.page.locator(".softar-plane p").inner_text()
     tour.screenshot("plane")
+    tour.press("Plane")
     tour.check()
 
 
-def test_a_bad_prompt_is_answered_in_the_panel(tour):
-    tour.write("Prompt", "Once § upon")
-    tour.wait_for(re.escape("§"))
+def test_a_bad_prompt_turns_the_text_pale_and_a_click_mends_it(tour):
+    before = written(tour)
+    tour.write("How does the text begin?", "One day the King")
+    tour.wait_for(r"'K' at position 12 is not in the alphabet")
+    tour.wait_until(lambda: tour.page.locator(".softar-river .stale").count() == 1, "a pale text")
+    assert written(tour) == before
     tour.screenshot("bad-prompt")
+    tour.press("k")
+    tour.wait_until(lambda: not tour.page.locator(".softar-river .stale").count(), "a new text")
+    assert written(tour)[0].startswith("One day the king")
+    tour.check()
+
+
+def test_letters_appear_while_they_are_written_and_stop_ends_them(tour):
+    tour.write("How many symbols?", "2000")
+    letters = tour.page.locator(".softar-river .text [data-step]")
+    tour.wait_until(lambda: 80 < letters.count() < 2000, "a part of the text")
+    tour.press("Stop")
+    tour.wait_for(r"\d+ symbols, \d+ read back soft · \d+ % of its words")
+    count = letters.count()
+    assert 80 < count < 2000
+    tour.wait_for(f"{count} symbols")
+    tour.write("How many symbols?", "80")
+    tour.wait_until(lambda: letters.count() == 80, "the short text")
+    tour.check()
+
+
+def test_the_next_day_without_its_kernel_the_panel_is_there(tour):
+    """JupyterLab would say "model not found" instead."""
+    before = written(tour)
+    saved = "jupyterapp.shell.currentWidget.context.model.getMetadata('widgets')"
+    tour.wait_until(lambda: tour.page.evaluate(saved), "the state in the notebook")
+    tour.page.wait_for_timeout(1500)  # it is put there once no more changes come
+    tour.page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    tour.open("00_tour.ipynb")
+    tour.wait_until(lambda: written(tour), "the text")
+    assert written(tour) == before
+    column(tour, 0, 6).hover()
+    tour.wait_until(lambda: "step 6" in details(tour), "what is under the pointer")
+    tour.screenshot("next-day")
+    tour.check()
+
+
+def test_a_cell_run_again_leaves_one_panel(tour):
+    models = "jupyterapp.shell.currentWidget.context && document.querySelectorAll('.softar-river').length"
+    before = tour.page.evaluate(models)
+    tour.run_all()
+    assert tour.page.evaluate(models) == before
+    assert len(rivers(tour)) == 2
     tour.check()

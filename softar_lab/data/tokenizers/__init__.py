@@ -7,11 +7,19 @@ Every tokenizer has `tokens`, `vocab_size`, `unk_id`, `encode`, `decode`, `lengt
 from .char import CharTokenizer
 from .growing import GrowingTokenizer
 from .subword import BPETokenizer
+from .word_level import WordTokenizer
 
-_TYPES = {"char": CharTokenizer, "bpe": BPETokenizer, "growing": GrowingTokenizer}
+_TYPES = {
+    "char": CharTokenizer,
+    "bpe": BPETokenizer,
+    "growing": GrowingTokenizer,
+    "words": WordTokenizer,
+}
 
 
-def tokenizer_from_dict(saved: dict) -> CharTokenizer | BPETokenizer | GrowingTokenizer:
+def tokenizer_from_dict(
+    saved: dict,
+) -> CharTokenizer | BPETokenizer | GrowingTokenizer | WordTokenizer:
     """The tokenizer, of any type, whose `to_dict` gave this dictionary.
 
     Raises:

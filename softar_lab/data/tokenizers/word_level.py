@@ -1,8 +1,17 @@
 """Words as letters: each word becomes one character, so that character models read words."""
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from .subword import checked_ids
 
 PIECE = re.compile(r"\w+|[^\w ]")  # a word or a mark; `decode` restores single spaces
 FIRST = 0xE000  # first code point that Unicode reserves for private use
@@ -72,7 +81,128 @@ class WordAlphabet:
             )
         return re.sub(r" (?=[^\w ])|(?<=\n) ", "", " ".join(self.words[i] for i in ids))
 
+    def tokenizer(self) -> "WordTokenizer":
+        """The same alphabet as a tokenizer of plain text.
+
+        A model of these letters reads and writes words with it: the ids are the same.
+        """
+        return WordTokenizer(self.words)
+
     @cached_property
     def ids(self) -> dict[str, int]:
         """The id of each word: its index in `words`."""
         return {word: i for i, word in enumerate(self.words)}
+
+
+@dataclass(frozen=True, repr=False)
+class WordTokenizer:
+    """One token per word or mark of a plain text.
+
+    Args:
+        words: the distinct words and marks, in the order of their ids.
+        before: the last character of the text in front, "" at the beginning. It decides whether a
+            space comes before the first word.
+
+    Raises:
+        ValueError: as `WordAlphabet` does.
+    """
+
+    words: tuple[str, ...]
+    before: str = ""
+    unk_id = None  # no word stands for an unknown one
+
+    def __post_init__(self):
+        object.__setattr__(self, "words", WordAlphabet(tuple(self.words)).words)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The words and marks."""
+        return self.words
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of words and marks."""
+        return len(self.words)
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """The id of each word."""
+        return {word: i for i, word in enumerate(self.words)}
+
+    def encode(self, text: str) -> Int64[Tensor, " T"]:
+        """Token ids (T,) of the words and marks of a text; spaces between them do not count.
+
+        Raises:
+            ValueError: at the first unknown word; the message names it and its position.
+        """
+        return self.encode_with_lengths(text)[0]
+
+    def encode_with_lengths(self, text: str) -> tuple[Int64[Tensor, " T"], Int64[Tensor, " T"]]:
+        """Ids (T,), and the number of characters that each stands for: its word and what is between
+        it and the word before; the last one also has the spaces behind it.
+        """
+        found, ends = [], [0]
+        for match in PIECE.finditer(text):
+            if match.group() not in self.ids:
+                raise ValueError(
+                    f"unknown word {match.group()!r} at position {match.start()}; the model knows "
+                    f"{len(self.words)} words"
+                )
+            found.append(self.ids[match.group()])
+            ends.append(match.end())
+        if found:
+            ends[-1] = len(text)
+        ids = torch.tensor(found, dtype=torch.long)
+        return ids, torch.from_numpy(np.diff(ends))
+
+    def decode(self, ids: Tensor | np.ndarray | Sequence[int]) -> str:
+        """The text of token ids (T,), with single spaces between words.
+
+        Raises:
+            ValueError: where ids are not one row of whole numbers, or one is outside the vocabulary.
+        """
+        return "".join(self._spelled(ids))
+
+    def lengths(self, ids: Int64[Tensor, " T"]) -> Int64[Tensor, " T"]:
+        """Number of characters that each token stands for, its space included."""
+        return torch.tensor([len(word) for word in self._spelled(ids)], dtype=torch.long)
+
+    def after(self, prompt: str) -> "WordTokenizer":
+        """The tokenizer of a text behind a prompt."""
+        return replace(self, before=prompt[-1:] or self.before)
+
+    def unknown_in(self, text: str) -> dict[str, int]:
+        """Count, for each word of a text that is not a token, how often it occurs."""
+        counts = Counter(PIECE.findall(text))
+        return {word: counts[word] for word in sorted(counts) if word not in self.ids}
+
+    def to_dict(self) -> dict:
+        """The data that a checkpoint saves, ready for JSON."""
+        return {"type": "words", "words": list(self.words)}
+
+    @classmethod
+    def from_dict(cls, saved: dict) -> "WordTokenizer":
+        """The tokenizer whose `to_dict` gave this dictionary.
+
+        Raises:
+            ValueError: where the dictionary does not come from a word tokenizer.
+        """
+        words = saved.get("words") if isinstance(saved, dict) else None
+        if not isinstance(words, list) or saved.get("type") != "words":
+            raise ValueError(
+                f'a word tokenizer is saved as {{"type": "words", "words": [...]}}, not {saved!r:.80}'
+            )
+        return cls(tuple(words))
+
+    def _spelled(self, ids: Tensor | np.ndarray | Sequence[int]) -> list[str]:
+        """Each word with the space before it, where there is one."""
+        found, last = [], self.before
+        for i in checked_ids(ids, self.vocab_size).tolist():
+            word = self.words[i]
+            spaced = last not in ("", " ", "\n") and (word[0].isalnum() or word[0] == "_")
+            found.append(" " + word if spaced else word)
+            last = word[-1]
+        return found
+
+    def __repr__(self) -> str:
+        return f"WordTokenizer({self.vocab_size} words: {' '.join(self.words)!r:.60})"
