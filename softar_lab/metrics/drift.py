@@ -6,6 +6,7 @@ several trajectories one after the other: S steps in all. Frames have the index 
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -53,9 +54,48 @@ def drift(
     Raises:
         ValueError: as `replay` does, or where the truth could write a symbol that the model cannot.
     """
+    found = follow(trajectories, model, truth)
+    gone, emitted = found.lost, found.emitted
+    should = found.should
+    columns = {
+        "kl": divergence(should, found.own).masked_fill(gone, math.inf),
+        "log_prob": should.gather(1, emitted[:, None])[:, 0].double().masked_fill(gone, math.nan),
+        "lost": gone,
+    }
+    return pd.DataFrame(
+        {name: values.numpy() for name, values in columns.items()}, index=found.index
+    )
+
+
+@dataclass(frozen=True)
+class Followed:
+    """S steps of a path: what the model predicts there, and what the truth does.
+
+    Attributes:
+        own: the model's log p (S, V), in nats.
+        hidden: its hidden states (S, d); None for a model without hidden states.
+        should: the truth's log p (S, V), in nats.
+        lost: an earlier symbol was impossible under the truth (S,).
+        emitted: the symbols (S,).
+        index: trajectory and step of each.
+    """
+
+    own: Float[Tensor, "S V"]
+    hidden: Float[Tensor, "S d"] | None
+    should: Float[Tensor, "S V"]
+    lost: Bool[Tensor, " S"]
+    emitted: Int[Tensor, " S"]
+    index: pd.MultiIndex
+
+
+@torch.inference_mode()
+def follow(
+    trajectories: Trajectory | Sequence[Trajectory], model: Predictor, truth: Predictor | None
+) -> Followed:
+    """Read a path as the model did, and its symbols as the truth does; see `drift`."""
     trajectories = several(trajectories)
     # 1) the model's predictions on its own path
-    predicted, batch = replay(trajectories, model).log_probs, Batch(trajectories, model)
+    again, batch = replay(trajectories, model), Batch(trajectories, model)
     # 2) the truth's predictions after the same symbols
     judge = AlignedPredictor(model if truth is None else truth, model.tokenizer.tokens)
     state, log_probs, lost = judge.start(len(trajectories)), [], []
@@ -65,17 +105,10 @@ def drift(
         if t >= batch.begin:
             log_probs.append(state.log_probs)
             lost.append(state.lost)
-    # 3) compare both at the real steps
-    should, gone = batch.flat(log_probs), batch.flat(lost)
+    # 3) the real steps of both
     emitted = torch.cat([one.token_ids for one in trajectories])
-    columns = {
-        "kl": divergence(should, predicted).masked_fill(gone, math.inf),
-        "log_prob": should.gather(1, emitted[:, None])[:, 0].double().masked_fill(gone, math.nan),
-        "lost": gone,
-    }
-    return pd.DataFrame(
-        {name: values.numpy() for name, values in columns.items()}, index=batch.index
-    )
+    should, gone = batch.flat(log_probs), batch.flat(lost)
+    return Followed(again.log_probs, again.hidden, should, gone, emitted, batch.index)
 
 
 def coherence_horizon(drift: pd.DataFrame, limit: float | int = 0.1, over: int = 1) -> pd.DataFrame:

@@ -20,6 +20,10 @@ from ..models.state import SoftState
 _CLOSE = 1e-3
 
 
+class ReplayError(ValueError):
+    """A path cannot be read again as it was read in generation."""
+
+
 class Batch:
     """N trajectories side by side, each from the beginning of its prompt; shorter ones are padded.
 
@@ -67,7 +71,7 @@ def replay(trajectories: Trajectory | Sequence[Trajectory], model: Predictor) ->
     It reads step by step, so that a full context is renewed where it was in generation.
 
     Raises:
-        ValueError: where the log-probabilities differ from the recorded ones. Then another model
+        ReplayError: where the log-probabilities differ from the recorded ones. Then another model
             wrote the trajectory, or the model read something else (a tail that was predicted
             again).
     """
@@ -114,7 +118,7 @@ def _check_same(
     if not same.all():
         first = int((~same).nonzero()[0])
         row, step = index[first]
-        raise ValueError(
+        raise ReplayError(
             f"trajectory {row}, step {step}: the model gives the symbol shown log p = {again[first]:.4f}, recorded is "
             f"{was[first]:.4f}; another model wrote it, or it had read something else than `inputs`"
         )
