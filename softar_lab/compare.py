@@ -27,7 +27,7 @@ from .metrics.free_texts import score_texts
 
 CONDITION = ["collapse", "schedule", "feedback"]
 # Feedbacks that test what a soft token was good for.
-CONTROLS = ("shown", "mean", "other", "nearest", "pause")
+CONTROLS = ("shown", "mean", "other", "other-text", "nearest", "pause")
 _AXES = {
     "collapse": collapse.COLLAPSES,
     "schedule": schedule.SCHEDULES,

@@ -15,10 +15,8 @@ from ..core.checks import whole_number
 from ..core.predictor import MixturePrediction
 from ..core.registry import Adapted, Registry
 from ..models.by_row import largest, product
-from ..models.embedding_tables import TINY
-from ..models.nearest import nearest
+from ..models.embedding_tables import TINY, mean_norm
 from ..models.simplex import posterior_gumbel, softened
-from .collapse import soft_tokens
 from .step_context import StepContext
 
 
@@ -177,6 +175,67 @@ class Sampled(Feedback):
         return weight * mixture(probs, context.embedding) + (1 - weight) * emitted
 
 
+@register("projected")
+@dataclass(frozen=True)
+class Projected(Feedback):
+    """A step from the latest input u towards the predicted vector y: u + rate (y - u) + noise |e| g.
+
+    |e| is the mean length of the table's rows; g is normal. At rate 1 without noise it is "raw". The
+    latest input is the row of a hard token (the prompt's last one, to begin with) or the vector fed
+    back before; where there is none, u is y.
+
+    Args:
+        rate: the direction rate, above 0 and at most 1.
+        noise: the history noise, in units of |e|.
+
+    Raises:
+        ValueError: for other numbers.
+
+    Source: the dials of Projected Autoregression (arXiv 2601.04854), here for one slot at a time;
+    schedule "liquid" has them for a tail.
+    """
+
+    rate: float | int = 0.5
+    noise: float | int = 0.0
+
+    def __post_init__(self):
+        if not 0 < self.rate <= 1:
+            raise ValueError(
+                f"projected(rate) must lie above 0 and be at most 1, not {self.rate!r}"
+            )
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"projected(noise) needs a number of at least 0, not {self.noise!r}")
+
+    def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
+        aim = context.prediction.vector
+        found = torch.lerp(self._latest(context, aim), aim, self.rate)
+        if self.noise:
+            rows = [torch.randn(aim.shape[1], generator=g) for g in context.generators("feedback")]
+            found = found + self.noise * mean_norm(context.embedding) * torch.stack(rows).to(aim)
+        if context.run is not None:
+            self._saved(context)[len(context.run.tokens)] = found
+        return found
+
+    def _latest(self, context: StepContext, aim: Tensor) -> Float[Tensor, "B m"]:
+        """What each row read last."""
+        run = context.run
+        if run is None or not (position := len(run.tokens)):
+            return aim
+        row = context.embedding[run.tokens[-1]]
+        before = self._saved(context).get(position - 1)
+        if before is None:  # the last step was hard in every row
+            return row
+        soft = (context.step > 0) & ~context.was_hard
+        return torch.where(soft[:, None], before, row)
+
+    def _saved(self, context: StepContext) -> dict[int, Tensor]:
+        """What was fed back at the last positions, by position."""
+        saved = context.run.scratch.setdefault(f"projected {self.rate} {self.noise}", {})
+        for old in [position for position in saved if position < len(context.run.tokens) - 1]:
+            del saved[old]
+        return saved
+
+
 @register("hidden")
 @dataclass(frozen=True)
 class Hidden(Feedback):
@@ -198,103 +257,14 @@ class Hidden(Feedback):
         return product(context.state.hidden, inverse)
 
 
-# -- controls: what a soft token must be better than -----------------------------------------------
-
-
 @register("shown")
 @dataclass(frozen=True)
 class Shown(Feedback):
     """The row of the emitted symbol: a hard token wherever the schedule would leave a soft one.
 
     This is the same-rule hard control. Rule and temperatures are the same, so what remains of a
-    gain is due to the rule.
+    gain is due to the rule. The other controls are in controls.py.
     """
 
     def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
         return context.embedding[context.token_ids]
-
-
-@register("mean")
-@dataclass(frozen=True)
-class Mean(Feedback):
-    """The mean of all rows, whatever was predicted.
-
-    It lies among the rows as a mixture does, but holds no information.
-    """
-
-    needs_symbol: ClassVar[bool] = False
-
-    def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
-        return context.embedding.mean(0).expand(len(context.token_ids), -1)
-
-
-@register("other")
-@dataclass(frozen=True)
-class Other(Feedback):
-    """The mixture pE of the previous row of the batch (the first takes that of the last).
-
-    So it is a soft token of another text: as long, as sharp and as likely as the row's own, but not
-    about this text. Only here does a row depend on its neighbours, so give prompts or seeds that
-    differ.
-
-    Raises:
-        ValueError: for a batch of one.
-    """
-
-    def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
-        probs = context.prediction.probs
-        if len(probs) < 2:
-            raise ValueError(
-                'feedback "other" takes the soft tokens of another row: give at least 2 prompts'
-            )
-        return mixture(probs.roll(1, dims=0), context.embedding)
-
-
-@register("nearest")
-@dataclass(frozen=True)
-class Nearest(Feedback):
-    """The row closest to the predicted vector: a soft token without what lies between the rows.
-
-    Raises:
-        ValueError: for a model without vectors.
-    """
-
-    needs_symbol: ClassVar[bool] = False
-
-    def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
-        vectors = soft_tokens('feedback "nearest"', context.prediction, context.embedding)
-        return context.embedding[nearest(vectors, context.embedding)]
-
-
-@register("pause")
-@dataclass(frozen=True)
-class Pause(Feedback):
-    """One fixed vector that stands for no symbol: one more slot to compute in, and no more.
-
-    It is as long as the rows are in the mean. `seed` draws its direction; what the rows span is
-    removed from it, unless they span everything. No model here has been trained to pause, so this
-    is the untrained relative of a pause token (arXiv 2310.02226).
-    """
-
-    needs_symbol: ClassVar[bool] = False
-    seed: int = 0
-
-    def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
-        memory, key = ({} if context.run is None else context.run.scratch), f"pause {self.seed}"
-        if key not in memory:
-            memory[key] = self._vector(context.embedding)
-        return memory[key].expand(len(context.token_ids), -1)
-
-    def _vector(self, table: Float[Tensor, "V m"]) -> Float[Tensor, " m"]:
-        generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randn(table.shape[1], generator=generator, dtype=torch.float64).to(
-            table.device
-        )
-        rows = table.double()
-        # a high table is replaced by a small matrix of the same span
-        spanned = rows.T @ rows if len(rows) > 4 * rows.shape[1] else rows
-        # the part of the direction that lies outside the span
-        free = drawn - torch.linalg.pinv(spanned) @ (spanned @ drawn)
-        direction = free if free.norm() > 1e-6 * drawn.norm() else drawn
-        paused = direction / direction.norm() * rows.norm(dim=-1).mean()
-        return paused.to(table)

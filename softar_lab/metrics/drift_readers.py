@@ -28,8 +28,7 @@ from torch import Tensor
 
 from ..core.predictor import Predictor, divergence
 from ..core.trajectory import Trajectory
-from .drift import Followed, follow
-from .replay import ReplayError
+from .replay import Followed, ReplayError, follow
 
 RIDGES = (
     1.0,

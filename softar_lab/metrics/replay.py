@@ -1,5 +1,7 @@
 """Replay: what a model computed in generation, and a trajectory does not store.
 
+`replay` reads a path again as the model did; `follow` reads its symbols as the truth does, too.
+
 Tensors hold the steps of several trajectories one after the other: S steps in all.
 """
 
@@ -14,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..core.predictor import Predictor
 from ..core.trajectory import Trajectory
+from ..models.aligned_predictor import AlignedPredictor
 from ..models.state import SoftState
 
 # allowed difference from a recorded log-probability: float32 in batches of another size
@@ -96,6 +99,50 @@ def replay(trajectories: Trajectory | Sequence[Trajectory], model: Predictor) ->
     found = Replay(batch.flat(log_probs), None if hidden[0] is None else batch.flat(hidden))
     _check_same(found.log_probs, trajectories, batch.index)
     return found
+
+
+@dataclass(frozen=True)
+class Followed:
+    """S steps of a path: what the model predicts there, and what the truth does.
+
+    Attributes:
+        own: the model's log p (S, V), in nats.
+        hidden: its hidden states (S, d); None for a model without hidden states.
+        should: the truth's log p (S, V), in nats.
+        lost: an earlier symbol was impossible under the truth (S,).
+        emitted: the symbols (S,).
+        index: trajectory and step of each.
+    """
+
+    own: Float[Tensor, "S V"]
+    hidden: Float[Tensor, "S d"] | None
+    should: Float[Tensor, "S V"]
+    lost: Bool[Tensor, " S"]
+    emitted: Int[Tensor, " S"]
+    index: pd.MultiIndex
+
+
+@torch.inference_mode()
+def follow(
+    trajectories: Trajectory | Sequence[Trajectory], model: Predictor, truth: Predictor | None
+) -> Followed:
+    """Read a path as the model did, and its symbols as the truth does; see `drift.drift`."""
+    trajectories = several(trajectories)
+    # 1) the model's predictions on its own path
+    again, batch = replay(trajectories, model), Batch(trajectories, model)
+    # 2) the truth's predictions after the same symbols
+    judge = AlignedPredictor(model if truth is None else truth, model.tokenizer.tokens)
+    state, log_probs, lost = judge.start(len(trajectories)), [], []
+    for t in range(batch.ids.shape[1]):
+        if t:
+            state = judge.advance(state, token_ids=batch.ids[:, t - 1])
+        if t >= batch.begin:
+            log_probs.append(state.log_probs)
+            lost.append(state.lost)
+    # 3) the real steps of both
+    emitted = torch.cat([one.token_ids for one in trajectories])
+    should, gone = batch.flat(log_probs), batch.flat(lost)
+    return Followed(again.log_probs, again.hidden, should, gone, emitted, batch.index)
 
 
 def several(trajectories: Trajectory | Sequence[Trajectory]) -> Sequence[Trajectory]:
