@@ -169,7 +169,7 @@ def test_a_schedule_of_vectors_needs_them(name):
         ("random(1.5)", r"a probability, not 1\.5"),
         ("random(-1)", "a probability, not -1"),
         ("oracle(-1)", "above must be"),
-        ("oracle(truth='tale')", "no language 'tale'; known: mess3"),
+        ("oracle(truth='tale')", "no language 'tale'; known: chain, mess3"),
         ("oracle(truth=3)", "oracle"),
     ],
 )
@@ -361,7 +361,7 @@ def test_once_never_goes_back(tiny):
         assert (path.entropy[3:first] >= 2.2).all()
 
 
-@pytest.mark.parametrize("spec", ["once(-1)", "once(0.5, -1)", "once(0.5, 4, 3)", "once(0.5, 0.5)"])
+@pytest.mark.parametrize("spec", ["once(-1)", "once(0.5, -1)", "once(0.5, 4, 3)"])
 def test_once_names_a_wrong_argument(spec):
     with pytest.raises(ValueError, match=r"once\((below|least|most)\) must be"):
         schedule.resolve(spec)
