@@ -54,7 +54,7 @@ RECIPES = {
             },
             "train": TrainConfig(
                 steps=600,
-                batch_size=128,
+                batch_size=64,
                 soft_inputs=soft,
                 eval_every=0,
                 save_every=0,
