@@ -53,7 +53,7 @@ RECIPES = {
                 "embedding_dim": 32,
             },
             "train": TrainConfig(
-                steps=600,
+                steps=400,
                 batch_size=64,
                 soft_inputs=soft,
                 eval_every=0,

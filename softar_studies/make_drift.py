@@ -17,6 +17,8 @@ import torch
 from softar_lab import SoftAR, generate, load_corpus, load_language
 from softar_lab.core.cells import cell_path, load_or_run, save_results
 from softar_lab.core.trajectory import Trajectory
+from softar_lab.generation.feedback import FEEDBACKS
+from softar_lab.generation.schedule import SCHEDULES
 from softar_lab.metrics.drift_readers import drift_by_reader, fit_readers, split_harm
 from softar_studies.frontier import TeacherForced
 
@@ -24,13 +26,13 @@ from .make_results import ROOT
 
 CELLS, RESULTS = ROOT / "runs" / "drift", ROOT / "data" / "results" / "drift.csv"
 FITTED, SCORED, SEEDS = 128, 16, 5
-FEEDBACKS = ("sampled", "gumbel", "raw", "mixture", "norm-restored", "hidden")
+SOFT = ("sampled", "gumbel", "raw", "mixture", "norm-restored", "hidden")
 CONTROLS = ("nearest", "mean", "other", "pause")
-SCHEDULES = ("every(2)", "every(4)", "every(8)", "random(0.5)")
+GROUNDED = ("every(2)", "every(4)", "every(8)", "random(0.5)")
 CONDITIONS = [
     ("always", "mixture"),
-    *(("never", feedback) for feedback in FEEDBACKS + CONTROLS),
-    *((schedule, "mixture") for schedule in SCHEDULES),
+    *(("never", feedback) for feedback in SOFT + CONTROLS),
+    *((schedule, "mixture") for schedule in GROUNDED),
 ]
 
 
@@ -116,8 +118,11 @@ def main(arguments: list[str] | None = None) -> None:
             cell = (name, *condition)
             rows += load_or_run(cell_path(CELLS, *cell), cell_recipe(), partial(run, *cell))
             print(*cell, flush=True)
+    frame = pd.DataFrame(rows)
+    for axis in (SCHEDULES, FEEDBACKS):  # with every parameter
+        frame[axis.kind] = [axis.complete(name) for name in frame[axis.kind]]
     keys = ["model", "schedule", "feedback", "begin", "seed"]
-    save_results(pd.DataFrame(rows), [cell_recipe()], RESULTS, keys)
+    save_results(frame, [cell_recipe()], RESULTS, keys)
     print(f"written: {RESULTS}")
 
 
