@@ -22,11 +22,12 @@ from .core.predictor import Predictor
 from .generation import Trajectory, collapse, feedback, generate, schedule
 from .generation.config import NO_PROMPT, GenerationConfig
 from .generation.schedule import Always
+from .metrics.drift_readers import HELD_OUT, harm_by_text
 from .metrics.free_texts import score_texts
 
 CONDITION = ["collapse", "schedule", "feedback"]
 # Feedbacks that test what a soft token was good for.
-CONTROLS = ("shown", "mean", "other", "nearest", "pause")
+CONTROLS = ("shown", "mean", "other", "other-text", "nearest", "pause")
 _AXES = {
     "collapse": collapse.COLLAPSES,
     "schedule": schedule.SCHEDULES,
@@ -80,6 +81,7 @@ def run_conditions(
     truth: Predictor | None = None,
     words: Collection[str] | None = None,
     separator: str | None = None,
+    refit: Sequence[str] | None = None,
     steps: int = 256,
     temperature: float | int = 1.0,
     soft_temperature: float | int | None = None,
@@ -95,6 +97,8 @@ def run_conditions(
         truth: the language that the texts should be of, if it is known.
         words: the words that count as known.
         separator: the symbol that ends a document.
+        refit: beginnings of training texts. From each the model writes one more text, and the
+            readers of `metrics.drift_readers` are fitted on these.
         steps: symbols per text.
         temperature, soft_temperature: as in `generate`.
         out: a folder in which each condition is saved when it is done, so that it is not run again.
@@ -105,10 +109,15 @@ def run_conditions(
         The columns of `free_texts.score_texts` by `judge` (bits per character, distinct_4, …;
         known_words where `words` are given). With `truth` also `held`: how many characters a text
         goes on before one that truth holds impossible. `share`: of the tokens collapsed.
-        `own_bits`: what the model itself gives the symbols it emits.
+        `own_bits`: what the model itself gives the symbols it emits. With `refit` also, in bits per
+        symbol, `harm`: the drift from what the same model predicts after the same symbols, all
+        hard; the parts of it, `misread`, which a linear reader refitted on soft paths gets back, and
+        `forgotten`, which it does not; `nothing_known`: the drift of one distribution for all
+        steps. They are NaN where a path cannot be read again (a schedule that grounds late) or the
+        model has no hidden states.
 
     Raises:
-        ValueError: for an unknown name or no prompt.
+        ValueError: for an unknown name, no prompt, or fewer than 4 texts in `refit`.
         StoreError: where `out` holds a cell of another recipe.
     """
     _check(model, judge, truth, words, separator)
@@ -117,6 +126,8 @@ def run_conditions(
     # 1) what a cell depends on
     settings = {"steps": steps, "temperature": temperature, "soft_temperature": soft_temperature}
     scoring = {"judge": judge, "truth": truth, "words": words, "separator": separator}
+    if refit is not None:
+        scoring["refit"] = _refit_texts(refit)
     recipe = _recipe(model, prompts, seeds, settings, scoring) if out is not None else {}
     # 2) run every condition, or load its cell
     rows: list[dict[str, Any]] = []
@@ -236,6 +247,14 @@ def _check(model: Any, judge: Any, truth: Any, words: Any, separator: Any) -> No
         raise ValueError(f"separator must be a text or None, not {separator!r:.80}")
 
 
+def _refit_texts(refit: Sequence[str]) -> list[str]:
+    """The beginnings as a list; ValueError where they are too few."""
+    texts = list(sequence("refit", refit, "texts", "no beginning to fit readers on"))
+    if len(texts) < HELD_OUT:
+        raise ValueError(f"refit needs at least {HELD_OUT} beginnings, not {len(texts)}")
+    return texts
+
+
 def _conditions(
     collapses: Sequence[Any], schedules: Sequence[Any], feedbacks: Sequence[Any]
 ) -> list[tuple[Any, ...]]:
@@ -285,7 +304,13 @@ def _run_condition(
         written = generate(model, [*prompts] * seeds, **how, **settings, seed=range(seeds * count))
     except ValueError as error:
         return [{"seed": seed, "bits": math.nan, "problem": str(error)} for seed in range(seeds)]
-    scored = _score(written, **scoring)
+    refit = scoring.get("refit")
+    scored = _score(written, **{name: one for name, one in scoring.items() if name != "refit"})
+    if refit is not None:
+        first = seeds * count  # seeds of their own
+        again = range(first, first + len(refit))
+        fitted = generate(model, refit, **how, **settings, seed=again)
+        scored = scored.join(harm_by_text(written, fitted, model))
     per_seed = scored.groupby(scored.index // count).mean()
     return [
         {"seed": seed, **row, "problem": ""}

@@ -108,3 +108,65 @@ def forecast_error(
         for name, gap in columns.items()
     }
     return pd.DataFrame(relative, index=index)
+
+
+def against_sampling(
+    soft: Predictor,
+    hard: Predictor,
+    language: Predictor,
+    steps: int = 12,
+    chains: int = 2048,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What one soft chain is worth in sampled hard chains, as forecasts of (qPᵏ)E.
+
+    All start from each symbol. A soft chain gives one vector per step. Of N hard chains the mean
+    counts: of the rows of their symbols, or, which is sharper at equal cost, of the vectors that
+    they predict. A step costs each chain the same, so N chains cost N times one soft chain. The
+    expected squared error of N independent chains is |mean - (qPᵏ)E|² + spread / N, where the spread
+    is that of one chain, so `chains` of them give it for every N.
+
+    Args:
+        soft: writes the soft chain (schedule "never", feedback "raw").
+        hard: writes the hard chains (collapse "barycentric").
+        language: a first-order Markov language with the symbols of both.
+        steps: k = 1 … steps.
+        chains: hard chains per symbol, from which mean and spread are estimated.
+        seed: of the first hard chain.
+
+    Returns:
+        One row per k: `soft`, the soft chain's squared error; `unconditional`, that of the
+        stationary law; for the means of `symbols` and of `vectors`, `…_bias`, the squared error that
+        no N removes, and `…_spread`. All are means over the symbols.
+    """
+    symbols, P = list(language.tokenizer.tokens), transitions(language)
+    laws = marginals(P, torch.eye(len(P), dtype=torch.float64), steps)  # (V, K, V)
+    order = torch.tensor([soft.tokenizer.tokens.index(symbol) for symbol in symbols])
+    should = laws @ soft.embedding.double()[order]
+    anywhere = torch.from_numpy(language.stationary) @ soft.embedding.double()[order]
+
+    def squares(gap: Float64[Tensor, "V K m"]) -> np.ndarray:
+        return gap.square().sum(-1).mean(0).numpy()
+
+    written = generate(soft, symbols, steps, schedule="never", feedback="raw", temperature=0)
+    found = {
+        "soft": squares(torch.stack([one.inputs for one in written]).double() - should),
+        "unconditional": squares(anywhere - should),
+    }
+    seeds = range(seed, seed + len(symbols) * chains)
+    prompts = [symbol for symbol in symbols for _ in range(chains)]
+    written = generate(hard, prompts, steps, collapse="barycentric", seed=seeds)
+    for name in ("symbols", "vectors"):
+        paths = [one.vectors if name == "vectors" else one.inputs for one in written]
+        paths = torch.stack(paths).double().unflatten(0, (len(symbols), chains))  # (V, N, K, m)
+        spread = paths.var(1).sum(-1)  # (V, K)
+        # the mean of the sample is itself off by spread / chains
+        bias = squares(paths.mean(1) - should) - spread.mean(0).numpy() / chains
+        found |= {f"{name}_bias": bias.clip(0), f"{name}_spread": spread.mean(0).numpy()}
+    return pd.DataFrame(found, index=pd.RangeIndex(1, steps + 1, name="k"))
+
+
+def worth(frame: pd.DataFrame, of: str = "vectors") -> pd.Series:
+    """How many hard chains forecast as well as the soft one, by k; inf where no number does."""
+    left = (frame["soft"] - frame[f"{of}_bias"]).clip(lower=0)
+    return frame[f"{of}_spread"] / left.where(left > 0, 0.0)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from softar_lab.core.predictor import Prediction, Predictor, divergence
@@ -19,6 +19,8 @@ from softar_lab.generation.generate import generate
 from softar_lab.generation.schedule import SCHEDULES, Threshold
 from softar_lab.generation.step_context import StepContext
 from softar_lab.metrics.drift import drift
+from softar_lab.models.aligned_predictor import AlignedPredictor
+from softar_lab.models.soft_ar import SoftAR
 
 ENDS = ("always", "never")  # the end points that all families of schedules share
 
@@ -161,3 +163,55 @@ def against_oracle(frontier: pd.DataFrame, oracle: str = "oracle") -> pd.DataFra
     line = line.groupby("share")["excess"].min().cummin()  # ascending, one point per share
     found = np.interp(mean["share"], line.index, line, left=math.nan, right=math.nan)
     return mean.assign(at_oracle=found, ratio=mean["excess"] / found)
+
+
+@torch.inference_mode()
+def harm_by_lag(
+    model: SoftAR,
+    token_ids: Int[Tensor, "N T"],
+    places: Sequence[int],
+    truth: Predictor,
+    lags: int = 16,
+) -> pd.DataFrame:
+    """What one soft slot costs the predictions after it, by how long ago it was read.
+
+    Every slot holds its symbol's row, but for one, which holds the mixture pE that the model
+    predicts there from a *hard* past. So this is the price of one soft token, not of a chain.
+
+    Args:
+        model: reads the texts, which fit its context.
+        token_ids: true texts (N, T), in the model's symbols.
+        places: the positions of the soft slot, one at a time; at most T - lags.
+        truth: judges the predictions.
+        lags: 1 is the prediction that follows the soft slot.
+
+    Returns:
+        One row per text and place, with the index (text, place). `choice`: the truth's entropy at
+        the place, in nats. A column per lag: KL(truth || model) with the soft slot, minus that
+        without, in bits.
+    """
+    # 1) the truth after every prefix, and the model after hard ones
+    judge, n = AlignedPredictor(truth, model.tokenizer.tokens), len(token_ids)
+    should = judge.next_log_probs(token_ids)  # (N, T, V)
+    hidden = model.hidden_states(token_ids[:, :-1])  # (N, T, d)
+
+    def drifts(states: Tensor, at: slice) -> Tensor:
+        found = model.objective.predict(states.flatten(0, 1), model.embedding).log_probs
+        return divergence(should[:, at], found.unflatten(0, states.shape[:2]))
+
+    hard, columns = drifts(hidden, slice(None)), []
+    rows = model.embedding[token_ids]  # (N, T, m)
+    # 2) one place at a time, in all texts
+    for place in places:
+        after = slice(place + 1, place + 1 + lags)
+        slots = rows[:, : place + lags].clone()
+        probs = model.objective.predict(hidden[:, place], model.embedding).probs
+        slots[:, place] = feedbacks.mixture(probs, model.embedding)
+        soft = model.hidden_states(vectors=slots)[:, after]
+        columns.append((drifts(soft, after) - hard[:, after]) / math.log(2))
+    # 3) one row per text and place
+    entropy = torch.special.entr(should.exp()).sum(-1)[:, list(places)]  # (N, P)
+    index = pd.MultiIndex.from_product([range(n), places], names=["text", "place"])
+    table = torch.stack(columns, 1).flatten(0, 1).numpy()  # (N * P, lags)
+    frame = pd.DataFrame(table, index=index, columns=range(1, lags + 1))
+    return frame.assign(choice=entropy.flatten().numpy())

@@ -47,6 +47,29 @@ RECIPES = {
         "model": {"context": 64, "n_layers": 2, "d_model": 64, "embedding_dim": 16},
         "train": TrainConfig(steps=400, batch_size=32, eval_every=100),
     },
+    **{
+        name: {
+            "corpus": "chain",
+            "model": {
+                "objective": "mse",
+                "table": "orthonormal",
+                "context": 16,
+                "n_layers": 1,
+                "n_heads": 2,
+                "d_model": 32,
+                "embedding_dim": 32,
+            },
+            "train": TrainConfig(
+                steps=400,
+                batch_size=64,
+                soft_inputs=soft,
+                eval_every=0,
+                save_every=0,
+                precision="fp32",
+            ),
+        }
+        for name, soft in (("chain-hard", None), ("chain-soft", "scheduled(0.9, 8)"))
+    },
     "recall-hard": {
         "corpus": "recall",
         "model": {"context": 96, "n_layers": 2, "embedding_dim": 32},

@@ -16,12 +16,16 @@ from softar_lab.core.cells import cell_path, load_or_run, load_results, save_res
 from softar_lab.core.estimates import interval
 from softar_lab.core.store import StoreError
 from softar_lab.data.corpora import load_corpus
+from softar_lab.generation.feedback import FEEDBACKS
+from softar_lab.generation.schedule import SCHEDULES
 from softar_lab.models.embedding_tables import TABLES
 from softar_lab.models.objectives import OBJECTIVES
 from softar_lab.training.config import TrainConfig
 from softar_studies import (
     make_collapse,
     make_compression,
+    make_drift,
+    make_forecast,
     make_positions,
     make_soft_inputs,
     make_tokenizers,
@@ -391,3 +395,35 @@ def test_a_table_without_problems_is_loaded(tmp_path):
     frame = pd.DataFrame({"a": [1, 2], "b": [0.5, 1.5]})
     save_results(frame, [{}], tmp_path / "t.csv", ["a"])
     assert load_results(tmp_path / "t.csv")[0].equals(frame)
+
+
+# -- drift and forecast ---------------------------------------------------------------------------
+
+
+def test_drift_is_whole_and_its_recipe_is_that_of_the_tool():
+    frame, recipes = load_results(make_drift.RESULTS)
+    assert recipes == [json.loads(json.dumps(make_drift.cell_recipe()))]
+    cells = len(make_drift.SUBJECTS) * len(make_drift.CONDITIONS)
+    assert len(frame) == cells * make_drift.SEEDS * 2
+    assert not frame.duplicated(["model", "schedule", "feedback", "begin", "seed"]).any()
+    for axis in (FEEDBACKS, SCHEDULES):
+        assert all(axis.complete(name) == name for name in frame[axis.kind].unique())
+    np.testing.assert_allclose(frame["misread"], frame["own"] - frame["refitted"], atol=1e-4)
+
+
+def test_forecast_is_whole_and_its_recipe_is_that_of_the_tool():
+    frame, recipes = load_results(make_forecast.RESULTS)
+    assert recipes == [json.loads(json.dumps(make_forecast.cell_recipe()))]
+    assert len(frame) == make_forecast.SEEDS * make_forecast.STEPS
+    assert not frame.duplicated(["seed", "k"]).any()
+
+
+def test_drift_measures_a_condition_again():
+    """Readers fitted on fewer texts, the same texts scored: the own reader's figures are the same."""
+    frame, _ = load_results(make_drift.RESULTS)
+    was = frame[(frame["model"] == "mess3-hard") & (frame["schedule"] == "every(2)")]
+    now = pd.DataFrame(make_drift.run("mess3-hard", "every(2)", "mixture", fitted=8))
+    keys = ["begin", "seed"]
+    was, now = (one.set_index(keys).sort_index() for one in (was, now))
+    np.testing.assert_allclose(now["own"], was["own"], rtol=0.02)
+    assert (now["refitted"] < now["own"]).mean() > 0.5

@@ -22,6 +22,7 @@ from softar_lab.core.estimates import interval
 from softar_lab.core.store import StoreError
 from softar_lab.data.languages.markov import Markov
 from softar_lab.generation import EveryK, generate
+from softar_lab.metrics.drift_readers import harm_by_text
 from softar_lab.metrics.free_texts import score_texts
 
 MODULE = sys.modules["softar_lab.compare"]  # softar_lab.compare is the function
@@ -230,3 +231,30 @@ def test_unknown_names_are_refused_before_anything_is_written(model, axis, messa
 def test_no_prompts_are_refused(model):
     with pytest.raises(ValueError, match="no prompt"):
         compare(model, [], judge=model, **HOW)
+
+
+def test_refit_adds_the_harm_and_its_parts(model, tmp_path):
+    """As `harm_by_text` gives them, with seeds behind those of the texts."""
+    refit = ["a", "b", "ca", "bb"]
+    found = run_conditions(
+        model, PROMPTS, ["softmax"], ["always", "never", "retro(2)"], ["mixture"], model, 2,
+        refit=refit, out=tmp_path, **HOW,
+    )  # fmt: skip
+    written, training = (
+        generate(model, texts, 12, schedule="never", seed=seeds)
+        for texts, seeds in ((PROMPTS * 2, range(6)), (refit, range(6, 10)))
+    )
+    expected = harm_by_text(written, training, model)
+    soft = found[found["schedule"] == "never"]
+    for name in expected:
+        np.testing.assert_allclose(soft[name], expected[name].groupby(expected.index // 3).mean())
+    hard = found[found["schedule"] == "always"]
+    assert hard["harm"].abs().max() < 1e-9 < soft["harm"].min()
+    late = found[found["schedule"] == "retro(k=2)"]
+    assert late["harm"].isna().all()
+    assert late["bits"].notna().all()
+    with pytest.raises(StoreError, match="refit"):
+        run_conditions(model, PROMPTS, ["softmax"], ["never"], ["mixture"], model, 2,
+                       refit=refit[::-1], out=tmp_path, **HOW)  # fmt: skip
+    with pytest.raises(ValueError, match="at least 4 beginnings, not 1"):
+        compare(model, PROMPTS, judge=model, refit=["a"], **HOW)

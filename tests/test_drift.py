@@ -288,3 +288,28 @@ def test_auroc_interval_covers_the_truth():
         found = auroc(drifts, scores, resamples=50, seed=seed).loc["s"]
         covered += found["low"] <= 0.7365 <= found["high"]
     assert covered >= 13
+
+
+def test_region_and_cosine_by_hand(tiny):
+    """From the centre of the table, in units of the rows' root mean square distance."""
+    model = tiny(objective="mse", scale=0.15)
+    path = generate(model, "ab", 12, schedule="never", seed=1)
+    found = detectors(path, model)
+    rows = model.embedding.double().numpy()
+    centre = rows.mean(0)
+    away = path.vectors.double().numpy() - centre
+    radius = np.sqrt(((rows - centre) ** 2).sum(1).mean())
+    np.testing.assert_allclose(found["region"], np.linalg.norm(away, axis=1) / radius, rtol=1e-6)
+    unit = away / np.linalg.norm(away, axis=1, keepdims=True)
+    expected = [0] + [np.mean([unit[t] @ unit[s] for s in range(max(0, t - 8), t)])
+                      for t in range(1, 12)]  # fmt: skip
+    np.testing.assert_allclose(found["cosine"], expected, atol=1e-6)
+
+
+def test_a_chain_that_stands_still_has_cosine_one_and_rows_lie_in_their_region(tiny):
+    model = tiny(objective="mse", table="orthonormal", embedding_dim=16, scale=0.15)
+    path = generate(model, "ab", 12, schedule="never", seed=1)
+    still = replace(path, vectors=model.embedding[3].expand(12, -1))
+    found = detectors(still, model)
+    np.testing.assert_allclose(found["cosine"], [0] + [1] * 11, atol=1e-6)
+    np.testing.assert_allclose(found["region"], 1, rtol=1e-6)  # orthonormal rows are all as far

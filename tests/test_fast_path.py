@@ -24,10 +24,10 @@ ARRAYS = (
 PROMPTS = ["abcdefg", "k", "", "hij ab", "cc", "abcdefg", "ba", "ggg"]
 SCHEDULES = (
     "always", "never", "every(3)", "random(0.5)", "retro(3)", "liquid(4)", "entropy(0.5)", "distance(0.2)",
-    "off-hull(0.05)", "oracle(0.1)",
+    "off-hull(0.05)", "oracle(0.1)", "once(2.2)",
 )  # fmt: skip
 FEEDBACKS = [
-    *(name for name in feedback.names() if name != "other"),
+    *(name for name in feedback.names() if not name.startswith("other")),
     "mixture(0.6, 5)",
     "gumbel(0.5)",
 ]

@@ -5,12 +5,19 @@ exactly.
 from itertools import pairwise, product
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from softar_lab.core.predictor import Prediction, Predictor
 from softar_lab.data.languages import Markov
-from softar_studies.forecast import forecast_error, marginals, transitions
+from softar_studies.forecast import (
+    against_sampling,
+    forecast_error,
+    marginals,
+    transitions,
+    worth,
+)
 
 P = np.array([[0.1, 0.6, 0.3], [0.5, 0.5, 0.0], [0.2, 0.0, 0.8]])
 
@@ -91,3 +98,35 @@ def test_forecast_error_of_a_real_model_and_of_no_prompt(tiny):
     assert (forecast_error(model, Markov(P), ["ab", "c"], 4)["error"] > 0.01).all()
     with pytest.raises(ValueError, match="prompt is empty"):
         forecast_error(model, Markov(P), ["a", ""])
+
+
+def test_against_sampling_of_perfect_chains_is_their_variance():
+    """A soft chain without error; hard chains without bias, whose spread has a formula."""
+    model, steps, n = Linear(torch.eye(3)), 4, 4000
+    found = against_sampling(model, model, Markov(P), steps, n)
+    np.testing.assert_allclose(found["soft"], 0, atol=1e-10)
+    laws = marginals(torch.tensor(P), torch.eye(3, dtype=torch.float64), steps).numpy()  # (V, K, V)
+    before = np.concatenate([np.eye(3)[:, None], laws[:, :-1]], 1)
+    size = (laws**2).sum(-1)
+    expected = {"symbols": 1 - size, "vectors": before @ (P**2).sum(-1) - size}
+    for name, spread in expected.items():
+        # a variance of bounded numbers is off by 5 / √n of their size once in 10⁶ runs
+        np.testing.assert_allclose(
+            found[f"{name}_spread"], spread.mean(0), atol=5 * 2 / (3 * n) ** 0.5
+        )
+        assert (found[f"{name}_bias"] < 10 * 2 / n).all()
+    stationary = Markov(P).stationary
+    np.testing.assert_allclose(
+        found["unconditional"], ((stationary - laws) ** 2).sum(-1).mean(0), rtol=1e-9
+    )
+
+
+def test_worth_is_the_number_whose_error_is_the_soft_ones():
+    frame = pd.DataFrame(
+        {
+            "soft": [0.03, 0.03, 0.01],
+            "vectors_bias": [0.01, 0.0, 0.02],
+            "vectors_spread": [1, 0.6, 1],
+        }
+    )
+    assert worth(frame).tolist() == pytest.approx([50, 20, np.inf])

@@ -19,6 +19,7 @@ from softar_studies.frontier import (
     OneStepOracle,
     TeacherForced,
     against_oracle,
+    harm_by_lag,
     selective_frontier,
 )
 
@@ -185,3 +186,27 @@ def test_the_legend_names_the_families_there_are(families):
     legend = plots.draw_frontier(frame).axes[0].get_legend()
     names = [text.get_text() for text in legend.get_texts()] if legend else []
     assert names == sorted(families)
+
+
+def test_harm_by_lag_is_what_a_step_by_step_reading_pays(tiny):
+    """One soft slot, made from a hard past; every other slot is its symbol's row."""
+    model, language = tiny(letters="abcd", objective="mse", context=40, scale=0.15), LANGUAGE
+    ids = language.sample(20, 3, seed=1)
+    frame = harm_by_lag(model, ids, [2, 7], language, lags=5)
+    assert frame.shape == (6, 6)
+    for text in range(3):
+        should = language.next_log_probs(ids[text : text + 1])[0]
+        for place in (2, 7):
+            soft = hard = model.read(model.start(), ids[text : text + 1, :place])
+            vector = model.predict(hard).probs @ model.embedding
+            soft = model.advance(soft, vectors=vector)
+            hard = model.advance(hard, token_ids=ids[text, place : place + 1])
+            for lag in range(1, 6):
+                at = should[place + lag : place + lag + 1]
+                more = [divergence(at, model.predict(state).log_probs) for state in (soft, hard)]
+                expected = float(more[0] - more[1]) / math.log(2)
+                assert frame.loc[(text, place), lag] == pytest.approx(expected, abs=1e-4)
+                token = ids[text, place + lag : place + lag + 1]
+                soft, hard = (model.advance(state, token_ids=token) for state in (soft, hard))
+            entropy = float(torch.special.entr(should[place].exp()).sum())
+            assert frame.loc[(text, place), "choice"] == pytest.approx(entropy, abs=1e-9)

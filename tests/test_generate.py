@@ -28,7 +28,7 @@ from softar_lab.models.vector_predictor import VectorPredictor
 ARRAYS = ("vectors", "inputs", "log_probs", "entropy", "distance", "top_probs")
 PROMPTS = ["abc", "", "kkkkkkkk", "a", "b d\nf"]
 ALONE = [
-    name for name in feedback.names() if name != "other"
+    name for name in feedback.names() if not name.startswith("other")
 ]  # which takes its soft tokens from another row
 
 

@@ -20,7 +20,7 @@ from scipy.stats import chi2
 
 from softar_lab.core.predictor import Predictor
 from softar_lab.data.corpora import CorpusError, corpus_of
-from softar_lab.data.languages import HiddenMarkov, Markov, Recall, Urn, mess3
+from softar_lab.data.languages import HiddenMarkov, Markov, Recall, Urn, mess3, slow_chain
 from softar_lab.data.languages import hidden_markov as processes
 from softar_lab.generation import generate
 
@@ -834,3 +834,15 @@ def test_corpus_of_names_a_split_that_is_too_small():
         CorpusError, match="hiddenmarkov: test must be enough for 2 characters, not 1"
     ):
         corpus_of(mess3(), test=1)
+
+
+def test_slow_chain_stays_and_forgets_slowly():
+    """Its rows are those of the fast chain, mixed with staying; its second eigenvalue is 0.90."""
+    slow, fast = (
+        np.exp(one.next_log_probs(torch.arange(6)[:, None].expand(-1, 2))[:, 1].numpy())
+        for one in (slow_chain(), Markov.random(6, seed=3, concentration=0.5))
+    )
+    np.testing.assert_allclose(slow, 0.85 * np.eye(6) + 0.15 * fast, atol=1e-12)
+    second = np.sort(abs(np.linalg.eigvals(slow)))[-2]
+    assert second == pytest.approx(0.85 + 0.15 * np.sort(np.linalg.eigvals(fast).real)[-2])
+    assert 0.89 < second < 0.91

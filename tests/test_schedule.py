@@ -12,7 +12,7 @@ from softar_lab.core.predictor import Prediction
 from softar_lab.data.corpora import load_language
 from softar_lab.data.languages import Markov
 from softar_lab.data.tokenizers.char import CharTokenizer
-from softar_lab.generation import Always, EveryK, Never, schedule
+from softar_lab.generation import Always, EveryK, Never, generate, schedule
 from softar_lab.generation.run_context import RunContext
 from softar_lab.generation.step_context import StepContext
 
@@ -169,7 +169,7 @@ def test_a_schedule_of_vectors_needs_them(name):
         ("random(1.5)", r"a probability, not 1\.5"),
         ("random(-1)", "a probability, not -1"),
         ("oracle(-1)", "above must be"),
-        ("oracle(truth='tale')", "no language 'tale'; known: mess3"),
+        ("oracle(truth='tale')", "no language 'tale'; known: chain, mess3"),
         ("oracle(truth=3)", "oracle"),
     ],
 )
@@ -331,3 +331,37 @@ def test_oracle_names_a_truth_that_cannot_read_along():
         schedule.Oracle(truth=TRUTH)(at(session_of("ab", letters="ab"), even))
     with pytest.raises(ValueError, match="needs a tokenizer"):
         schedule.Oracle(truth=Bigram())(at(session_of("ab", letters="ab"), even))
+
+
+# -- once -----------------------------------------------------------------------------------------
+
+
+def test_once_is_hard_for_good_from_the_first_sure_step_on():
+    """By hand: rows of entropy 0, 0.69, 0.39 and 1.10 nats (PROBS)."""
+    given = StepContext(torch.full((4,), 5), Prediction(PROBS.log(), POINTS), None,
+                        None, ROWS, was_hard=torch.tensor([False, False, False, True]))  # fmt: skip
+    once = schedule.resolve("once(0.5)")
+    assert once(given).tolist() == [True, False, True, True]
+    assert schedule.resolve("once(0.5, 6)")(given).tolist() == [False, False, False, True]
+    assert schedule.resolve("once(0.5, 6, 6)")(given).tolist() == [False, False, False, True]
+    assert schedule.resolve("once(0, 1, 5)")(given).tolist() == [True] * 4
+    assert schedule.SCHEDULES.spec(once) == "once(below=0.5, least=1, most=None)"
+
+
+def test_once_never_goes_back(tiny):
+    model = tiny(objective="ce")
+    paths = generate(model, ["ab", "", "cdc"], 30, schedule="once(2.2, 3, 20)", seed=range(3))
+    for path in paths:
+        switched = path.collapsed.int()
+        assert (switched.diff() >= 0).all()
+        assert not path.collapsed[:3].any()
+        assert path.collapsed[20:].all()
+        first = int(switched.argmax())
+        assert first == 20 or path.entropy[first] < 2.2
+        assert (path.entropy[3:first] >= 2.2).all()
+
+
+@pytest.mark.parametrize("spec", ["once(-1)", "once(0.5, -1)", "once(0.5, 4, 3)"])
+def test_once_names_a_wrong_argument(spec):
+    with pytest.raises(ValueError, match=r"once\((below|least|most)\) must be"):
+        schedule.resolve(spec)

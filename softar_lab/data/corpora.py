@@ -16,7 +16,7 @@ import numpy as np
 import pooch
 
 from ..core.store import cache_folder
-from .languages import Language, Recall, mess3
+from .languages import Language, Recall, mess3, slow_chain
 from .languages.tales import TALES, TALES_LANGUAGE
 from .tokenizers.word_level import WordAlphabet
 
@@ -105,9 +105,9 @@ class Corpus:
 def load_corpus(name_or_path: str | os.PathLike, seed: int = 0) -> Corpus:
     """Load a built-in corpus by its name, or any UTF-8 text file by its path.
 
-    The names are "shakespeare", "topics", "tales", "tales-words", "mess3" and "recall".
-    "tales", "mess3" and "recall" are drawn from languages (`load_language`), and every seed draws
-    new texts. "tales-words" is "tales" with one letter per word (`tales_words`). "shakespeare" is
+    The names are "shakespeare", "topics", "tales", "tales-words", "mess3", "recall" and "chain".
+    "tales", "mess3", "recall" and "chain" are drawn from languages (`load_language`), and every
+    seed draws new texts. "tales-words" is "tales" with one letter per word (`tales_words`). "shakespeare" is
     downloaded once and saved in the folder $SOFTAR_CACHE, by default the user's cache.
 
     Running text is split as in nanoGPT, where val is the last 10 % and train the text before it,
@@ -254,6 +254,7 @@ def _topics(seed: int) -> Corpus:
 
 
 _LANGUAGES: dict[str, Callable[[], Language]] = {
+    "chain": slow_chain,
     "mess3": mess3,
     "recall": Recall,
     "tales": lambda: TALES_LANGUAGE,
@@ -261,7 +262,7 @@ _LANGUAGES: dict[str, Callable[[], Language]] = {
 
 
 def load_language(name: str) -> Language:
-    """The true language behind a corpus of that name: "mess3", "recall" or "tales".
+    """The true language behind a corpus of that name: "chain", "mess3", "recall" or "tales".
 
     Raises:
         ValueError: where there is no such language.
@@ -272,6 +273,7 @@ def load_language(name: str) -> Language:
 
 
 _BUILT_IN: dict[str, Callable[[int], Corpus]] = {
+    "chain": lambda seed: corpus_of(slow_chain(), 400_000, seed=seed, name="chain"),
     "mess3": lambda seed: corpus_of(mess3(), 400_000, seed=seed, name="mess3"),
     "recall": lambda seed: corpus_of(Recall(), 800_000, seed=seed, name="recall"),
     "shakespeare": _shakespeare,

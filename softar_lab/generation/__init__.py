@@ -3,6 +3,7 @@ back), window.
 """
 
 from ..core.trajectory import Trajectory
+from . import controls as controls  # registers them
 from .deferred import Deferred
 from .generate import generate, joined, stream
 from .liquid import Liquid

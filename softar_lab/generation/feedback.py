@@ -15,10 +15,8 @@ from ..core.checks import whole_number
 from ..core.predictor import MixturePrediction
 from ..core.registry import Adapted, Registry
 from ..models.by_row import largest, product
-from ..models.embedding_tables import TINY
-from ..models.nearest import nearest
+from ..models.embedding_tables import TINY, mean_norm
 from ..models.simplex import posterior_gumbel, softened
-from .collapse import soft_tokens
 from .step_context import StepContext
 
 
@@ -177,6 +175,67 @@ class Sampled(Feedback):
         return weight * mixture(probs, context.embedding) + (1 - weight) * emitted
 
 
+@register("projected")
+@dataclass(frozen=True)
+class Projected(Feedback):
+    """A step from the latest input u towards the predicted vector y: u + rate (y - u) + noise |e| g.
+
+    |e| is the mean length of the table's rows; g is normal. At rate 1 without noise it is "raw". The
+    latest input is the row of a hard token (the prompt's last one, to begin with) or the vector fed
+    back before; where there is none, u is y.
+
+    Args:
+        rate: the direction rate, above 0 and at most 1.
+        noise: the history noise, in units of |e|.
+
+    Raises:
+        ValueError: for other numbers.
+
+    Source: the dials of Projected Autoregression (arXiv 2601.04854), here for one slot at a time;
+    schedule "liquid" has them for a tail.
+    """
+
+    rate: float | int = 0.5
+    noise: float | int = 0.0
+
+    def __post_init__(self):
+        if not 0 < self.rate <= 1:
+            raise ValueError(
+                f"projected(rate) must lie above 0 and be at most 1, not {self.rate!r}"
+            )
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"projected(noise) needs a number of at least 0, not {self.noise!r}")
+
+    def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
+        aim = context.prediction.vector
+        found = torch.lerp(self._latest(context, aim), aim, self.rate)
+        if self.noise:
+            rows = [torch.randn(aim.shape[1], generator=g) for g in context.generators("feedback")]
+            found = found + self.noise * mean_norm(context.embedding) * torch.stack(rows).to(aim)
+        if context.run is not None:
+            self._saved(context)[len(context.run.tokens)] = found
+        return found
+
+    def _latest(self, context: StepContext, aim: Tensor) -> Float[Tensor, "B m"]:
+        """What each row read last."""
+        run = context.run
+        if run is None or not (position := len(run.tokens)):
+            return aim
+        row = context.embedding[run.tokens[-1]]
+        before = self._saved(context).get(position - 1)
+        if before is None:  # the last step was hard in every row
+            return row
+        soft = (context.step > 0) & ~context.was_hard
+        return torch.where(soft[:, None], before, row)
+
+    def _saved(self, context: StepContext) -> dict[int, Tensor]:
+        """What was fed back at the last positions, by position."""
+        saved = context.run.scratch.setdefault(f"projected {self.rate} {self.noise}", {})
+        for old in [position for position in saved if position < len(context.run.tokens) - 1]:
+            del saved[old]
+        return saved
+
+
 @register("hidden")
 @dataclass(frozen=True)
 class Hidden(Feedback):
@@ -198,16 +257,13 @@ class Hidden(Feedback):
         return product(context.state.hidden, inverse)
 
 
-# -- controls: what a soft token must be better than -----------------------------------------------
-
-
 @register("shown")
 @dataclass(frozen=True)
 class Shown(Feedback):
     """The row of the emitted symbol: a hard token wherever the schedule would leave a soft one.
 
     This is the same-rule hard control. Rule and temperatures are the same, so what remains of a
-    gain is due to the rule.
+    gain is due to the rule. The other controls are in controls.py.
     """
 
     def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:

@@ -251,6 +251,46 @@ class OffHull(Threshold):
         return hull_distance(vectors, context.embedding)
 
 
+@register("once")
+@dataclass(frozen=True)
+class Once(Schedule):
+    """Soft until the model is sure of itself for the first time, then hard for good.
+
+    A row switches at the first step whose entropy is less than `below` nats, not before it has
+    `least` soft tokens, and in any case after `most`. A symbol that is forced is hard, and ends the
+    soft part, too.
+
+    Args:
+        below: the entropy under which the model counts as sure, in nats.
+        least: the number of soft tokens before it may switch.
+        most: the number of soft tokens after which it switches in any case; None: no limit.
+
+    Raises:
+        ValueError: where `below` is negative or infinite, or `most` is less than `least`.
+
+    Source: the training-free form of latent-then-explicit reasoning (arXiv 2605.07315), which asks
+    the entropy and the model's stop token; a model of text has no stop token, so here the entropy
+    alone decides.
+    """
+
+    below: float | int = 0.5
+    least: int = 1
+    most: int | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.below < math.inf:
+            raise ValueError(f"once(below) must be a number of at least 0, not {self.below!r}")
+        object.__setattr__(self, "least", whole_number("once(least)", self.least, 0))
+        if self.most is not None:
+            most = whole_number("once(most)", self.most, self.least)
+            object.__setattr__(self, "most", most)
+
+    def __call__(self, context: StepContext) -> Bool[Tensor, " B"]:
+        sure = (context.prediction.entropy < self.below) & (context.step >= self.least)
+        late = context.step >= (math.inf if self.most is None else self.most)
+        return context.was_hard | sure | late
+
+
 @register("oracle")
 @dataclass(frozen=True)
 class Oracle(Threshold):

@@ -18,13 +18,14 @@ from torch import Tensor
 from ..core.checks import whole_number
 from ..core.predictor import Predictor, divergence
 from ..core.trajectory import Trajectory
-from ..models.aligned_predictor import AlignedPredictor
+from ..models.embedding_tables import TINY
 from ..models.nearest import nearest_distance
 from ..models.simplex import hull_distance
-from .replay import Batch, replay, several
+from .replay import Batch, follow, replay, several
 
 # distance of a float32 mixture from the hull that is only rounding, relative to the mean row norm
 _ROUNDING = 1e-5
+CHAIN = 8  # so many steps back the detector "cosine" looks
 
 
 # -- drift -----------------------------------------------------------------------------------------
@@ -53,28 +54,15 @@ def drift(
     Raises:
         ValueError: as `replay` does, or where the truth could write a symbol that the model cannot.
     """
-    trajectories = several(trajectories)
-    # 1) the model's predictions on its own path
-    predicted, batch = replay(trajectories, model).log_probs, Batch(trajectories, model)
-    # 2) the truth's predictions after the same symbols
-    judge = AlignedPredictor(model if truth is None else truth, model.tokenizer.tokens)
-    state, log_probs, lost = judge.start(len(trajectories)), [], []
-    for t in range(batch.ids.shape[1]):
-        if t:
-            state = judge.advance(state, token_ids=batch.ids[:, t - 1])
-        if t >= batch.begin:
-            log_probs.append(state.log_probs)
-            lost.append(state.lost)
-    # 3) compare both at the real steps
-    should, gone = batch.flat(log_probs), batch.flat(lost)
-    emitted = torch.cat([one.token_ids for one in trajectories])
+    found = follow(trajectories, model, truth)
+    should, gone, emitted = found.should, found.lost, found.emitted
     columns = {
-        "kl": divergence(should, predicted).masked_fill(gone, math.inf),
+        "kl": divergence(should, found.own).masked_fill(gone, math.inf),
         "log_prob": should.gather(1, emitted[:, None])[:, 0].double().masked_fill(gone, math.nan),
         "lost": gone,
     }
     return pd.DataFrame(
-        {name: values.numpy() for name, values in columns.items()}, index=batch.index
+        {name: values.numpy() for name, values in columns.items()}, index=found.index
     )
 
 
@@ -146,7 +134,10 @@ def detectors(
     """Measures of each step that need no truth; larger where something may be wrong.
 
     One row per step. Of the prediction: `entropy`, in nats. Of its soft token, in embedding units:
-    `distance` to the closest row, `off_hull` and `norm`. Of the latest input, in embedding units:
+    `distance` to the closest row, `off_hull` and `norm`; as seen from the centre of the table,
+    `region`, its distance in units of the rows' root mean square one, and `cosine`, the mean cosine
+    with the soft tokens of the CHAIN steps before (0 at the first step): latents that become equal,
+    or leave the rows' region (arXiv 2509.20317). Of the latest input, in embedding units:
     `input_distance` and `input_off_hull`. `soft_run`: the number of soft tokens since the last hard
     one. With `text` also `mahalanobis`: the distance of the hidden state from the hidden states on
     true text, by their mean and shrunk covariance (arXiv 1807.03888).
@@ -178,6 +169,8 @@ def detectors(
         "distance": torch.cat([one.distance for one in trajectories]),
         "off_hull": _off_hull(vectors, embedding),
         "norm": vectors.norm(dim=-1),
+        "region": _region(vectors, embedding),
+        "cosine": torch.cat([_alike(one.vectors, embedding) for one in trajectories]),
         "input_distance": nearest_distance(inputs, embedding).roll(1).masked_fill(first, 0),
         "input_off_hull": off_hull.roll(1).masked_fill(first, 0),
         "soft_run": torch.cat([_run(one.collapsed) for one in trajectories]),
@@ -200,6 +193,23 @@ def _off_hull(
     """
     found = hull_distance(vectors, embedding)
     return found.masked_fill(found < _ROUNDING * embedding.norm(dim=-1).mean(), 0)
+
+
+def _region(vectors: Float[Tensor, "N m"], embedding: Float[Tensor, "V m"]) -> Float[Tensor, " N"]:
+    """The distance from the centre of the table; 1 is the rows' root mean square one."""
+    centre = embedding.double().mean(0)
+    radius = (embedding - centre).square().sum(-1).mean().sqrt()
+    return (vectors - centre).norm(dim=-1) / radius.clamp_min(TINY)
+
+
+def _alike(vectors: Float[Tensor, "T m"], embedding: Float[Tensor, "V m"]) -> Float[Tensor, " T"]:
+    """The mean cosine of each vector with those of the CHAIN steps before it."""
+    away = vectors - embedding.double().mean(0)
+    away = away / away.norm(dim=-1, keepdim=True).clamp_min(TINY)
+    steps = torch.arange(len(vectors))
+    back = steps[:, None] - steps  # how many steps ago
+    near = ((back > 0) & (back <= CHAIN)).double()
+    return (away @ away.T * near).sum(1) / near.sum(1).clamp_min(1)
 
 
 def _run(collapsed: Bool[Tensor, " T"]) -> Int[Tensor, " T"]:

@@ -1,5 +1,7 @@
 """Replay: what a model computed in generation, and a trajectory does not store.
 
+`replay` reads a path again as the model did; `follow` reads its symbols as the truth does, too.
+
 Tensors hold the steps of several trajectories one after the other: S steps in all.
 """
 
@@ -14,10 +16,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..core.predictor import Predictor
 from ..core.trajectory import Trajectory
+from ..models.aligned_predictor import AlignedPredictor
 from ..models.state import SoftState
 
 # allowed difference from a recorded log-probability: float32 in batches of another size
 _CLOSE = 1e-3
+
+
+class ReplayError(ValueError):
+    """A path cannot be read again as it was read in generation."""
 
 
 class Batch:
@@ -67,7 +74,7 @@ def replay(trajectories: Trajectory | Sequence[Trajectory], model: Predictor) ->
     It reads step by step, so that a full context is renewed where it was in generation.
 
     Raises:
-        ValueError: where the log-probabilities differ from the recorded ones. Then another model
+        ReplayError: where the log-probabilities differ from the recorded ones. Then another model
             wrote the trajectory, or the model read something else (a tail that was predicted
             again).
     """
@@ -94,6 +101,50 @@ def replay(trajectories: Trajectory | Sequence[Trajectory], model: Predictor) ->
     return found
 
 
+@dataclass(frozen=True)
+class Followed:
+    """S steps of a path: what the model predicts there, and what the truth does.
+
+    Attributes:
+        own: the model's log p (S, V), in nats.
+        hidden: its hidden states (S, d); None for a model without hidden states.
+        should: the truth's log p (S, V), in nats.
+        lost: an earlier symbol was impossible under the truth (S,).
+        emitted: the symbols (S,).
+        index: trajectory and step of each.
+    """
+
+    own: Float[Tensor, "S V"]
+    hidden: Float[Tensor, "S d"] | None
+    should: Float[Tensor, "S V"]
+    lost: Bool[Tensor, " S"]
+    emitted: Int[Tensor, " S"]
+    index: pd.MultiIndex
+
+
+@torch.inference_mode()
+def follow(
+    trajectories: Trajectory | Sequence[Trajectory], model: Predictor, truth: Predictor | None
+) -> Followed:
+    """Read a path as the model did, and its symbols as the truth does; see `drift.drift`."""
+    trajectories = several(trajectories)
+    # 1) the model's predictions on its own path
+    again, batch = replay(trajectories, model), Batch(trajectories, model)
+    # 2) the truth's predictions after the same symbols
+    judge = AlignedPredictor(model if truth is None else truth, model.tokenizer.tokens)
+    state, log_probs, lost = judge.start(len(trajectories)), [], []
+    for t in range(batch.ids.shape[1]):
+        if t:
+            state = judge.advance(state, token_ids=batch.ids[:, t - 1])
+        if t >= batch.begin:
+            log_probs.append(state.log_probs)
+            lost.append(state.lost)
+    # 3) the real steps of both
+    emitted = torch.cat([one.token_ids for one in trajectories])
+    should, gone = batch.flat(log_probs), batch.flat(lost)
+    return Followed(again.log_probs, again.hidden, should, gone, emitted, batch.index)
+
+
 def several(trajectories: Trajectory | Sequence[Trajectory]) -> Sequence[Trajectory]:
     """One or more trajectories as a sequence; ValueError where there is none."""
     several = [trajectories] if isinstance(trajectories, Trajectory) else trajectories
@@ -114,7 +165,7 @@ def _check_same(
     if not same.all():
         first = int((~same).nonzero()[0])
         row, step = index[first]
-        raise ValueError(
+        raise ReplayError(
             f"trajectory {row}, step {step}: the model gives the symbol shown log p = {again[first]:.4f}, recorded is "
             f"{was[first]:.4f}; another model wrote it, or it had read something else than `inputs`"
         )

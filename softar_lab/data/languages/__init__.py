@@ -3,7 +3,7 @@
 from .grammar import Choice, Grammar, GrammarLanguage, Reading
 from .hidden_markov import HiddenMarkov, mess3
 from .language import Language
-from .markov import Markov
+from .markov import Markov, slow_chain
 from .recall import Recall
 from .urn import Urn
 
@@ -18,4 +18,5 @@ __all__ = [
     "Recall",
     "Urn",
     "mess3",
+    "slow_chain",
 ]

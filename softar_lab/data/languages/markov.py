@@ -220,3 +220,15 @@ def _fitting(symbols: str, vocab_size: int) -> str:
     if len(symbols) != vocab_size:
         raise ValueError(f"symbols must be {vocab_size} characters, one a symbol, not {symbols!r}")
     return symbols
+
+
+def slow_chain(stay: float = 0.85) -> Markov:
+    """A first-order chain of six letters that forgets slowly: stay · 1 + (1 - stay) · P.
+
+    P is that of `Markov.random(6, seed=3, concentration=0.5)`, which forgets its start within six
+    steps or so. Here the second largest eigenvalue is 0.90: after eight steps the law is still far
+    from the stationary one, so a forecast of it must know where the chain began.
+    """
+    fast = Markov.random(6, seed=3, concentration=0.5)
+    law = fast.next_log_probs(torch.arange(6)[:, None].expand(-1, 2))[:, 1].exp().numpy()
+    return Markov(stay * np.eye(6) + (1 - stay) * law)
