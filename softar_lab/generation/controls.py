@@ -106,10 +106,11 @@ class Pause(Feedback):
     def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
         memory, key = ({} if context.run is None else context.run.scratch), f"pause {self.seed}"
         if key not in memory:
-            memory[key] = self._vector(context.embedding)
+            memory[key] = self.vector(context.embedding)
         return memory[key].expand(len(context.token_ids), -1)
 
-    def _vector(self, table: Float[Tensor, "V m"]) -> Float[Tensor, " m"]:
+    def vector(self, table: Float[Tensor, "V m"]) -> Float[Tensor, " m"]:
+        """The vector (m,) for a table."""
         generator = torch.Generator().manual_seed(self.seed)
         drawn = torch.randn(table.shape[1], generator=generator, dtype=torch.float64).to(
             table.device

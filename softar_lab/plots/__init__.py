@@ -31,6 +31,7 @@ from .river import draw_river, river_state, shared_steps
 from .style import ACCENT, COLORMAP, GREY, MANY, axis_label, visible
 from .sums import draw_offsets, draw_reading, draw_sum
 from .tokens import draw_neighbours, draw_rows, draw_tokens, tokens_html
+from .traces import draw_trace
 from .windows import answers_html, draw_window, slots_html, window_html
 
 __all__ = [
@@ -43,9 +44,6 @@ __all__ = [
     "attention_figure",
     "axis_label",
     "beliefs_figure",
-    "candidates_html",
-    "curves_figure",
-    "difference_html",
     "draw_among",
     "draw_attention",
     "draw_beliefs",
@@ -70,31 +68,23 @@ __all__ = [
     "draw_simplex",
     "draw_sum",
     "draw_tokens",
+    "draw_trace",
     "draw_trie",
     "draw_window",
     "heads_figure",
     "history_figure",
     "mark_head",
     "mark_query",
-    "mixture_html",
-    "move_cursor",
-    "plane_figure",
-    "rewards_figure",
     "plane_state",
+    "rewards_figure",
     "river_state",
     "shared_steps",
     "slots_html",
     "tokens_html",
     "update_attention",
     "update_beliefs",
-    "update_curves",
-    "update_drift",
     "update_heads",
-    "update_hull",
-    "update_plane",
     "update_rewards",
-    "update_symbols",
-    "update_together",
     "visible",
     "window_html",
 ]

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from ..core.threads import limited
 from ..data.tasks import Task
 from ..generation.config import GenerationConfig
-from ..generation.feedback import Feedback, Pause
+from ..generation.controls import Pause
+from ..generation.feedback import Feedback
 from ..generation.generate import prepare
 from ..generation.step_context import StepContext
 from ..models.soft_ar import SoftAR
