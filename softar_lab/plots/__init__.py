@@ -43,6 +43,7 @@ from .together import (
     update_together,
 )
 from .tokens import draw_neighbours, draw_rows, draw_tokens, tokens_html
+from .traces import draw_trace
 from .windows import answers_html, draw_window, slots_html, window_html
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "draw_sum",
     "draw_together",
     "draw_tokens",
+    "draw_trace",
     "draw_trie",
     "draw_window",
     "drift_figure",

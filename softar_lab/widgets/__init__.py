@@ -8,6 +8,7 @@ picture and a `__repr__` that describes its state.
 from .attention import AttentionExplorer
 from .collapse import CollapseExplorer
 from .generation import GenerationPanel
+from .memory import MemoryExplorer
 from .panel import Panel
 from .river import River
 from .sums import SumExplorer
@@ -20,6 +21,7 @@ __all__ = [
     "AttentionExplorer",
     "CollapseExplorer",
     "GenerationPanel",
+    "MemoryExplorer",
     "Panel",
     "River",
     "SumExplorer",
