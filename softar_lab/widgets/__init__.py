@@ -8,6 +8,7 @@ picture and a `__repr__` that describes its state.
 from .attention import AttentionExplorer
 from .collapse import CollapseExplorer
 from .generation import GenerationPanel
+from .memory import MemoryExplorer
 from .panel import Panel
 from .prompt import PromptExplorer
 from .river import River
@@ -22,6 +23,7 @@ __all__ = [
     "AttentionExplorer",
     "CollapseExplorer",
     "GenerationPanel",
+    "MemoryExplorer",
     "Panel",
     "PromptExplorer",
     "River",

@@ -1,0 +1,87 @@
+"""MemoryExplorer: a passage's neighbours under several encodings, side by side, and why."""
+
+import html
+import threading
+from collections.abc import Mapping
+
+import ipywidgets as w
+
+from ..evidence import masked
+from ..memory.encodings import Hit, TextIndex
+from .panel import Panel
+from .setting import NARROW
+
+
+class MemoryExplorer(Panel):
+    """Type a passage; each index displays what it finds, and which token matched which.
+
+    Args:
+        indexes: indexes of the same texts, by name.
+        query: the passage at the start.
+        k: how many texts each of them displays.
+
+    Raises:
+        ValueError: where there is no index, or they hold different texts.
+    """
+
+    def __init__(self, indexes: Mapping[str, TextIndex], query: str = "", k: int = 4):
+        super().__init__()
+        self.indexes, self.k = dict(indexes), k
+        if len({tuple(index.texts) for index in self.indexes.values()}) != 1:
+            raise ValueError("give at least one index, and all of the same texts")
+        self.found: dict[str, list[Hit]] = {}
+        self.query = w.Text(query, description="Passage", continuous_update=False, style=NARROW,
+                            layout=w.Layout(width="100%"))  # fmt: skip
+        self.columns = w.HTML()
+        self.children = (self.query, self.status, self.columns)
+        self.update()
+        self.query.observe(lambda _: self._run_in_background(self._search), "value")
+
+    def update(self) -> dict[str, list[Hit]]:
+        """Search now and wait.
+
+        Returns:
+            What each index found.
+        """
+        self._run(self._search, self._begin())
+        return self.found
+
+    def _search(self, stop: threading.Event) -> None:
+        query, found = self.query.value, {}
+        if not query.strip():
+            raise ValueError("type a passage: an empty one has no neighbours")
+        for name, index in self.indexes.items():
+            if stop.is_set():
+                return
+            found[name] = index.search(query, self.k)
+        with self._drawing:
+            self.found = found
+            self.columns.value = self._html()
+            self.say(f"{len(next(iter(self.indexes.values())).texts)} passages")
+
+    def _html(self) -> str:
+        """One column per index."""
+        columns = "".join(
+            f'<td style="vertical-align:top;width:33%"><b>{html.escape(name)}</b>'
+            f"{''.join(self._card(name, hit) for hit in hits)}</td>"
+            for name, hits in self.found.items()
+        )
+        return f'<table style="width:100%;table-layout:fixed"><tr>{columns}</tr></table>'
+
+    def _card(self, name: str, hit: Hit) -> str:
+        """One text with its score, and the pairs of tokens that count most."""
+        best = sorted(hit.matches, key=lambda match: -match[2])[:4]
+        pairs = ", ".join(one if one == other else f"{one} → {other}" for one, other, _ in best)
+        text = html.escape(self.indexes[name].texts[hit.number])
+        return (
+            f'<div style="margin:6px 0;padding:6px;background:#f4f5f7">{text}<br>'
+            f'<span style="color:#5a606e;font-size:12px">{hit.score:.3f} {html.escape(pairs)}'
+            "</span></div>"
+        )
+
+    def __repr__(self) -> str:
+        firsts = {
+            name: self.indexes[name].texts[hits[0].number] for name, hits in self.found.items()
+        }
+        told = "; ".join(f"{name}: {masked(text)}" for name, text in firsts.items())
+        return f"MemoryExplorer({self.query.value!r}: {told or self.problem})"
