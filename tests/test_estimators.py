@@ -15,7 +15,7 @@ from softar_lab.models.soft_ar import SoftAR
 from softar_lab.training.enumeration import exact_reward, leave_one_out, reward_through, surrogate
 from softar_lab.training.estimators import ESTIMATORS, Draw, Gumbel, symbols
 from softar_lab.training.reinforcement import ascend, gradient
-from softar_lab.training.roll_outs import RollOuts, roll_out, step_log_probs
+from softar_lab.training.roll_outs import roll_out, step_log_probs
 
 TASK = load_task("minimum-sum(2, 2)")  # 11 symbols, one thinking step
 LONGER = load_task("minimum-sum(1, 3)")  # 8 symbols, two thinking steps
@@ -309,11 +309,13 @@ def test_stored_noise_gives_back_the_density_of_the_draw():
     "name", ["hard", "sampled(3)", "gaussian", "gumbel", "dirichlet", "mixture"]
 )
 def test_a_roll_out_in_a_batch_is_the_roll_out_alone(name):
-    model, estimator = small(LONGER).float(), ESTIMATORS.make(name)
-    problems = LONGER.problems.repeat(3, 1)
-    both: list[RollOuts] = [
-        roll_out(model, problems[rows], 2, estimator, seed=tuple(range(3))[rows])
-        for rows in (slice(0, 3), slice(2, 3))
-    ]
-    assert both[0].vectors[2:].equal(both[1].vectors)
-    assert both[0].answers[2:].equal(both[1].answers)
+    """Large enough that PyTorch's own products would round rows differently in other company."""
+    config = ModelConfig(vocab_size=8, context=8, n_layers=1, n_heads=2, d_model=32)
+    model = enliven(SoftAR(config, LONGER.tokenizer), 0, 0.3)
+    estimator, problems = ESTIMATORS.make(name), LONGER.problems.repeat(70, 1)
+    seeds = tuple(range(70))
+    whole = roll_out(model, problems, 2, estimator, seed=seeds)
+    for row in (0, 7, 69):
+        alone = roll_out(model, problems[row : row + 1], 2, estimator, seed=seeds[row])
+        assert whole.vectors[row : row + 1].equal(alone.vectors)
+        assert whole.answers[row : row + 1].equal(alone.answers)
