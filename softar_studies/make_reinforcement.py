@@ -32,7 +32,7 @@ from .make_results import ROOT, names_asked_for
 CELLS = ROOT / "runs" / "reinforcement"
 RESULTS = ROOT / "data" / "results" / "reinforcement.csv"
 THINKERS = ROOT / "data" / "thinkers"  # the models of seed 0 that notebook 12 loads
-KEYS = ["part", "training", "estimator", "thoughts", "width", "seed", "thinking", "problems"]
+KEYS = ["part", "training", "estimator", "thoughts", "width", "seed", "thinking", "roll_outs"]
 TASK = "minimum-sum(largest=9, length=4)"
 SEEDS = 3
 SHAPE = {"context": 8, "n_layers": 2, "d_model": 64}
@@ -45,10 +45,10 @@ SUPERVISED = [  # kind, thinking steps, width of the embedding
     [("soft", 3, width) for width in (4, 8, 16)],
     [(kind, steps, 32) for steps in (1, 2, 4) for kind in ("soft", "hard")],
 ]
-STARTS = [  # kind of training, estimator
-    *(("soft", name) for name in ESTIMATORS.names() if name != "exact"),
-    ("hard", "hard"),
-    ("none", "hard"),
+STARTS = [  # kind of training, estimator, seeds
+    *(("soft", name, SEEDS) for name in ("hard", "gaussian", "straight-through", "mixture")),
+    *(("soft", name, 1) for name in ("sampled", "gumbel", "dirichlet")),
+    *(("hard", "hard", 1), ("none", "hard", 1)),
 ]
 
 
@@ -129,8 +129,8 @@ def cells(part: str) -> list[tuple[dict[str, Any], Callable[[], Rows]]]:
             for kind, steps, width in some
         ]
     found = []
-    for seed in range(SEEDS):
-        for kind, estimator in STARTS:
+    for kind, estimator, seeds in STARTS:
+        for seed in range(seeds):
             spec = ESTIMATORS.spec(ESTIMATORS.make(estimator))
             keys = {"training": kind, "estimator": spec, "width": 32, "seed": seed}
             keys["thoughts"] = 0 if kind == "none" else 3

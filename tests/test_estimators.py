@@ -90,7 +90,7 @@ def test_exact_gradients_agree_with_finite_differences_in_every_parameter(name):
     def value(model):
         if name != "mixture":
             return exact_reward(model, TASK, problems, 1, estimator)
-        made = roll_out(model, problems, 1, estimator)
+        made = RollOuts(problems, model.embedding[problems], problems[:, 0], [Draw()])
         return reward_through(model, TASK, estimator, made)
 
     found = exact_gradient(model, value(model))
@@ -173,9 +173,9 @@ UNBIASED = [
     for name, slow in [
         ("hard", False),
         ("sampled(2)", True),
-        ("gaussian(0.5)", False),
+        ("gaussian(0.5)", True),
         ("gumbel(1.0, 2)", True),
-        ("dirichlet(6.0, 2)", False),
+        ("dirichlet(6.0, 2)", True),
     ]
 ]
 
@@ -199,6 +199,7 @@ def test_mean_of_20000_draws_agrees_with_the_exact_gradient(name):
     assert exact.norm() > 1e-3
 
 
+@pytest.mark.slow
 def test_straight_through_is_biased_and_the_test_above_would_notice():
     model, seen = small(TASK, width=1), None
     exact = exact_gradient(model, own_reward(model, "hard", TASK.problems))
@@ -309,11 +310,13 @@ def test_stored_noise_gives_back_the_density_of_the_draw():
     "name", ["hard", "sampled(3)", "gaussian", "gumbel", "dirichlet", "mixture"]
 )
 def test_a_roll_out_in_a_batch_is_the_roll_out_alone(name):
-    model, estimator = small(LONGER).float(), ESTIMATORS.make(name)
-    problems = LONGER.problems.repeat(3, 1)
-    both: list[RollOuts] = [
-        roll_out(model, problems[rows], 2, estimator, seed=tuple(range(3))[rows])
-        for rows in (slice(0, 3), slice(2, 3))
-    ]
-    assert both[0].vectors[2:].equal(both[1].vectors)
-    assert both[0].answers[2:].equal(both[1].answers)
+    """Large enough that PyTorch's own products would round rows differently in other company."""
+    config = ModelConfig(vocab_size=8, context=8, n_layers=1, n_heads=2, d_model=32)
+    model = enliven(SoftAR(config, LONGER.tokenizer), 0, 0.3)
+    estimator, problems = ESTIMATORS.make(name), LONGER.problems.repeat(70, 1)
+    seeds = tuple(range(70))
+    whole = roll_out(model, problems, 2, estimator, seed=seeds)
+    for row in (0, 7, 69):
+        alone = roll_out(model, problems[row : row + 1], 2, estimator, seed=seeds[row])
+        assert whole.vectors[row : row + 1].equal(alone.vectors)
+        assert whole.answers[row : row + 1].equal(alone.answers)

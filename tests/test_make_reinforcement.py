@@ -43,7 +43,7 @@ def test_cells_are_measured_once_and_joined(tmp_path, monkeypatch):
         tiny[name] = replace(make_reinforcement.LESSON, steps=2, batch_size=4)
     tiny["REINFORCED"] = replace(make_reinforcement.REINFORCED, steps=2, problems=2, group=2)
     tiny["SUPERVISED"] = [[("soft", 2, 4), ("none", 0, 4)]]
-    tiny["STARTS"] = [("soft", "gaussian"), ("none", "hard")]
+    tiny["STARTS"] = [("soft", "gaussian", 1), ("none", "hard", 1)]
     for name, value in tiny.items():
         monkeypatch.setattr(make_reinforcement, name, value)
     monkeypatch.setattr(gradients, "BATCHES", 2)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ..core.checks import whole_number
 from ..core.registry import Registry
-from ..models.by_row import largest
+from ..models.by_row import largest, product
 
 ESTIMATORS = Registry("estimator")
 names = ESTIMATORS.names
@@ -147,13 +147,13 @@ class Gaussian(Estimator):
 
     def draw(self, log_probs, table, uniform):
         noise = torch.special.ndtri(uniform.clamp_min(TINY)).to(table)
-        return Draw(values=log_probs.exp() @ table + self.deviation(table) * noise)
+        return Draw(values=product(log_probs.exp(), table) + self.deviation(table) * noise)
 
     def vectors(self, draw, table, log_probs=None):
         return draw.values
 
     def log_density(self, draw, log_probs, table):
-        apart = (draw.values - log_probs.exp() @ table) / self.deviation(table)
+        apart = (draw.values - product(log_probs.exp(), table)) / self.deviation(table)
         return -apart.square().sum(1) / 2
 
 
@@ -252,7 +252,7 @@ class StraightThrough(Hard):
     def vectors(self, draw, table, log_probs=None):
         probs = log_probs.exp()
         weights = F.one_hot(draw.ids[:, 0], len(table)).to(probs) + (probs - probs.detach())
-        return weights @ table
+        return product(weights, table)
 
 
 @ESTIMATORS.register("mixture")
@@ -272,7 +272,7 @@ class Mixture(Estimator):
         return Draw()
 
     def vectors(self, draw, table, log_probs=None):
-        return log_probs.exp() @ table
+        return product(log_probs.exp(), table)
 
 
 @ESTIMATORS.register("exact")
