@@ -1,12 +1,14 @@
 """Learned prompts: scored as text is, learned, read by the instruments, files of peft both ways."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from bounds import exact, exact_logits
 from safetensors.torch import save_file
 
+from softar_lab.core.cells import load_results
 from softar_lab.external.pretrained.errors import PretrainedError
 from softar_lab.external.pretrained.prompt_reading import survival, variants, words_of
 from softar_lab.external.pretrained.prompts import (
@@ -18,6 +20,8 @@ from softar_lab.external.pretrained.prompts import (
 )
 from softar_lab.generation import generate
 from softar_lab.models.simplex import hull_distance
+from softar_lab.models.soft_ar import SoftAR
+from softar_studies.make_prompts import data_of
 from softar_studies.random_model import random_pretrained
 
 pytest.importorskip("transformers")
@@ -188,3 +192,15 @@ def test_what_is_no_prompt_is_refused(model, tiny, learned, tmp_path):
         tune_prompt(model, [("a", "")])
     with pytest.raises(ValueError, match='start must be "random"'):
         tune_prompt(model, [("a", "b")], start="")
+
+
+def test_the_prompts_that_come_with_the_lab_are_those_of_the_table():
+    data = Path(__file__).parents[1] / "data"
+    table, _ = load_results(data / "results" / "prompts.csv")
+    table = table[table["seed"] == 0].set_index(["part", "variant"])["nats"]
+    assert load_prompt(data / "prompts" / "bullets").vectors.shape == (8, 576)
+    found = load_prompt(data / "prompts" / "mess3-in-state-0")
+    model = SoftAR.load(data / "checkpoints" / "mess3-hard", "cpu")
+    _, test = data_of("mess3 in state 0")
+    expected = table["mess3 in state 0", "trained"]  # stored with six digits
+    assert score(model, test, found.vectors)["nats"] == pytest.approx(expected, abs=1e-5)
