@@ -39,7 +39,7 @@ from softar_lab.metrics.lookahead import (
     saved_at,
 )
 from softar_lab.models.scoring import encode
-from softar_lab.training.exits import rows_of, train_exits
+from softar_lab.training.heads import rows_of, train_exits
 
 ROOT = Path(__file__).parent.parent
 CELLS, RESULTS = ROOT / "runs" / "horizons", ROOT / "data" / "results" / "horizons.csv"
