@@ -19,6 +19,7 @@ from .models.scoring import evaluate
 from .models.soft_ar import SoftAR
 from .models.window_memory.layout import Window
 from .training.config import TrainConfig
+from .training.heads import train_exits, train_levels
 from .training.loop import Run, TrainingDiverged, train
 from .training.mixing import train_mixing
 
@@ -61,5 +62,7 @@ __all__ = [
     "table",
     "threads",
     "train",
+    "train_exits",
+    "train_levels",
     "train_mixing",
 ]
