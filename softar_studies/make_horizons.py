@@ -21,6 +21,7 @@ import torch
 from softar_lab import (
     CharTokenizer,
     ModelConfig,
+    Run,
     SoftAR,
     TrainConfig,
     load_corpus,
@@ -83,14 +84,20 @@ def config_of(name: str, kind: str, vocab_size: int) -> ModelConfig:
     return ModelConfig(vocab_size=vocab_size, objective="ce", levels=levels, **SHAPES[name])
 
 
+def trained(corpus: Corpus, kind: str, curriculum: float, seed: int) -> Run:
+    """The model of a cell, trained."""
+    tokenizer = CharTokenizer.fit(corpus.train)
+    model = SoftAR(config_of(corpus.name, kind, tokenizer.vocab_size), tokenizer, seed)
+    config = replace(TRAIN[corpus.name], level_curriculum=curriculum)
+    return train(model, corpus, config, seed=seed, progress=False, eval_tokens=20_000)
+
+
 def run(name: str, kind: str, curriculum: float, seed: int) -> list[dict]:
     """One cell: train, then one row per figure."""
     # 1) the model
     corpus = corpus_named(name)
-    tokenizer = CharTokenizer.fit(corpus.train)
-    model = SoftAR(config_of(name, kind, tokenizer.vocab_size), tokenizer, seed)
-    config = replace(TRAIN[name], level_curriculum=curriculum)
-    done = train(model, corpus, config, seed=seed, progress=False, eval_tokens=20_000)
+    done = trained(corpus, kind, curriculum, seed)
+    model = done.model
     cell = {"corpus": name, "levels": kind, "curriculum": curriculum, "seed": seed}
     rows = [{**cell, "figure": "bits", "value": done.val_bits_per_char}]
     # 2) what each reading loses against the truth, on rows that are drawn anew
