@@ -26,6 +26,7 @@ from .models.soft_ar import SoftAR
 from .models.window_memory.layout import Window
 from .sweeps import sweep
 from .training.config import TrainConfig
+from .training.heads import train_exits, train_levels
 from .training.loop import Run, TrainingDiverged, train
 from .training.mixing import train_mixing
 from .training.reinforcement import ReinforceConfig, reinforce
@@ -82,6 +83,8 @@ __all__ = [
     "table",
     "threads",
     "train",
+    "train_exits",
+    "train_levels",
     "train_mixing",
     "train_thoughts",
     "tune_prompt",

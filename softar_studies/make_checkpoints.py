@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 from softar_lab import CharTokenizer, ModelConfig, SoftAR, TrainConfig, load_corpus, train
-from softar_lab.training.exits import train_exits
 
 FOLDER = Path(__file__).parent.parent / "data" / "checkpoints"
 STORY = TrainConfig(steps=600, eval_every=100)
@@ -35,12 +34,6 @@ RECIPES = {
         "corpus": "tales",
         "model": {"context": 64, "window": "window(1, 2, 0, None, 'sum', 32)"},
         "train": TrainConfig(steps=1500, batch_size=48, eval_every=0, save_every=0),
-    },
-    "tales-ahead": {  # heads for drafts, and exit heads on each layer
-        "corpus": "tales",
-        "model": {"objective": "ce", "levels": "multi-token(8)"},
-        "train": TrainConfig(steps=400, batch_size=8, eval_every=0),
-        "exits": {"steps": 300},
     },
     "mess3-hard": {
         "corpus": "mess3",
@@ -97,8 +90,6 @@ def make(name: str, again: bool = False) -> None:
         raise SystemExit(
             f"{name}: interrupted at step {model.card['steps_done']}; the same command goes on"
         )
-    if "exits" in recipe:
-        train_exits(model, corpus, **recipe["exits"])
     model.save(FOLDER / name)
     shutil.rmtree(scratch)
     print(

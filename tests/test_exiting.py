@@ -10,7 +10,7 @@ from softar_lab.generation import exiting, generate
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.exit_heads import ExitHeads
 from softar_lab.models.soft_ar import SoftAR
-from softar_lab.training.exits import train_exits
+from softar_lab.training.heads import train_exits
 from tests import bounds
 from tests.conftest import LETTERS, enliven
 

@@ -34,7 +34,7 @@ def suits(engine: EngineState, state: Any) -> bool:
 def write(engine: EngineState, state: SoftState, stop: Callable[[], bool] | None) -> Iterator[None]:
     """Serve `Engine.generate` from the state after the tokens that all prompts have."""
     model, recorder, total, begin = engine.model, engine.recorder, engine.total, 0
-    proposals = _joined(model, engine.config.draft)
+    proposals = _proposals(model, engine.config.draft)
     while begin < total:
         # 1) as many steps as fit the context; the model itself reads the last one, and renews it
         count = min(FLUSH, total - begin, model.config.tokens - state.length + 1)
@@ -54,12 +54,21 @@ def write(engine: EngineState, state: SoftState, stop: Callable[[], bool] | None
         yield
 
 
-def _joined(model: SoftAR, draft: Draft) -> tuple[Tensor, Tensor, float]:
-    """The maps of all proposals side by side, (d, J V) and (J V,), and the threshold."""
-    maps = model.levels.proposals(model.embedding)[: draft.most - 1]
-    matrix = torch.cat([one for one, _ in maps], 1).float()
-    bias = torch.cat([one for _, one in maps]).float()
-    return matrix, bias, float(draft.above)
+def _proposals(model: SoftAR, draft: Draft) -> tuple[Any, ...]:
+    """What `kernels.draft` needs of the heads: most, above, proposals, recurrent."""
+    d, vocab_size = model.config.d_model, model.vocab_size
+    level, empty = model.levels.recurrent, torch.zeros(0)
+    if level is not None:
+        weights = (level.enter, level.step, level.rows, level.leave, level.bias)
+        far, most = (torch.zeros(d, 0), empty), level.reach
+    else:
+        maps = model.levels.proposals(model.embedding)[: draft.most - 1]
+        far = torch.cat([one for one, _ in maps], 1), torch.cat([one for _, one in maps])
+        weights = (torch.zeros(d, 0), torch.zeros(0, 0), torch.zeros(vocab_size, 0),
+                   torch.zeros(0, vocab_size), torch.zeros(vocab_size))  # fmt: skip
+        most = len(maps) + 1
+    arrays = (tuple(as_array(one.float()) for one in some) for some in (far, weights))
+    return min(draft.most, most), float(draft.above), *arrays
 
 
 def _write(
@@ -67,7 +76,7 @@ def _write(
     state: SoftState,
     begin: int,
     count: int,
-    proposals: tuple[Tensor, Tensor, float],
+    proposals: tuple[Any, ...],
 ) -> tuple[SoftState, tuple[Tensor, Tensor, Tensor]]:
     """Write `count` steps in one call.
 
@@ -88,13 +97,12 @@ def _write(
     # 3) write, the rows in pieces side by side
     token_ids = torch.empty(count, rows, dtype=torch.long)
     states, passes = torch.empty(count, *state.hidden.shape), torch.zeros_like(token_ids)
-    (matrix, bias), (ahead, ahead_bias, above) = fast_path.logits(model), proposals
+    matrix, bias = fast_path.logits(model)
     head = as_array(model.objective.head.weight.T)
     arguments = (
         as_array(state.hidden), slot, *decoder.body, decoder.arrays(cache),
         head, as_array(matrix), as_array(bias), decoder.input, as_array(model.embedding),
-        uniform.numpy(), forced.numpy(), float(engine.temperature),
-        as_array(ahead), as_array(ahead_bias), above,
+        uniform.numpy(), forced.numpy(), float(engine.temperature), *proposals,
         token_ids.numpy(), states.numpy(), passes.numpy(),
     )  # fmt: skip
     work = (decoder.work + head.size) * count * rows

@@ -37,13 +37,13 @@ def check(model: Predictor, draft: Draft, schedule: Any, collapse: Any) -> None:
     """Raise ValueError where a draft cannot serve these choices; the message says what could."""
     if not isinstance(model, SoftAR) or model.levels is None:
         raise ValueError(
-            'draft needs a SoftAR with levels, such as ModelConfig(levels="multi-token(8)"), '
+            'draft needs a SoftAR with levels, such as ModelConfig(levels="recurrent(8)"), '
             f"not {model!r:.80}"
         )
-    if not model.levels.proposals(model.embedding):
+    if model.levels.recurrent is None and not model.levels.proposals(model.embedding):
         raise ValueError(
             f"the top layer of levels {model.config.levels!r} does not read the symbol two steps on: "
-            'only "multi-token" and "bound" propose symbols'
+            'only "recurrent", "multi-token" and "bound" propose symbols'
         )
     if not schedule.always_hard or not schedule.by_step:
         raise ValueError(

@@ -227,6 +227,56 @@ class SumLevel(Level):
             readout.calibrate(self, many, many, torch.cat(ids), table)
 
 
+class RecurrentLevel(Level):
+    """Proposes symbol after symbol: each knows those proposed before it.
+
+    From a hidden state h that predicts the next symbol x_1: z = h P, then for each symbol
+    z = tanh(z R + E[x]), and p of the one after it is softmax(z B + b). Nothing is read from it but
+    proposals, for p of a symbol given the past alone would need a sum over those between.
+
+    Args:
+        config: the shape of the model.
+        reach: the farthest symbol that it proposes.
+    """
+
+    spans = ()
+
+    def __init__(self, config: Any, reach: int):
+        super().__init__()
+        d, vocab_size = config.d_model, config.vocab_size
+        self.layer, self.reach = config.n_layers, reach
+        self.enter = nn.Parameter(torch.eye(d))  # P (d, d)
+        self.step = nn.Parameter(torch.eye(d))  # R (d, d)
+        self.rows = nn.Parameter(torch.zeros(vocab_size, d))  # E (V, d)
+        self.leave = nn.Parameter(torch.zeros(d, vocab_size))  # B (d, V)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))  # b (V,)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the weights that cannot begin alike."""
+        d = len(self.enter)
+        for weight, deviation in ((self.enter, d**-0.5), (self.rows, 0.5), (self.leave, 0.03)):
+            weight.data.normal_(0, deviation, generator=generator)
+
+    def loss(self, hidden, target_ids, table, generator):
+        end = target_ids.shape[1] - self.reach + 1
+        z, losses = hidden[:, :end] @ self.enter, []
+        for k in range(1, self.reach):
+            # x_k is known, x_(k+1) is proposed
+            z = torch.tanh(z @ self.step + self.rows[target_ids[:, k - 1 : k - 1 + end]])
+            logits, targets = z @ self.leave + self.bias, target_ids[:, k : k + end]
+            losses.append(F.cross_entropy(logits.flatten(0, 1), targets.flatten()))
+        return sum(losses) / len(losses)
+
+    def vector(self, hidden, table):
+        raise TypeError("a recurrent level proposes symbols; it has no vector of its own")
+
+    def log_probs(self, hidden, table):
+        return []
+
+    def logits(self, table):
+        return []
+
+
 class _Linear(nn.Module):
     """What a readout asks of an objective: here the soft token is the head's output itself."""
 
@@ -258,6 +308,8 @@ class Levels(nn.Module):
         for level in self.levels:
             if isinstance(level, SymbolLevel):
                 level.objective.initialise(generator)
+            if isinstance(level, RecurrentLevel):
+                level.initialise(generator)
 
     def loss(
         self,
@@ -318,6 +370,11 @@ class Levels(nn.Module):
             ordered.append(one)
         return ordered
 
+    @property
+    def recurrent(self) -> RecurrentLevel | None:
+        """The level that proposes symbol after symbol, if there is one."""
+        return next((one for one in self.levels if isinstance(one, RecurrentLevel)), None)
+
     def _of(self, level: Level, states: Sequence[Tensor]) -> Tensor:
         """What a level reads: its layer's states, normed; the body has normed the last ones."""
         state = states[level.layer - 1]
@@ -374,6 +431,16 @@ def multi_token(config: Any, reach: int = 8, objective: str = "ce") -> Levels:
     reach = whole_number("reach", reach, 2, FARTHEST)
     top = config.n_layers
     return Levels([SymbolLevel(config, top, k, objective) for k in range(2, reach + 1)], top)
+
+
+@LEVELS.register("recurrent")
+def recurrent(config: Any, reach: int = 8) -> Levels:
+    """For drafts: a small recurrent head that proposes the symbols 2, 3, … reach steps on.
+
+    Source: arXiv 2403.09919.
+    """
+    reach = whole_number("reach", reach, 2, FARTHEST)
+    return Levels([RecurrentLevel(config, reach)], config.n_layers)
 
 
 def make_levels(config: Any, generator: torch.Generator) -> Levels | None:

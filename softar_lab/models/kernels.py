@@ -621,7 +621,7 @@ def write(
 @njit(nogil=True, cache=True, error_model="numpy")
 def draft(
     begin_row, end_row, hidden, slot, shape, eps, layers, ends, tables, cache,
-    head, matrix, bias, input_map, table, uniform, forced, temperature, proposals, proposal_bias, above,
+    head, matrix, bias, input_map, table, uniform, forced, temperature, most, above, proposals, recurrent,
     token_ids, states, passes,
 ):  # fmt: skip
     """As `write` with every token hard, but several symbols per pass where heads propose them.
@@ -634,20 +634,26 @@ def draft(
 
     Args:
         temperature: of the draws.
-        proposals, proposal_bias: from a hidden state to the logits of the J next symbols but one,
-            side by side (d, J V) and (J V,).
+        most: how many slots a pass reads at most.
         above: proposals end where the product of their largest probabilities falls below it.
+        proposals: from a hidden state to the logits of the J = most - 1 symbols after the newest,
+            side by side (d, J V), and a bias (J V,).
+        recurrent: a head that proposes symbol after symbol, (enter (d, r), step (r, r), rows (V, r),
+            leave (r, V), bias (V,)). Where `step` is empty, `proposals` are used.
         passes: filled with 1 where a symbol needed a pass of its own, 0 where it shared one (S, R).
     """
     steps, (vocab, m), d = len(token_ids), table.shape, len(head)
-    ahead = proposals.shape[1] // vocab
-    most = ahead + 1
+    far_map, far_bias = proposals
+    enter, onward, newest, leave, leave_bias = recurrent
+    width = len(onward)
+    z, other = np.empty((1, width), np.float32), np.empty((1, width), np.float32)
+    guessed = np.empty((1, vocab), np.float32)
     x, found = np.empty((most, d), np.float32), np.empty((most, d), np.float32)
     vectors, output = np.empty((most, m), np.float32), np.empty((most, head.shape[1]), np.float32)
     logits, probs = np.empty((most, vocab), np.float32), np.empty(vocab, np.float32)
     log_probs, spare = np.empty(vocab, np.float32), np.empty(vocab + LANES, np.float32)
     cumulative, guesses = np.empty(vocab, np.float64), np.empty(most, np.int64)
-    far = np.empty((1, proposals.shape[1]), np.float32)
+    far = np.empty((1, far_map.shape[1]), np.float32)
     rows, slots, last = (
         np.empty(most, np.int64),
         np.empty(most, np.int64),
@@ -670,11 +676,23 @@ def draft(
             guesses[0], count, sure = token_ids[step, row], 1, 1.0
             room = min(most, steps - 1 - step)
             if room > 1:
-                _multiply(last, proposals, far)
-                _add(far, proposal_bias)
+                if width:
+                    _multiply(last, enter, z)
+                else:
+                    _multiply(last, far_map, far)
+                    _add(far, far_bias)
                 wanted = 1
                 while count < room:
-                    _softmax(far[0, (count - 1) * vocab : count * vocab], spare, log_probs, probs)
+                    if width:
+                        _multiply(z, onward, other)
+                        for j in range(width):
+                            z[0, j] = np.tanh(other[0, j] + newest[guesses[count - 1], j])
+                        _multiply(z, leave, guessed)
+                        _add(guessed, leave_bias)
+                        _softmax(guessed[0], spare, log_probs, probs)
+                    else:
+                        begin = (count - 1) * vocab
+                        _softmax(far[0, begin : begin + vocab], spare, log_probs, probs)
                     sure *= np.float64(_largest(probs))
                     if sure >= above:
                         wanted = count + 1

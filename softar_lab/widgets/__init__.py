@@ -7,6 +7,7 @@ picture and a `__repr__` that describes its state.
 
 from .attention import AttentionExplorer
 from .collapse import CollapseExplorer
+from .exits import ExitExplorer
 from .generation import GenerationPanel
 from .memory import MemoryExplorer
 from .panel import Panel
@@ -22,6 +23,7 @@ from .window import WindowExplorer
 __all__ = [
     "AttentionExplorer",
     "CollapseExplorer",
+    "ExitExplorer",
     "GenerationPanel",
     "MemoryExplorer",
     "Panel",

@@ -1,4 +1,7 @@
-"""Fitting exit heads (K25) to a trained model, whose body stays as it is."""
+"""Fitting heads to a trained model whose body stays as it is: exit heads and levels (K24, K25)."""
+
+from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -42,15 +45,13 @@ def train_exits(
 
     Source: arXiv 2407.21082.
     """
-    if model.config.layout is not None:
-        raise ValueError("exit heads are for plain windows; this model has a structured one")
+    _check(model, "exit heads")
     if model.config.n_layers < 2:
         raise ValueError("a model of one layer has no layer to exit from")
-    drawn = TrainingRows(model, corpus, TrainConfig(), seed)
-    config = model.config
+    config, drawn = model.config, TrainingRows(model, corpus, TrainConfig(), seed)
     heads = ExitHeads(config.n_layers, config.d_model, config.vocab_size).to(model.device)
     # 1) what the layers hold, and what the model says of it
-    states, _ = _read(model, drawn.calibration(tokens)[: -(-tokens // len(drawn.offsets))])
+    states = [state.flatten(0, 1) for state in _read(model, _rows(drawn, tokens))]
     with torch.no_grad():
         wanted = model.objective.predict(states[-1], model.table.weight).log_probs.clone()
     # 2) fit the heads, side by side
@@ -77,11 +78,80 @@ def train_exits(
     held_out = rows_of(model, corpus, encode(model, text, "validation"), tokens)
     heads.eval().requires_grad_(False)
     with torch.no_grad():
-        heads.fit_temperatures(*_read(model, held_out))
+        states = [state.flatten(0, 1) for state in _read(model, held_out)]
+        heads.fit_temperatures(states, held_out.flatten())
     # 4) give them to the model, and record how they were made
     model.exits = heads
     model.card["exits"] = {"corpus": corpus.sha256, "steps": steps, "seed": seed}
     return heads
+
+
+def train_levels(
+    model: SoftAR,
+    corpus: Corpus,
+    levels: str,
+    *,
+    steps: int = 300,
+    batch_size: int = 8,
+    tokens: int = 40_000,
+    learning_rate: float | int = 1e-2,
+    seed: int = 0,
+) -> SoftAR:
+    """A copy of a trained model with levels, of which only the heads are fitted.
+
+    So it writes what the model writes; what its layers know of the future is read, not taught. To
+    teach it, train a model whose config has levels.
+
+    Args:
+        model: a SoftAR with a tokenizer and no structured window.
+        corpus: the texts.
+        levels: a member of LEVELS, such as "multi-token(8)".
+        steps: how many steps the fit has.
+        batch_size: rows per step.
+        tokens: how many training positions the body reads, once.
+        learning_rate: at the first step; it falls linearly towards 0.
+        seed: decides everything.
+
+    Raises:
+        ValueError: for a model without a tokenizer, with a structured window, or unknown levels.
+    """
+    _check(model, "levels")
+    # 1) the same model, and heads that say nothing yet
+    config = replace(model.config, levels=levels)
+    other = SoftAR(config, model.tokenizer, seed, rows=model.embedding.cpu())
+    kept = {k: v for k, v in model.state_dict().items() if not k.startswith(("levels.", "exits."))}
+    other.load_state_dict({**other.state_dict(), **kept})
+    other.card, other.exits = {**model.card, "levels": {"steps": steps}}, deepcopy(model.exits)
+    other = other.to(model.device).eval()
+    # 2) what the layers hold
+    drawn = TrainingRows(other, corpus, TrainConfig(), seed)
+    rows = _rows(drawn, tokens)
+    states, table = _read(other, rows), other.embedding
+    # 3) fit the heads
+    optimizer = torch.optim.AdamW(other.levels.parameters(), lr=learning_rate, weight_decay=0.0)
+    falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    for step in range(steps):
+        generator = drawn.generator(step, stream=3)
+        chosen = torch.randint(len(rows), (batch_size,), generator=generator).to(model.device)
+        some = [state[chosen] for state in states]
+        count = len(other.levels.levels)
+        other.levels.loss(some, rows[chosen], table, generator, count).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        falling.step()
+    with torch.no_grad():
+        other.levels.calibrate(states, rows, table)
+    return other
+
+
+def _check(model: SoftAR, what: str) -> None:
+    if model.config.layout is not None:
+        raise ValueError(f"{what} are for plain windows; this model has a structured one")
+
+
+def _rows(drawn: TrainingRows, tokens: int) -> Int[Tensor, "B T"]:
+    """Training rows with about `tokens` tokens."""
+    return drawn.calibration(tokens)[: -(-tokens // len(drawn.offsets))]
 
 
 def rows_of(
@@ -90,6 +160,9 @@ def rows_of(
     """Rows of one context each, from the beginning of a text, with about `tokens` tokens.
 
     In a corpus of documents each row begins where a document does.
+
+    Raises:
+        ValueError: where the text is shorter than one row.
     """
     length = model.config.tokens + 1
     if corpus.separator:
@@ -103,10 +176,7 @@ def rows_of(
 
 
 @torch.no_grad()
-def _read(
-    model: SoftAR, rows: Int[Tensor, "B T"]
-) -> tuple[list[Float[Tensor, "N d"]], Int[Tensor, " N"]]:
-    """The states of every layer at every position (N, d), and the symbols there (N,)."""
+def _read(model: SoftAR, rows: Int[Tensor, "B T"]) -> list[Float[Tensor, "B T d"]]:
+    """The states of every layer before each token of the rows (B, T, d)."""
     parts = [model.layer_states(some[:, :-1]) for some in rows.split(16)]
-    states = [torch.cat(layer).flatten(0, 1).clone() for layer in zip(*parts, strict=True)]
-    return states, rows.flatten()
+    return [torch.cat(layer).clone() for layer in zip(*parts, strict=True)]
