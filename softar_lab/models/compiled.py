@@ -157,7 +157,7 @@ def _call_each(module: ModuleType) -> None:
         module.multiply(zeros(1, 2, dtype=kind), zeros(2, 2, dtype=kind), zeros(1, 2, dtype=kind))
     module.softmax(zeros(1, 2), zeros(1, 2), zeros(1, 2))
     table, lows, ids = zeros(2, 2), zeros(1, 1), zeros(1, dtype=np.int64)
-    module.screen(zeros(1, 2), zeros(1), table, module.L2, np.float32(1e-5), lows, zeros(1), ids)
+    module.screen(zeros(1, 2), table, module.L2, np.float32(1e-5), lows, zeros(1), ids)
     module.read(0, 1, zeros(1, 1, 2), 0, *body, cache, zeros(1, 1, 2))
     kinds = (np.float64, np.int64, np.bool_)
     uniform, forced, hard = (zeros(1, 1, dtype=kind) for kind in kinds)

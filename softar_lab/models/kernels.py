@@ -748,36 +748,50 @@ def _dot(x, y):
     return total
 
 
-@njit(inline="always")
-def _bounds(x, length, row, norm, kind, error):
-    """Two numbers between which the exact score of a row lies; infinite where nothing is known.
+@njit(error_model="numpy", fastmath={"reassoc", "contract"})
+def _length(x):
+    """The length of a vector (k,), rounded once."""
+    total = 0.0
+    for j in range(x.size):
+        number = np.float64(x[j])
+        total += number * number
+    return _f(np.sqrt(total))
 
-    The score is |x - row|², -x·row or -x·row / |row|: the less, the closer.
-    """
-    lost = _f(x.size) * _LEAST_NORMAL  # what may be lost below the normal numbers
+
+@njit(inline="always")
+def _slack(score, length, norm, kind, error, lost):
+    """How far the exact score of a row may lie from the computed one."""
     if kind == L2:
-        score = _apart(x, row)
-        slack = _fma(error, score, lost)
-    else:
-        score = -_dot(x, row)
-        slack = _fma(error * length, norm, lost)
-        if kind == COSINE:
-            score /= norm
-            slack /= norm
-    high = score + slack
-    known = high < _INFINITE and (kind != COSINE or norm > _SHORT)
-    return (score - slack, high) if known else (-_INFINITE, _INFINITE)
+        return _fma(error, score, lost)
+    slack = _fma(error * length, norm, lost)
+    return slack / norm if kind == COSINE else slack
+
+
+@njit(error_model="numpy")
+def _scores(x, rows, norms, kind, scores):
+    """Fill `scores` (n,) with those of the rows (n, k): the less, the closer.
+
+    They are |x - row|², -x·row or -x·row / |row|. Returns the least one, or infinity where one
+    of them is no number.
+    """
+    least, total = _INFINITE, _0
+    for v in range(len(rows)):
+        score = _apart(x, rows[v]) if kind == L2 else -_dot(x, rows[v])
+        score = score / norms[v] if kind == COSINE else score
+        scores[v] = score
+        least = min(least, score)
+        total += score
+    return least if abs(total) < _INFINITE else _INFINITE
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def screen(x, lengths, rows, kind, error, lows, highs, ids):
+def screen(x, rows, kind, error, lows, highs, ids):
     """Which rows of a table may be the closest to vectors, for certain.
 
     Groups that cannot hold the closest row, as the bounds say, are left out.
 
     Args:
         x: the vectors (N, k).
-        lengths: their lengths (N,); L2 needs none.
         rows: the table (V, k).
         kind: L2, DOT or COSINE.
         error: bounds the rounding of a sum of k products, relative to the product of lengths.
@@ -788,22 +802,39 @@ def screen(x, lengths, rows, kind, error, lows, highs, ids):
     """
     n = len(x)
     firsts, seconds = np.full(n, _INFINITE), np.full(n, _INFINITE)  # the two least lower bounds
-    norms = np.ones(GROUP, np.float32)
+    norms, scores = np.ones(GROUP, np.float32), np.empty(GROUP, np.float32)
+    lengths = np.ones(n, np.float32)
+    if kind != L2:
+        for i in range(n):
+            lengths[i] = _length(x[i])
+    lost = _f(x.shape[1]) * _LEAST_NORMAL  # what may be lost below the normal numbers
     ids[:] = 0
     for group in range(lows.shape[1]):
         begin = group * GROUP
         some = rows[begin : begin + GROUP]
-        measured = kind == L2
+        shortest = longest = _0  # not measured
         for i in range(n):
             if lows[i, group] > highs[i]:
                 continue
-            if not measured:
+            if kind != L2 and longest == _0:
                 for v in range(len(some)):
-                    norms[v] = np.sqrt(_dot(some[v], some[v]))
-                measured = True
+                    # of a shorter one no more is known than that it is short
+                    norms[v] = max(np.sqrt(_dot(some[v], some[v])), _SHORT)
+                shortest, longest = norms[: len(some)].min(), norms[: len(some)].max()
+            # 1) all rows at once: is the least score too high?
+            least = _scores(x[i], some, norms, kind, scores)
+            extreme = shortest if kind == COSINE else longest
+            low = least - _slack(least, lengths[i], extreme, kind, error, lost)
+            if low > highs[i] and least < _INFINITE and (kind != COSINE or shortest > _SHORT):
+                lows[i, group] = low
+                continue
+            # 2) each row's bounds; infinite where nothing is known
             first, second, least = firsts[i], seconds[i], _INFINITE
             for v in range(len(some)):
-                low, high = _bounds(x[i], lengths[i], some[v], norms[v], kind, error)
+                slack = _slack(scores[v], lengths[i], norms[v], kind, error, lost)
+                low, high = scores[v] - slack, scores[v] + slack
+                if not (high < _INFINITE and (kind != COSINE or norms[v] > _SHORT)):
+                    low, high = -_INFINITE, _INFINITE
                 highs[i] = min(highs[i], high)
                 least = min(least, low)
                 if low < first:

@@ -25,8 +25,8 @@ from .compiled import kernels
 METRICS = ("l2", "dot", "cosine")  # in the order of L2, DOT and COSINE of kernels.py
 GROUP = 64  # rows that are looked at together; GROUP of kernels.py
 MOST = 2**24  # numbers in a matrix of scores: so many vectors are compared at once
-MANY, LARGE = 16, 1024  # so many vectors and rows are compared by a matrix product first
-CHUNK = 16  # groups of rows in one such product: its scores stay in the processor's cache
+MANY, LARGE = 17, 1024  # so many vectors and rows are compared by a matrix product first
+CHUNK = 2**18  # numbers of rows in one such product, so that it stays in the processor's cache
 UNITS = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}  # u: of rounding, relative
 SHORT = 1e-15  # the squares of a shorter row lose digits
 
@@ -115,15 +115,14 @@ def _screen(
         lows = np.full((count, -(-len(table) // GROUP)), -np.inf, np.float32)
         highs = np.full(count, np.inf, np.float32)
     # 2) one row after the other in the groups that are left
-    lengths = highs if metric == "l2" else as_array(_lengths(vectors))
     ids, about = np.empty(count, np.int64), (table, METRICS.index(metric), np.float32(error))
 
     def some(begin: int, end: int) -> None:
         mine = slice(begin, end)
-        compiled.screen(x[mine], lengths[mine], *about, lows[mine], highs[mine], ids[mine])
+        compiled.screen(x[mine], *about, lows[mine], highs[mine], ids[mine])
 
     if count <= 4:
-        compiled.screen(x, lengths, *about, lows, highs, ids)
+        compiled.screen(x, *about, lows, highs, ids)
     else:
         for_each(some, count, max(4, -(-count // 16)), x.size * len(table))
     return torch.from_numpy(lows), torch.from_numpy(highs), torch.from_numpy(ids)
@@ -140,30 +139,36 @@ def _bounds_of_groups(
     """Bounds of the scores in each group of rows, as `_screen` returns them, from products.
 
     With lengths x and e, the product is off by `error` / 2 times x·e at most. |x - row|² is computed
-    as |x|² - 2 x·row + |row|², which is off by `error` times (x + e)²; so both are taken about a
-    point amid the table, where they are short.
+    as |x|² - 2 x·row + |row|², which is off by `error` times (x + e)². So both are taken about a
+    point amid the rows where these lie far from the origin.
     """
-    middle = rows[:: -(-len(rows) // 256)].mean(0)
-    columns = (-2 * (vectors - middle) if metric == "l2" else -vectors).T.contiguous()
+    middle = _middle(rows) if metric == "l2" else None
+    if middle is not None:
+        vectors = vectors - middle
+    filled = torch.nn.functional.pad(vectors, (0, 0, 0, -len(vectors) % 32))  # quicker products
+    columns = (-2 * filled if metric == "l2" else -filled).T.contiguous()
+    size = GROUP * max(1, CHUNK // (GROUP * rows.shape[1]))
+    centred, scores = rows.new_empty(size, rows.shape[1]), rows.new_empty(size, len(filled))
     parts = []
     # 1) the least score in each group (g, B), and its longest and shortest row (g,)
-    for some in rows.split(CHUNK * GROUP):
-        some = some - middle if metric == "l2" else some
-        norms = torch.linalg.vector_norm(some, dim=-1)
+    for some in rows.split(size):
+        if middle is not None:
+            some = torch.sub(some, middle, out=centred[: len(some)])
+        norms = torch.linalg.vector_norm(some, dim=-1).clamp_min_(SHORT)
+        found = torch.mm(some, columns, out=scores[: len(some)])
         if metric == "l2":
-            scores = torch.addmm(norms.square()[:, None], some, columns)
-        else:
-            scores = some @ columns
-            scores = scores.div_(norms[:, None]) if metric == "cosine" else scores
-        least = _by_group(scores, torch.inf).amin(1)
+            found.add_(norms.square()[:, None])
+        elif metric == "cosine":
+            found.div_(norms[:, None])
+        least = _by_group(found, torch.inf).amin(1)
         parts.append((least, _by_group(norms, 0.0).amax(1), _by_group(norms, torch.inf).amin(1)))
     least, longest, shortest = (torch.cat(some) for some in zip(*parts))
     # 2) what rounding may have done to it
-    sizes, least = _lengths(columns.T)[:, None], least.T  # (B, 1), (B, G)
+    sizes, least = _lengths(vectors)[:, None], least.T[: len(vectors)]  # (B, 1), (B, G)
     lost = 4 * vectors.shape[1] * torch.finfo(vectors.dtype).tiny
     if metric == "l2":
-        least = least + sizes.square() / 4
-        slack = error * (sizes / 2 + longest).square() + lost
+        least = least + sizes.square()
+        slack = error * (sizes + longest).square() + lost
     elif metric == "dot":
         slack = error * sizes * longest + lost
     else:
@@ -171,6 +176,14 @@ def _bounds_of_groups(
     known = least + slack < torch.inf
     lows = torch.where(known, least - slack, -torch.inf)
     return lows, torch.where(known, least + slack, torch.inf).amin(-1)
+
+
+def _middle(rows: Float[Tensor, "V m"]) -> Float[Tensor, " m"] | None:
+    """A point amid the rows; None where the origin is one: no farther off than they are spread."""
+    some = rows[:: -(-len(rows) // 256)]
+    middle = some.mean(0)
+    spread = (some - middle).square().sum(-1).mean()
+    return middle if middle.square().sum() > spread else None
 
 
 def _by_group(numbers: Float[Tensor, "n *B"], padding: float) -> Float[Tensor, "g 64 *B"]:
@@ -192,7 +205,7 @@ def _screen_in_torch(
         scores = torch.cdist(vectors, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
         slack = error * scores + lost
     else:
-        norms = _lengths(rows)
+        norms = _lengths(rows).clamp_min(SHORT)
         scores = -(vectors @ rows.T)
         slack = error * _lengths(vectors)[:, None] * norms + lost
         if metric == "cosine":

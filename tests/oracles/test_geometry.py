@@ -65,8 +65,14 @@ def test_nearest_of_many_vectors_in_groups_of_rows(case, metric, count):
     """Several groups of rows, the last one short; some products are taken of many vectors at once."""
     table, rng = case
     vectors = points(table, rng, count)
-    with mock.patch.multiple(nearest_module, MANY=1, LARGE=1, CHUNK=2):
+    with mock.patch.multiple(nearest_module, MANY=1, LARGE=1, CHUNK=256):
         assert nearest(vectors, table, metric).tolist() == closest(vectors, table, metric)
+
+
+def test_nearest_by_dot_of_rows_whose_squares_are_no_normal_numbers():
+    table = 1e-24 * torch.randn(70, 3, generator=torch.Generator().manual_seed(0))
+    vectors = torch.cat([table[:8] * 1e24, table[:8]])
+    assert nearest(vectors, table, "dot").tolist() == closest(vectors, table, "dot")
 
 
 def on_the_hull(rows, y):
