@@ -1,14 +1,6 @@
 """Runs on tasks: they learn, go on to the bit, and name what is wrong."""
 
-import json
 import math
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,7 +23,6 @@ from softar_lab.training.roll_outs import (
 )
 from softar_lab.training.thoughts import KINDS, check_fit, lesson, train_thoughts
 
-HERE = Path(__file__).parent
 TASK = load_task("minimum-sum(3, 3)")
 SHORT = ReinforceConfig(steps=6, problems=4, group=4, eval_every=2, save_every=2)
 LESSON = TrainConfig(steps=6, batch_size=8, eval_every=2, save_every=2)
@@ -190,40 +181,6 @@ def test_a_run_goes_on_only_as_the_run_that_it_is(tmp_path):
         reinforce(fresh(), TASK, "hard", SHORT, out=tmp_path / "model", progress=False)
 
 
-def victim(out: str, estimator: str) -> None:
-    """A run in a process of its own, which prints its weights when it lives to the end."""
-    config = ReinforceConfig(steps=30, problems=4, group=4, eval_every=7, save_every=3)
-    model = reinforce(fresh(), TASK, estimator, config, out=out, seed=1, progress=False).model
-    found = {name: one.numpy().tobytes().hex() for name, one in model.state_dict().items()}
-    print(json.dumps(found), flush=True)
-
-
-def killed(out: Path, estimator: str, kills: int, chance: random.Random) -> tuple[int, dict]:
-    """Kill a run at random moments after its first save; returns how often, and what came out."""
-    command = [sys.executable, __file__, str(out), estimator]
-    done = 0
-    for _ in range(kills):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        while not (out / "config.json").exists() and process.poll() is None:
-            time.sleep(0.01)
-        # a resumed process first has to begin: its start-up counts into the moment
-        time.sleep(chance.uniform(0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        done += process.wait() == -signal.SIGKILL
-    last = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-    return done, json.loads(last.stdout)
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
-    """Two kills here; KILLS=10 makes ten."""
-    kills = int(os.environ.get("KILLS", "2"))
-    whole = killed(tmp_path / "whole", "gaussian", 0, random.Random(0))[1]
-    count, found = killed(tmp_path / "part", "gaussian", kills, random.Random(1))
-    assert count == kills
-    assert found == whole
-
-
 @pytest.mark.parametrize("run", ["reinforce", "thoughts"])
 def test_a_run_that_diverges_names_the_step_and_what_to_lower(run, tmp_path):
     model = fresh()
@@ -278,8 +235,3 @@ def test_a_recipe_out_of_range_is_named(field, value, message):
 def test_every_estimator_is_registered_by_its_name():
     names = ["hard", "sampled", "gaussian", "gumbel", "dirichlet", "straight-through", "mixture"]
     assert ESTIMATORS.names() == [*names, "exact"]
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    victim(*sys.argv[1:])
