@@ -1,4 +1,4 @@
-"""Measure what soft inputs teach (K1, K7, K22): python -m softar_studies.make_dial [SECONDS]
+"""Measure what soft inputs teach (K7): python -m softar_studies.make_dial [SECONDS]
 
 A chain of six letters, whose pairs are known. Small models are trained on hard or soft inputs, then
 write with the feedback that matches their inputs, never collapsed. How wrong are the pairs and the
@@ -113,7 +113,7 @@ def run(objective: str, inputs: str, steps: int, seed: int) -> list[dict]:
     calibrate(model, CHAIN.sample(17, batch_size=500, seed=5))
     schedule, feedback = matching(inputs)
     chosen = {"hard": ("always", "mixture"), "matched": (schedule, feedback)}
-    chosen["gumbel"] = ("never", "gumbel(1.0)")
+    chosen |= {"gumbel": ("never", "gumbel(1.0)"), "mixture": ("never", "mixture")}
     found = {"excess": float(excess_bits(model, CHAIN, CHAIN.sample(17, 128, 9)))}
     for name, (when, what) in chosen.items():
         error = _pairs(model, when, what, seed) - true
