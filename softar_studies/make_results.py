@@ -1,4 +1,4 @@
-"""Measure the fair table of notebook 05: python -m softar_studies.make_results [CORPUS …]
+"""Measure the fair table of notebook 05b: python -m softar_studies.make_results [CORPUS …]
 
 Without a CORPUS, all are measured (hours on two cores). Finished cells are saved in
 runs/objectives, so an interrupted run resumes where it stopped. One process per corpus may run at

@@ -39,6 +39,9 @@ from .make_results import ROOT, names_asked_for
 RUNS, RESULTS = ROOT / "runs" / "window", ROOT / "data" / "results" / "window.csv"
 URN, RECALL = Urn([0.5] * 8, length=63), Recall(n_keys=8, n_values=4, n_pairs=8, n_queries=8)
 TRUTHS = {"urn": URN, "recall": RECALL, "tales": load_language("tales")}
+# Not in the table: of the rotated sums this one had a coordinate that was not divided by √n, before
+# that was mended. (Those of seeds 0 and 1 had none.) A run without a CORPUS measures it again.
+MISSING = {("tales", "rotated"): 1}
 KEYS = ["corpus", "layout", "control", "measure", "age", "seed"]
 LN2 = 0.6931471805599453
 

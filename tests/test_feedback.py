@@ -95,6 +95,27 @@ def test_gumbel_leans_towards_the_emitted_symbol_and_becomes_its_row_when_cold()
     assert torch.equal(warm, feedback.resolve("gumbel")(given))  # seed and step decide the noise
 
 
+def test_dirichlet_goes_from_the_emitted_symbols_row_to_the_mixture():
+    log_probs = torch.randn(6, 5, generator=torch.Generator().manual_seed(3)).log_softmax(-1)
+    shown = torch.tensor([0, 1, 2, 3, 4, 4])
+    given = StepContext(
+        torch.arange(6),
+        Prediction(log_probs),
+        log_probs.exp(),
+        shown,
+        EMBEDDING,
+        (0, 0, 7, 7, 7, 8),
+    )
+    torch.testing.assert_close(feedback.resolve("dirichlet(1e-9)")(given), EMBEDDING[shown])
+    mixed = feedback.mixture(log_probs.exp(), EMBEDDING)
+    found = feedback.resolve("dirichlet(1e9)")(given)
+    torch.testing.assert_close(found, mixed, atol=1e-3, rtol=0)
+    warm = feedback.resolve("dirichlet")(given)
+    assert torch.equal(warm, feedback.resolve("dirichlet")(given))  # seed and step decide the draw
+    with pytest.raises(ValueError, match="concentration above 0, not 0"):
+        feedback.resolve("dirichlet(0)")
+
+
 def test_gumbel_noise_depends_on_seed_and_step_and_not_on_the_neighbours():
     log_probs = torch.zeros(4, 5).log_softmax(-1)
     shown = torch.zeros(4, dtype=torch.long)

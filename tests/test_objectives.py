@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import stats
 from scipy.special import expit, ive, log_softmax, logsumexp
+from torch.nn import functional as F
 
 from softar_lab.generation import generate
 from softar_lab.models.embedding_tables import make_table
@@ -617,11 +618,12 @@ def test_tau_reads_equal_rows_as_knowing_nothing():
 
 @pytest.mark.parametrize("spec", ["mse", "vmf", "successor"])
 def test_affine_is_a_multinomial_logistic_regression(spec):
+    """Equal rows have no reading by distance to begin with, so the ridge pulls W towards zero."""
     from sklearn.linear_model import LogisticRegression
 
-    objective, hidden, target_ids, rows, vectors = text_like(spec, "affine")
+    objective, hidden, target_ids, rows, vectors = text_like(spec, "affine(400, 1e-5)")
     with torch.inference_mode():
-        objective.calibrate(hidden, target_ids, rows)
+        objective.calibrate(hidden, target_ids, rows[:1].expand(V, M))
     x = ((vectors - vectors.mean(0)) / vectors.var(0).mean().sqrt()).double().numpy()
     peer = LogisticRegression(C=1 / (2 * 1e-5 * len(x)), tol=1e-8, max_iter=5000).fit(x, target_ids)
     probs = objective.predict(hidden, rows).probs
@@ -629,6 +631,61 @@ def test_affine_is_a_multinomial_logistic_regression(spec):
     nats = -probs.log().gather(1, target_ids[:, None]).mean().item()
     best = -np.log(peer.predict_proba(x))[np.arange(len(x)), target_ids].mean()
     assert nats == pytest.approx(best, abs=2e-4)
+
+
+@pytest.mark.parametrize("tokens", [40, 400, 4000])
+def test_affine_loses_nothing_to_the_reading_by_distance_it_contains(tokens):
+    """Symbols drawn from softmax(-|y - e|²/tau), so `tau` is the truth, and every other map is
+    worse: a ridge chosen on held-out tokens must not leave it for noise.
+
+    2N times the excess of k fitted numbers on fresh tokens follows chi² with k degrees of freedom:
+    a free fit has V·M, one that stays at `tau` has the V - 1 of its bias. The false-alarm odds are
+    1 in 1,000; the draws are seeded. A ridge of 1e-5 is all but a free fit.
+    """
+    generator = seeded(3)
+    rows = F.normalize(torch.randn(V, M, generator=generator), dim=1)
+
+    def drawn(n):
+        y = rows[torch.randint(V, (n,), generator=generator)]
+        y = y + 0.7 * torch.randn(n, M, generator=generator)
+        logits = -torch.cdist(y, rows).square() / 0.5
+        return y, logits.softmax(-1).multinomial(1, generator=generator).flatten()
+
+    (y, ids), (fresh, after) = drawn(tokens), drawn(20_000)
+    nats = {}
+    for way in ("tau", "affine", "affine(400, 1e-5)"):
+        objective = make("mse", readout=way)[0]
+        with torch.inference_mode():
+            objective.readout.calibrate(objective, y, y, ids, rows)
+            found = objective.readout.read(objective, fresh, fresh, rows)[0]
+        nats[way] = F.nll_loss(found, after).item()
+    price = stats.chi2.ppf(0.999, V - 1) / (2 * tokens)  # of the bias, which no ridge holds
+    assert nats["affine"] <= nats["tau"] + price
+    if tokens <= 400:
+        assert nats["affine(400, 1e-5)"] > nats["affine"] + 0.02
+
+
+def test_affine_finds_a_map_that_distances_do_not_know():
+    """The vectors are turned against the rows: by distance they say nothing, by a map all."""
+    _, _, target_ids, rows, vectors = text_like("mse", "affine")
+    turned = vectors.roll(1, dims=1)
+    nats = {}
+    for way in ("tau", "affine"):
+        one = make("mse", readout=way)[0]
+        with torch.inference_mode():
+            one.readout.calibrate(one, turned, turned, target_ids, rows)
+            found = one.readout.read(one, turned, turned, rows)[0]
+        nats[way] = F.nll_loss(found, target_ids).item()
+    assert nats["affine"] < nats["tau"] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("spec", "wrong"),
+    [("affine(3)", "tokens"), ("affine(64, 0)", "ridge"), ("affine(64, -1.0)", "ridge")],
+)
+def test_affine_refuses_what_it_cannot_be_fitted_with(spec, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        make("mse", readout=spec)
 
 
 @pytest.mark.parametrize("readout", ["barycentric", "votes"])

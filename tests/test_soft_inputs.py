@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from softar_lab.core.predictor import Prediction
 from softar_lab.models.scoring import calibrate
-from softar_lab.models.simplex import posterior_gumbel
+from softar_lab.models.simplex import posterior_dirichlet, posterior_gumbel
 from softar_lab.training import data as batches
 from softar_lab.training import trainer as training
 from softar_lab.training.config import TrainConfig
@@ -93,6 +93,38 @@ def test_posterior_gumbel_of_tokens_of_the_language_is_plain_gumbel_noise():
     ]
     chances += [stats.kstest(found.max(1)[token_ids == i], "gumbel_r").pvalue for i in range(4)]
     assert min(chances) > 1e-5
+
+
+@pytest.mark.parametrize("concentration", [1.0, 4.0, 50.0])
+def test_posterior_dirichlet_of_tokens_of_the_language_is_a_dirichlet(concentration):
+    """Each share of Dirichlet(c p) follows Beta(c p_i, c (1 - p_i)), and a symbol is as likely as its
+    weight. False-alarm odds: 5 tests at 1e-4; the draws are seeded.
+    """
+    probs, n = np.array([0.5, 0.3, 0.15, 0.05]), 20_000
+    generator = np.random.default_rng(5)
+    ids = generator.choice(4, size=n, p=probs)
+    log_probs = torch.from_numpy(np.log(probs)).expand(n, 4)
+    uniform = torch.from_numpy(generator.random((n, 4)))
+    found = posterior_dirichlet(log_probs, torch.from_numpy(ids), uniform, concentration).numpy()
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-12)
+    for i in range(4):
+        law = stats.beta(concentration * probs[i], concentration * (1 - probs[i]))
+        assert stats.kstest(found[:, i], law.cdf).pvalue > 1e-4
+    right = found[np.arange(n), ids] - (found**2).sum(
+        1
+    )  # mean 0: the weight that was met, expected
+    assert abs(right.mean()) < 4 * right.std() / n**0.5
+
+
+def test_posterior_dirichlet_is_the_row_of_the_token_or_the_mixture_at_its_ends():
+    probs, ids = torch.tensor([[0.6, 0.3, 0.1, 0.0]]), torch.tensor([2])
+    uniform = torch.tensor([[0.5, 0.1, 0.9, 0.999]])
+    near, far = (posterior_dirichlet(probs.log(), ids, uniform, c) for c in (1e-9, 1e9))
+    torch.testing.assert_close(near, torch.tensor([[0.0, 0.0, 1.0, 0.0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(far, probs, atol=1e-4, rtol=0)
+    for end in (0.0, 1 - 2**-53):
+        ends = torch.full((1, 4), end, dtype=torch.float64)
+        assert posterior_dirichlet(probs.log(), ids, ends, 0.5).isfinite().all()
 
 
 @pytest.mark.parametrize("end", [0.0, np.nextafter(1.0, 0.0)])
@@ -313,7 +345,7 @@ def test_bf16_is_for_the_body_alone_and_costs_no_gradient(tiny, rng, spec):
 
 
 def test_names_are_the_two():
-    assert names() == ["scheduled", "posterior-gumbel"]
+    assert names() == ["scheduled", "posterior-gumbel", "posterior-dirichlet"]
 
 
 @pytest.mark.parametrize(
@@ -327,6 +359,7 @@ def test_names_are_the_two():
         ("scheduled(0.1, 2, 3)", "scheduled"),
         ("posterior-gumbel(0)", r"'posterior-gumbel\(0\)': temperature must be above 0, not 0"),
         ("posterior-gumbel(heat=1)", "heat"),
+        ("posterior-dirichlet(0)", "concentration must be above 0, not 0"),
     ],
 )
 def test_train_config_refuses_other_soft_inputs(spec, message):
@@ -335,7 +368,7 @@ def test_train_config_refuses_other_soft_inputs(spec, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spec", ["scheduled", "posterior-gumbel"])
+@pytest.mark.parametrize("spec", ["scheduled", "posterior-gumbel", "posterior-dirichlet"])
 @pytest.mark.parametrize("objective", LEARNERS)
 def test_train_learns_from_soft_inputs(tiny, corpus, objective, spec):
     losses = []

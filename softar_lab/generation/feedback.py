@@ -17,6 +17,10 @@ from ..core.registry import Adapted, Registry
 from ..models.by_row import largest, product
 from ..models.embedding_tables import TINY, mean_norm
 from ..models.simplex import posterior_gumbel, softened
+from ..models.embedding_tables import TINY
+from ..models.nearest import nearest
+from ..models.simplex import posterior_dirichlet, posterior_gumbel, softened
+from .collapse import soft_tokens
 from .step_context import StepContext
 
 
@@ -127,6 +131,34 @@ class GumbelSoft(Feedback):
             log_probs, context.token_ids, context.uniform(log_probs.shape[-1])
         )
         return mixture(softened(perturbed, self.temperature), context.embedding)
+
+
+@register("dirichlet")
+@dataclass(frozen=True)
+class DirichletSoft(Feedback):
+    """wE, with w from Dirichlet(concentration · p + one-hot of the emitted symbol).
+
+    For symbols drawn from p, w is distributed as Dirichlet(concentration · p), whose mean is p.
+    Towards 0 the vector becomes the symbol's own row, towards infinity the mixture pE.
+
+    Raises:
+        ValueError: unless concentration is above 0 and finite.
+    """
+
+    concentration: float | int = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.concentration < math.inf:
+            raise ValueError(
+                "dirichlet(concentration) needs a concentration above 0, "
+                f"not {self.concentration!r}"
+            )
+
+    def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
+        log_probs = context.prediction.log_probs
+        uniform = context.uniform(log_probs.shape[-1])
+        weights = posterior_dirichlet(log_probs, context.token_ids, uniform, self.concentration)
+        return mixture(weights, context.embedding)
 
 
 @register("norm-restored")

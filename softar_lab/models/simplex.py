@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import nnls
+from scipy.special import gammaincinv
 from torch import Tensor
 
 from ..core.predictor import check_finite
@@ -173,3 +174,30 @@ def posterior_gumbel(
     best = gumbel.gather(1, winner)  # (N, 1): p sums to 1, so the largest has location 0
     others = -torch.logaddexp(-best, -(log_probs.double() + gumbel))
     return others.scatter(1, winner, best).to(log_probs.dtype)
+
+
+def posterior_dirichlet(
+    log_probs: Float[Tensor, "N V"],
+    token_ids: Int[Tensor, " N"],
+    uniform: Float[Tensor, "N V"],
+    concentration: float,
+) -> Float[Tensor, "N V"]:
+    """Weights (N, V) drawn from Dirichlet(concentration · p + one-hot of the symbol).
+
+    Where the ids are drawn from p, the weights are distributed as Dirichlet(concentration · p):
+    their mean is p, and given the weights, each symbol is as likely as its weight. So a small
+    concentration tells the symbol, and a large one only p.
+
+    Args:
+        log_probs: log p (N, V).
+        token_ids: the symbol of each row (N,).
+        uniform: random numbers in [0, 1) (N, V).
+        concentration: above 0.
+    """
+    shapes = (concentration * log_probs.double().exp()).clamp_min(1e-300)
+    shapes.scatter_add_(1, token_ids[:, None], shapes.new_ones(len(shapes), 1))
+    quantiles = gammaincinv(shapes.cpu().numpy(), uniform.double().cpu().numpy())
+    drawn = torch.from_numpy(quantiles).to(log_probs.device)  # gamma numbers; their shares follow
+    # the symbol's own is 0 only where its uniform number is
+    drawn.scatter_add_(1, token_ids[:, None], drawn.new_full((len(drawn), 1), 1e-300))
+    return (drawn / drawn.sum(1, keepdim=True)).to(log_probs.dtype)

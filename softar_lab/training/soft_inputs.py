@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..core.checks import whole_number
 from ..core.predictor import Prediction
 from ..core.registry import Adapted, Registry
-from ..models.simplex import posterior_gumbel, softened
+from ..models.simplex import posterior_dirichlet, posterior_gumbel, softened
 from ..models.soft_ar import SoftAR
 
 
@@ -105,6 +105,32 @@ class PosteriorGumbel(SoftInputs):
         uniform = torch.rand(shape, generator=generator, dtype=torch.float64).to(table.device)
         perturbed = posterior_gumbel(prediction.log_probs, token_ids, uniform)
         return softened(perturbed, self.temperature) @ table
+
+
+@SOFT_INPUTS.register("posterior-dirichlet")
+@dataclass(frozen=True)
+class PosteriorDirichlet(SoftInputs):
+    """Every input is wE, with w from Dirichlet(concentration · p + one-hot of the true token).
+
+    Over the language w is distributed as Dirichlet(concentration · p), whose mean is p. The
+    concentration is a dial: towards 0 each input is its token's row, so w tells the token; where it
+    is large, w is p and tells nothing.
+
+    Raises:
+        ValueError: unless concentration is above 0 and finite.
+    """
+
+    concentration: float | int = 1.0
+
+    def __post_init__(self):
+        if not 0 < self.concentration < math.inf:
+            raise ValueError(f"concentration must be above 0, not {self.concentration!r}")
+
+    def __call__(self, prediction, token_ids, table, done, generator):
+        shape = prediction.log_probs.shape
+        uniform = torch.rand(shape, generator=generator, dtype=torch.float64).to(table.device)
+        weights = posterior_dirichlet(prediction.log_probs, token_ids, uniform, self.concentration)
+        return weights @ table
 
 
 def soft_rows(

@@ -7,16 +7,15 @@ training text. Any trained model can get another readout: `model.with_readout("b
 
 import math
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ...core.checks import whole_number
 from ...core.registry import Registry
 from ..by_row import log_softmax, product
 from ..simplex import barycentric
+from .fitting import best_log_tau, best_ridge, logistic, spread
 
 READOUTS = Registry("readout")
 
@@ -115,8 +114,6 @@ class Tau(Logits):
     together changes nothing but rounding: about 1e-5 of tau, and far less of the loss.
     """
 
-    reach = 15.0  # how far log tau may lie from the log of that range
-
     def __init__(self, vocab_size: int, embedding_dim: int):
         super().__init__(vocab_size, embedding_dim)
         self.register_buffer("log_tau", torch.zeros(()))
@@ -129,35 +126,42 @@ class Tau(Logits):
         return _centred_distance(table, self.log_tau) if objective.linear else None
 
     def calibrate(self, objective, output, vector, target_ids, table):
-        # |y|² is the same for all w and cancels; float64, since what is left may be small beside it
-        rows = table.double()
-        gaps = rows.square().sum(-1) - 2 * vector.double() @ rows.T  # (N, V)
-        unit = (gaps.amax(-1) - gaps.amin(-1)).mean().item()
-        if not 0 < unit < math.inf:  # one symbol, or equal rows: every tau reads the same
-            return
-
-        def nats(log_tau: float) -> float:
-            return F.cross_entropy(-gaps / math.exp(log_tau), target_ids).item()
-
-        middle = math.log(unit)
-        bounds = (middle - self.reach, middle + self.reach)
-        self.log_tau.fill_(minimize_scalar(nats, bounds=bounds, method="bounded").x)
+        log_tau = best_log_tau(vector, target_ids, table)
+        if log_tau is not None:
+            self.log_tau.copy_(log_tau)
 
 
 @READOUTS.register("affine")
 class Affine(Logits):
     """softmax(y @ W + b): a multinomial logistic regression on the vectors, fitted by L-BFGS.
 
+    It starts from the reading `tau`, which it contains, and `ridge` is what a departure from that
+    reading's W costs. So few training tokens leave `tau`, and many find the best map.
     Scaling or rotating the vectors changes only where L-BFGS stops, about 1e-5 of the loss.
+
+    Args:
+        tokens: how many training tokens it is fitted on.
+        ridge: the penalty on |W - W of tau|², in units of the vectors' standard deviation; None:
+            the one of `RIDGES` that reads the last quarter of these tokens best, after a fit to the
+            others.
+
+    Raises:
+        ValueError: where tokens is below 4, or ridge is not above 0.
     """
 
-    tokens = 16_384
-    # The penalty on W, in units of the vectors' standard deviation. Without it, the logit of a
-    # symbol that never occurs would go to -infinity.
-    ridge = 1e-5
+    RIDGES = (1.0, 0.1, 0.01, 1e-3, 1e-4, 1e-5)  # the first one is all but `tau`
 
-    def __init__(self, vocab_size: int, embedding_dim: int):
+    def __init__(
+        self,
+        vocab_size: int,
+        embedding_dim: int,
+        tokens: int = 65_536,
+        ridge: float | int | None = None,
+    ):
         super().__init__(vocab_size, embedding_dim)
+        if ridge is not None and not 0 < ridge < math.inf:
+            raise ValueError(f"ridge must be above 0, not {ridge}")
+        self.tokens, self.ridge = whole_number("tokens", tokens, 4), ridge
         self.register_buffer("weight", torch.zeros(embedding_dim, vocab_size))
         self.register_buffer("bias", torch.zeros(vocab_size))
 
@@ -169,33 +173,21 @@ class Affine(Logits):
 
     def calibrate(self, objective, output, vector, target_ids, table):
         # 1) standardise the vectors, by one scale for all coordinates: a rotation changes nothing
-        mean, scale = vector.mean(0), _spread(vector)
-        x, (m, vocab_size) = (vector - mean) / scale, self.weight.shape
-        hits = F.one_hot(target_ids, vocab_size).to(x)
-
-        def nats(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            both = torch.from_numpy(flat).to(x).view(m + 1, vocab_size)
-            log_probs = torch.log_softmax(x @ both[:-1] + both[-1], dim=-1)
-            error = (log_probs.exp() - hits) / len(x)  # (N, V)
-            gradient = torch.cat(
-                [x.T @ error + 2 * self.ridge * both[:-1], error.sum(0, keepdim=True)]
-            )
-            loss = -(hits * log_probs).sum() / len(x) + self.ridge * both[:-1].square().sum()
-            return loss.item(), gradient.double().cpu().numpy().ravel()
-
-        # 2) minimise, then undo the standardisation in weight and bias
-        start = np.zeros((m + 1) * vocab_size)
-        found = minimize(nats, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
-        both = torch.from_numpy(found).to(x).view(m + 1, vocab_size)
+        mean, scale = vector.mean(0), spread(vector)
+        x = (vector - mean) / scale
+        # 2) begin with the best reading by distance, in these units
+        start = torch.zeros(len(self.weight) + 1, self.weight.shape[1]).to(x)
+        log_tau = best_log_tau(vector, target_ids, table)
+        if log_tau is not None:
+            matrix, bias = _centred_distance(table, log_tau)
+            start = torch.cat([matrix * scale, (bias + mean @ matrix)[None]])
+        # 3) fit, then undo the standardisation in weight and bias
+        ridge, both = (self.ridge, start)
+        if ridge is None:
+            ridge, both = best_ridge(x, target_ids, start, self.RIDGES)
+        both = logistic(x, target_ids, start, ridge, both)
         self.weight.copy_(both[:-1] / scale)
         self.bias.copy_(both[-1] - mean @ both[:-1] / scale)
-
-
-def _spread(vectors: Float[Tensor, "N m"]) -> Tensor:
-    """The root mean square standard deviation of the coordinates; 1 where all vectors are equal."""
-    spread = vectors.double().var(0, correction=0).mean().sqrt()
-    noise = torch.finfo(vectors.dtype).eps * vectors.double().square().mean().sqrt()
-    return torch.where(spread > noise, spread, 1.0).to(vectors)
 
 
 class Smoothed(Readout):
