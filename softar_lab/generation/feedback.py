@@ -16,11 +16,7 @@ from ..core.predictor import MixturePrediction
 from ..core.registry import Adapted, Registry
 from ..models.by_row import largest, product
 from ..models.embedding_tables import TINY, mean_norm
-from ..models.simplex import posterior_gumbel, softened
-from ..models.embedding_tables import TINY
-from ..models.nearest import nearest
 from ..models.simplex import posterior_dirichlet, posterior_gumbel, softened
-from .collapse import soft_tokens
 from .step_context import StepContext
 
 
