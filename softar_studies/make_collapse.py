@@ -26,7 +26,7 @@ from softar_lab import (
     load_language,
     train,
 )
-from softar_lab.compare import CONDITION, CONTROLS, run_conditions
+from softar_lab.compare import CONDITION, run_conditions
 from softar_lab.core.cells import save_results
 from softar_lab.core.predictor import Predictor
 from softar_lab.data.corpora import Corpus
@@ -40,6 +40,7 @@ RUNS, RESULTS = ROOT / "runs" / "collapse", ROOT / "data" / "results" / "collaps
 PROMPTS, CHARS, SEEDS, STEPS = 32, 32, 3, 256
 RATE = 0.25  # share of tokens above a schedule's threshold, on the model's own hard text
 COLLAPSES = ["nearest", "barycentric", "mixing", "vote", "deferred(4, None, 2)"]  # and "softmax"
+CONTROLS = ["shown", "mean", "other", "nearest", "pause"]
 FEEDBACKS = ["mixture", "raw", "norm-restored", "sampled", "gumbel", "hidden"]
 KEYS = ["corpus", "model", *CONDITION, "soft_temperature", "seed"]
 SHAPE, RECIPE = {"context": 320}, TrainConfig(steps=600, batch_size=8, eval_every=0, save_every=0)

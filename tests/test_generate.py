@@ -111,7 +111,12 @@ def test_inputs_recorded_are_what_was_fed_and_predictions_follow_from_them(
         state=state,
         run=RunContext(model, 9),
     )
-    soft = {"raw": vectors, "mixture": log_probs.exp() @ model.embedding}.get(what)
+    before = torch.cat([prompt[-1:], trajectory.inputs[:-1]])  # what each step had read last
+    soft = {
+        "raw": vectors,
+        "mixture": log_probs.exp() @ model.embedding,
+        "projected": torch.lerp(before, vectors, 0.5),
+    }.get(what)
     soft = (
         feedback.resolve(what)(context) if soft is None else soft
     )  # seed and step decide its noise

@@ -73,11 +73,20 @@ PANELS = {
 }
 
 
+# What these say is masked by the notebooks that show them, and held by tests of their own.
+ELSEWHERE = {
+    widgets.ExitExplorer,
+    widgets.MemoryExplorer,
+    widgets.PromptExplorer,
+    widgets.ThoughtExplorer,
+}
+
+
 def test_every_panel_is_among_them():
     public = {
         one for _, one in inspect.getmembers(widgets, inspect.isclass) if issubclass(one, Panel)
     }
-    assert public - {Panel} == set(PANELS)
+    assert public - {Panel} - ELSEWHERE == set(PANELS)
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.__name__)

@@ -154,7 +154,11 @@ def test_a_cell_that_diverges_is_rows_with_a_problem(corpus, rate):
     """
     wild = replace(TINY, train=replace(TRAIN, muon_learning_rate=rate))
     found = table(corpus, ["mse"], budget=wild)
-    assert list(found["readout"]) == ["tau", "affine", "barycentric(0.07)"]
+    assert list(found["readout"]) == [
+        "tau",
+        "affine(tokens=65536, ridge=None)",
+        "barycentric(0.07)",
+    ]
     assert found["problem"].str.contains("learning_rate|at the end").all()
     assert found[FIGURES].isna().all(axis=None)
     assert (found["multiply_adds_per_step"] > 0).all()

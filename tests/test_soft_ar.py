@@ -21,6 +21,7 @@ from softar_lab.core.store import CheckpointError, StoreError
 from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.generation import generate
 from softar_lab.models.config import POSITIONS, ModelConfig
+from softar_lab.models.objectives import READOUTS
 from softar_lab.models.scoring import calibrate, evaluate
 from softar_lab.models.soft_ar import SoftAR
 
@@ -479,7 +480,7 @@ def test_one_batch_is_learned_by_heart(tiny, objective, table):
 def test_with_readout_changes_the_reading_and_nothing_else(tiny, readout, tmp_path):
     model = tiny(objective="mse")
     other = model.with_readout(readout)
-    expected = {"barycentric": "barycentric(0.07)"}.get(readout, readout)
+    expected = READOUTS.complete(readout, None, None)
     assert (model.config.readout, other.config.readout) == ("tau", expected)
     state = model.start(2)
     before, after = model.predict(state), other.predict(other.start(2))

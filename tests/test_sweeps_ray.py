@@ -74,7 +74,7 @@ def test_a_node_that_dies_costs_only_what_it_was_doing(tmp_path):
     finally:
         with suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
-    assert answer.splitlines() == [
+    assert answer.splitlines()[-4:] == [  # before that Ray says that a node is gone
         "nodes 2",
         "equal True True",
         "problems {7: 'RuntimeError: unlucky'}",

@@ -330,7 +330,7 @@ def test_grow_names_a_number_out_of_range(wrong):
     ("saved", "message"),
     [
         ({}, "unknown type of tokenizer None; known: char, bpe, growing"),
-        ({"type": "words"}, "unknown type of tokenizer 'words'"),
+        ({"type": "syllables"}, "unknown type of tokenizer 'syllables'"),
         ({"type": "bpe", "chars": ["a"]}, "BPETokenizer is not made of chars"),
         (
             {"type": "bpe", "chars": ["a"], "merges": [], "buckets": 1},

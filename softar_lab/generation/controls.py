@@ -44,6 +44,8 @@ class Other(Feedback):
         ValueError: for a batch of one.
     """
 
+    needs_batch: ClassVar[bool] = True
+
     def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
         probs = context.prediction.probs
         if len(probs) < 2:
@@ -65,6 +67,8 @@ class OtherText(Feedback):
     Raises:
         ValueError: for a batch of one.
     """
+
+    needs_batch: ClassVar[bool] = True
 
     def __call__(self, context: StepContext) -> Float[Tensor, "B m"]:
         if len(context.token_ids) < 2:

@@ -26,9 +26,11 @@ class Feedback:
     Attributes:
         needs_symbol: whether its vectors depend on the symbol that was collapsed to, and not on the
             prediction alone.
+        needs_batch: whether it reads other rows of the batch, so that there must be at least two.
     """
 
     needs_symbol: ClassVar[bool] = True
+    needs_batch: ClassVar[bool] = False
 
 
 class FunctionFeedback(Adapted, Feedback):
@@ -223,6 +225,7 @@ class Projected(Feedback):
     schedule "liquid" has them for a tail.
     """
 
+    needs_symbol: ClassVar[bool] = False
     rate: float | int = 0.5
     noise: float | int = 0.0
 

@@ -72,12 +72,13 @@ def _own_code(function: Any, seen: set[int]) -> Iterator[str]:
         yield fingerprint(function)
         function = type(function)
     package = sys.modules.get(function.__module__.partition(".")[0])
-    file = Path(package.__file__) if package is not None and package.__file__ else None
-    if file is None or "site-packages" in file.parts:  # built in, or installed
-        yield f"{function.__module__} {vars(package).get('__version__') if package else ''}"
-    elif function.__module__ != "__main__":
-        yield _package_digest(file.parent if file.name == "__init__.py" else file)
+    source = getattr(package, "__file__", None)  # a module built in, or a session, has none
+    file = Path(source) if source else None
     if function.__module__ != "__main__":
+        if file is None or "site-packages" in file.parts:  # built in, or installed
+            yield f"{function.__module__} {vars(package).get('__version__') if package else ''}"
+        else:
+            yield _package_digest(file.parent if file.name == "__init__.py" else file)
         return
     yield _without_docstrings(inspect.getsource(function))
     if isinstance(function, FunctionType):

@@ -74,8 +74,8 @@ def schedules() -> list[str]:
 
 
 def feedbacks() -> list[str]:
-    """Every registered feedback but "other", which takes the soft tokens of another prompt."""
-    return [name for name in FEEDBACKS.names() if name != "other"]
+    """Every registered feedback but those that read another row: a panel writes one text."""
+    return [name for name in FEEDBACKS.names() if not FEEDBACKS.resolve(name).needs_batch]
 
 
 # The arguments of generate() that a panel offers: the value a control begins with, and the control.

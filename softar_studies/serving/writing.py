@@ -115,7 +115,9 @@ class StepRecorder(Recorder):
             self.flush()
         return full or self.final
 
-    def reduce(self, log_probs: Tensor, vectors: Tensor, token_ids: Tensor) -> None:
+    def reduce(
+        self, log_probs: Tensor, vectors: Tensor, token_ids: Tensor, **paths: Tensor | None
+    ) -> None:
         """Reduce S steps of B rows; see `Recorder.reduce`."""
         rows = token_ids.shape[1]
         flat = entries(log_probs.flatten(0, 1).cpu(), token_ids.flatten().cpu(), self.best)
