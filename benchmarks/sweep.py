@@ -7,7 +7,7 @@ Three measurements, on a machine that does nothing else:
 * 10,000 cells that do nothing: the driver's memory, the seconds to write and to read the table;
 * trainings of about a second on one worker and on two, taking turns: the speed-up.
 
-`--write` puts the first and the last into data/results/scaling.csv, which notebook 15 draws.
+`--write` puts the first and the last into data/results/scaling.csv.
 """
 
 import argparse
