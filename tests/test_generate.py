@@ -794,3 +794,16 @@ def test_the_fast_path_generates_what_the_loop_generates(tiny, objective, temper
         for name in ARRAYS:
             torch.testing.assert_close(getattr(short, name), getattr(general, name), **exact(model))
         assert torch.equal(short.collapsed, general.collapsed)
+
+
+def test_a_prompt_of_token_ids_is_that_of_its_text_or_refused(tiny):
+    model = tiny(objective="mse")
+    ids = model.tokenizer.encode("abc")
+    found, expected = generate(model, ids, 5, seed=3), generate(model, "abc", 5, seed=3)
+    assert torch.equal(found.token_ids, expected.token_ids)
+    for wrong in (torch.tensor(1.0), torch.tensor(1), ids.float(), ids[None], ids > 0):
+        with pytest.raises(ValueError, match=r"whole numbers of shape \(T,\), not torch"):
+            generate(model, wrong, 5)
+    for wrong in (ids - 100, ids + 100):
+        with pytest.raises(ValueError, match="token ids of a prompt lie from 0 to"):
+            generate(model, wrong, 5)

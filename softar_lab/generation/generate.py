@@ -165,8 +165,28 @@ def _check(model: Predictor, prompts: list[Prompt]) -> None:
         )
     context = model.context or math.inf
     for one in prompts:
+        if isinstance(one, Tensor):
+            _check_ids(one, model.tokenizer.vocab_size)
         count = len(token_ids(model, one))
         if count > context and model.overlap is None:
             raise ValueError(
                 f"the prompt has {count} tokens, the model's context holds {context}: shorten the prompt"
             )
+
+
+def _check_ids(ids: Tensor, vocab_size: int) -> None:
+    """Refuse a prompt of token ids that is none.
+
+    Raises:
+        ValueError: where it has another shape or type, or an id outside the vocabulary.
+    """
+    if ids.ndim != 1 or ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            "a prompt of token ids must be whole numbers of shape (T,), "
+            f"not {ids.dtype} of shape {tuple(ids.shape)}"
+        )
+    if len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < vocab_size):
+        raise ValueError(
+            f"token ids of a prompt lie from 0 to {vocab_size - 1}, "
+            f"not from {int(ids.min())} to {int(ids.max())}"
+        )
