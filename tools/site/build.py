@@ -26,7 +26,7 @@ from softar_lab.widgets.panel import RIVER
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-PAGES = ("CONTRIBUTING.md", "docs/models.md", "docs/serving.md", "docs/ideas.md")
+PAGES = ("CONTRIBUTING.md", "docs/models.md", "docs/serving.md", "docs/ideas.md", "docs/cluster.md")
 PAGES = (*PAGES, "benchmarks/README.md", "data/README.md")
 PICTURE = re.compile(r"^!\[(?P<text>[^]]*)\]\((?P<file>docs/[\w.]+\.png)\)$", re.M)  # README's own
 PANEL = re.compile(rf"({'|'.join(name for name in widgets.__all__)})\(")
