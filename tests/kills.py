@@ -1,6 +1,6 @@
 """Kills savers and trainers for real (SIGKILL), between any two file operations or at any moment.
 
-A program of its own, run by test_store and test_training: torch is imported once and every victim
+A program of its own, run by test_store, test_training and test_reinforcement: torch is imported once and every victim
 is a fork, which is safe while this process holds one thread only. It prints what it saw as JSON.
 """
 
@@ -20,11 +20,14 @@ import torch
 from softar_lab.core import store
 from softar_lab.core.store import load_folder, save_folder
 from softar_lab.data.corpora import Corpus
+from softar_lab.data.tasks import load_task
 from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.training.config import TrainConfig
 from softar_lab.training.loop import train
+from softar_lab.training.reinforcement import ReinforceConfig, reinforce
+from softar_lab.training.task_run import TaskResult
 from softar_lab.training.update import make_optimizers
 
 
@@ -212,11 +215,23 @@ def warm_up() -> None:
         optimizer.step()
 
 
+def rewarded(out: Path) -> TaskResult:
+    """Six steps of reinforcement on a task of 27 problems."""
+    task = load_task("minimum-sum(3, 3)")
+    shape = {"context": task.length + 4, "n_layers": 1, "n_heads": 2, "d_model": 8}
+    model = SoftAR(ModelConfig(vocab_size=task.vocab_size, **shape), task.tokenizer, seed=1)
+    recipe = ReinforceConfig(steps=6, problems=4, group=4, eval_every=2, save_every=2)
+    return reinforce(model, task, "gaussian", recipe, out=out, seed=5, progress=False)
+
+
 def run(out: Path, objective: str) -> None:
     """Six steps with three saves and three evaluations; the resulting weights are written beside
-    `out`.
+    `out`. The objective "rewards" is no objective: it asks for reinforcement.
     """
-    done = train(fresh(objective), CORPUS, RECIPE, out=out, seed=5, progress=False)
+    if objective == "rewards":
+        done = rewarded(out)
+    else:
+        done = train(fresh(objective), CORPUS, RECIPE, out=out, seed=5, progress=False)
     model = done.model
     result = {
         "weights": {

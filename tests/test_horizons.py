@@ -15,7 +15,7 @@ from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.generation import generate
 from softar_lab.metrics import lookahead
 from softar_lab.models.config import ModelConfig
-from softar_lab.models.horizons import Span, SumLevel
+from softar_lab.models.levels import Span, SumLevel
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.training.config import TrainConfig
 from softar_lab.training.loop import train

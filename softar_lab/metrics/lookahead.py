@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.predictor import divergence
 from ..data.languages.language import Language
 from ..models.exit_heads import exit_heads_of
-from ..models.horizons import Span
+from ..models.levels import Span
 from ..models.soft_ar import SoftAR
 
 

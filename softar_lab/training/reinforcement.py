@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from ..models.device import pick_device
 from ..models.soft_ar import SoftAR
 from .enumeration import exact_reward, leave_one_out, reward_through, surrogate
 from .estimators import ESTIMATORS, Estimator, Exact
-from .roll_outs import roll_out, score_thoughts
+from .roll_outs import held_out_figures, roll_out
 from .task_run import TaskResult, TaskRun, go_on, problems_of_step
-from .thoughts import EVALUATED, check_fit
+from .thoughts import check_fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,14 +114,10 @@ def reinforce(
         optimizer.zero_grad(set_to_none=True)
         return -reward, count
 
-    def evaluate() -> dict[str, float]:
-        some = held_out[:EVALUATED]
-        made = roll_out(model, some, steps, estimator.follows, temperature=0)
-        return asdict(score_thoughts(model, task, some, made.vectors))
-
     recipe = {"what": "reinforcement", "estimator": ESTIMATORS.spec(estimator), "seed": seed}
     recipe |= {"task": task.name, "config": {**asdict(config), "thoughts": steps}}
     rates = f"learning_rate ({config.learning_rate})"
+    evaluate = partial(held_out_figures, model, task, held_out, steps, estimator.follows)
     run = TaskRun(model, task, [optimizer], recipe, out, make_step, evaluate, rates)
     return go_on(run, resume, progress, on_step, f"reinforce {recipe['estimator']}")
 

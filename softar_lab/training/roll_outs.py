@@ -4,7 +4,7 @@ What is written here is learned from in `reinforcement`; `score` is how well a m
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -20,6 +20,8 @@ from ..generation.generate import prepare
 from ..generation.step_context import StepContext
 from ..models.soft_ar import SoftAR
 from .estimators import Draw, Estimator
+
+EVALUATED = 1024  # held-out problems at most
 
 
 class Thinking(Feedback):
@@ -126,6 +128,15 @@ def score_thoughts(
     accuracy = (log_probs.argmax(1) == right).double().mean().item()
     reward = log_probs.double().exp().gather(1, right[:, None]).mean().item()
     return Score(accuracy, reward)
+
+
+def held_out_figures(
+    model: SoftAR, task: Task, held_out: Int64[Tensor, "N P"], steps: int, feedback: str | Feedback
+) -> dict[str, float]:
+    """How a model answers the first EVALUATED held-out problems when it thinks without noise."""
+    some = held_out[:EVALUATED]
+    made = roll_out(model, some, steps, feedback, temperature=0)
+    return asdict(score_thoughts(model, task, some, made.vectors))
 
 
 CONTROLS = ("mean", "other", "pause", "hard", "exact")

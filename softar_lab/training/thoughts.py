@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,12 @@ from ..data.tasks import Task
 from ..models.device import pick_device
 from ..models.soft_ar import SoftAR
 from .config import TrainConfig
-from .roll_outs import pauses, roll_out, score_thoughts, step_log_probs
+from .roll_outs import held_out_figures, pauses, step_log_probs
 from .task_run import TaskResult, TaskRun, go_on, problems_of_step
 from .update import make_optimizers, step_optimizers
 
 # What each kind of training thinks with afterwards, as a feedback.
 KINDS = {"soft": "mixture", "hard": "shown", "pause": "pause", "none": "mixture"}
-EVALUATED = 1024  # held-out problems at most
 
 
 def train_thoughts(
@@ -78,14 +78,10 @@ def train_thoughts(
         step_optimizers(optimizers, config, step)
         return loss.item(), len(some)
 
-    def evaluate() -> dict[str, float]:
-        some = held_out[:EVALUATED]
-        made = roll_out(model, some, steps, KINDS[kind], temperature=0)
-        return asdict(score_thoughts(model, task, some, made.vectors))
-
     recipe = {"what": "thoughts", "kind": kind, "thoughts": steps, "task": task.name, "seed": seed}
     recipe["config"] = asdict(config)
     rates = f"muon_learning_rate ({config.muon_learning_rate}) or adam_learning_rate"
+    evaluate = partial(held_out_figures, model, task, held_out, steps, KINDS[kind])
     run = TaskRun(model, task, optimizers, recipe, out, make_step, evaluate, rates)
     return go_on(run, resume, progress, on_step, f"{kind} thoughts")
 
