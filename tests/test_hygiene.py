@@ -126,6 +126,9 @@ def _masks(nb) -> Iterator[str]:
                 if match := BESIDE_A_MASK.search(text):
                     yield f"layout: cell {i} pads a figure outside its mask: {match.group()!r}"
             free = re.sub(r"\(expected .*\)$", "", MASK.sub("", output.get("text", "")), flags=re.M)
+            # a number that a cell's last line left there; a panel's text has numbers of its own
+            if FIGURE.fullmatch(bare := data.get("text/plain", "").strip(" -\n")):
+                free += bare
             if untyped := [figure for figure in FIGURE.findall(free) if figure not in typed]:
                 yield f"figure: cell {i} prints {untyped[0]}, which nobody typed, outside ⟨…⟩"
 
@@ -256,6 +259,15 @@ def _output(**output):
             ),
         ),
         ("figure", _output(output_type="stream", name="stdout", text="1e-05 is left")),
+        (
+            "figure",
+            _output(
+                output_type="execute_result",
+                execution_count=3,
+                metadata={},
+                data={"text/plain": "-0.49384853"},
+            ),
+        ),
         ("lines", _edit(1, source="\n".join("1" * 13))),
         ("lines", _edit(5, source="\n".join("1" * 16))),
         ("columns", _edit(5, source="1" * 80)),
