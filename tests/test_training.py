@@ -608,6 +608,34 @@ def test_an_evaluation_is_interrupted_between_batches_and_made_up_for(
     assert same(weights(whole.model), weights(rest.model))
 
 
+@pytest.mark.parametrize("fit", [1, 2, 3, 4])  # of a step or of an evaluation, in turns
+def test_a_fit_is_interrupted_and_made_up_for(tiny, corpus, tmp_path, monkeypatch, fit):
+    """Ctrl-C while a readout is being fitted: it is as before, and the run goes on exactly."""
+    monkeypatch.setattr("softar_lab.training.trainer.REFIT", 2)
+    config = replace(SHORT, soft_inputs="scheduled(0.5)", eval_every=2)
+    whole = train(soft_model(tiny), corpus, config, progress=False)
+    fits, calibrate, wait_for_ever = [], data.calibrate, threading.Event()
+
+    def watched(model, *given):
+        fits.append(0)
+        calibrate(model, *given)
+        if len(fits) == fit:
+            os.kill(os.getpid(), signal.SIGINT)
+            wait_for_ever.wait(600)  # what Ctrl-C cuts short
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "calibrate", watched)
+        part = train(soft_model(tiny), corpus, config, out=tmp_path, progress=False)
+    assert part.interrupted
+    rest = train(soft_model(tiny), corpus, config, out=tmp_path, progress=False)
+    assert rest.history.drop(columns="seconds").equals(whole.history.drop(columns="seconds"))
+    assert same(weights(whole.model), weights(rest.model))
+
+
+def soft_model(tiny):
+    return tiny(alive=False, objective="mse", table="random", readout="affine(64)")
+
+
 def test_the_last_evaluation_is_made_up_for_too(tiny, corpus, tmp_path, monkeypatch):
     text = long_val(corpus)
     with monkeypatch.context() as patch:

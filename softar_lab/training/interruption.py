@@ -17,10 +17,11 @@ class Interruption(threading.Event):
 
     @contextmanager
     def breaking_off(self) -> Iterator[None]:
-        """End the block at once where Ctrl-C is pressed in it: for work that changes nothing."""
-        self.breaks_off = True
+        """End the block at once where Ctrl-C is pressed in it: for work that can be taken back."""
         with suppress(_BrokenOff):
+            self.breaks_off = True
             yield
+            self.breaks_off = False
         self.breaks_off = False
 
 

@@ -194,7 +194,10 @@ def _make_steps(
         interrupted = trainer.due
         while not trainer.finished and not interrupted:
             # a) one step
-            trainer.make_step()
+            if not trainer.make_step(stop.breaking_off):
+                if trainer.step:
+                    trainer.save()
+                return True
             # b) report it
             event = {"step": trainer.step, "steps": config.steps, "train_loss": trainer.loss}
             event |= {"seconds": trainer.seconds, "history": [*trainer.history]}

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +78,18 @@ class Trainer:
         self.seconds = state.get("seconds", last.get("seconds", 0.0))
         self.loss = state.get("loss", math.nan)
 
-    def make_step(self) -> None:
-        """Update the weights once.
+    def make_step(self, breaking_off: Callable[[], AbstractContextManager] = nullcontext) -> bool:
+        """Update the weights once; False where it was broken off before it changed any.
+
+        Args:
+            breaking_off: what surrounds the fitting of a readout; it may end it at any moment.
 
         Raises:
             TrainingDiverged: where the loss is not finite.
         """
         begin = time.perf_counter()
-        if self.config.soft_inputs:
-            self._fit_for_soft_inputs()
+        if self.config.soft_inputs and not self._fit_for_soft_inputs(breaking_off):
+            return False
         try:
             self.loss = update(self.model, self.rows, self.step, self.optimizers, self.config)
         except (RuntimeError, ValueError) as error:
@@ -96,16 +100,35 @@ class Trainer:
         if not math.isfinite(self.loss):
             raise self._diverged(f"loss is {self.loss}")
         self.step += 1
+        return True
 
-    def _fit_for_soft_inputs(self) -> None:
+    def _fit_for_soft_inputs(self, breaking_off: Callable[[], AbstractContextManager]) -> bool:
         """Fit a readout to the weights as they are by now, or take the one fitted for training."""
         fitted = self.model.objective.readout
         if self.readout:
             fitted.load_state_dict(self.readout)
         if self.step % REFIT == 0:
             self._check_finite()
-            self.rows.calibrate(self.model)
+            if not self._unless_broken_off(breaking_off, self.rows.calibrate, self.model):
+                return False
             self.readout = {name: one.clone() for name, one in fitted.state_dict().items()}
+        return True
+
+    def _unless_broken_off(
+        self, breaking_off: Callable[[], AbstractContextManager], work: Callable, *given: Any
+    ) -> bool:
+        """Do work that fits readouts; where it is broken off, they are as before: False."""
+        fitted = [self.model.objective.readout, self.model.levels]
+        fitted = [one for one in fitted if one is not None]
+        before = [deepcopy(one.state_dict()) for one in fitted]
+        done = False
+        with breaking_off():
+            work(*given)
+            done = True
+        if not done:
+            for module, state in zip(fitted, before, strict=True):
+                module.load_state_dict(state)
+        return done
 
     @property
     def finished(self) -> bool:
@@ -137,17 +160,20 @@ class Trainer:
 
         Args:
             going_on, brief: as in `HeldOut.score`.
-            breaking_off: what surrounds the reading; it may end it at any moment.
+            breaking_off: what surrounds the fit and the reading; it may end them at any moment.
         """
         # 1) fit the readout, and read the validation text
         self._check_finite()
-        model = self.model
+        model, scores = self.model, []
+
+        def read() -> None:
+            self.rows.calibrate(model)
+            scores.append(self.held_out.score(model, going_on, brief))
+
         model.eval()
-        self.rows.calibrate(model)
-        score = None
-        with breaking_off():
-            score = self.held_out.score(model, going_on, brief)
+        done = self._unless_broken_off(breaking_off, read)
         model.train()
+        score = scores[0] if done else None
         if score is None:
             return None
         if math.isnan(score.nats_per_char):
