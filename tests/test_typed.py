@@ -45,6 +45,10 @@ def made(decorator: Callable) -> SimpleNamespace:
         yield from tables
 
     @check
+    def numbers(most: int) -> Iterator[int]:
+        yield from range(most)
+
+    @check
     def outer(one: Table, other: Table) -> int:
         return len(same(other))  # whose names of axes are its own
 
@@ -95,6 +99,8 @@ CASES = {
     "quoted wrong": lambda m: m.quoted(ROWS, OTHER),
     "generator": lambda m: list(m.pieces([ROWS, ROWS])),
     "generator wrong": lambda m: m.pieces([IDS]),
+    "plain generator": lambda m: list(m.numbers(3)),
+    "plain generator wrong": lambda m: m.numbers("3"),
     "nested": lambda m: m.outer(ROWS, ROWS),
     "nested wrong": lambda m: m.outer(ROWS, OTHER),
     "class": lambda m: m.Pair(ROWS, IDS).width,
@@ -119,7 +125,7 @@ def test_both_decorators_say_the_same(case):
     found = {outcome(CASES[case], made(decorator)) for decorator in DECORATORS.values()}
     assert len(found) == 1, found
     good = ("same shapes", "None is allowed", "shapes among several", "plain", "quoted")
-    fine = case in (*good, "generator", "nested", "class")
+    fine = case in (*good, "generator", "plain generator", "nested", "class")
     assert (found == {"fine"}) == fine
 
 

@@ -28,11 +28,10 @@ def has_shape(hint: object) -> bool:
     return any(map(has_shape, hint if isinstance(hint, list) else get_args(hint)))
 
 
-def only_original(fn: Callable, shaped: bool) -> bool:
-    """What jaxtyping alone resolves: names in quotes; shapes of what runs after the call."""
-    later = inspect.isgeneratorfunction(fn) or inspect.iscoroutinefunction(fn)
+def only_original(fn: Callable) -> bool:
+    """Whether jaxtyping must resolve names in quotes, or the function goes on after its call."""
     quoted = any(isinstance(hint, str) for hint in fn.__annotations__.values())
-    return quoted or (shaped and later)
+    return quoted or inspect.isgeneratorfunction(fn) or inspect.iscoroutinefunction(fn)
 
 
 def checked(fn=None, *, typechecker):
@@ -44,9 +43,9 @@ def checked(fn=None, *, typechecker):
         if is_dataclass(fn) and inspect.isfunction(init) and inspect.unwrap(init) is init:
             fn.__init__ = checked(init, typechecker=typechecker)
         return fn
-    shaped = any(map(has_shape, fn.__annotations__.values()))
-    if only_original(fn, shaped):
+    if only_original(fn):
         return ORIGINAL(fn, typechecker=typechecker)
+    shaped = any(map(has_shape, fn.__annotations__.values()))
     return _wrapped(fn, strict(fn), shaped) if fn.__annotations__ else fn
 
 
