@@ -207,7 +207,7 @@ def fresh(objective: str) -> SoftAR:
 
 def warm_up() -> None:
     """Import what training needs and load the compiled kernels once for all victims, which would
-    spend most of their time on it. A backward pass here would start threads.
+    spend most of their time on it. A backward pass here would start threads, and so would generation.
     """
     model = fresh("ce")
     for parameter in model.parameters():
