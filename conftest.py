@@ -27,10 +27,14 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with what takes long, so that no worker is left alone with it: notebooks, browser, files of many tests."""
+    """Begin with what takes long, so that no worker is left alone with it: notebooks, browser, files
+    with slow tests, files of many tests.
+    """
     tests = Counter(item.path for item in items)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def late(item):
-        return item.path.suffix != ".ipynb", "browser" not in item.path.parts, -tests[item.path]
+        kind = item.path.suffix != ".ipynb", "browser" not in item.path.parts, item.path not in slow
+        return *kind, -tests[item.path]
 
     items.sort(key=late)  # stable: a file's tests stay together and in order

@@ -38,14 +38,8 @@ def float64() -> Iterator[None]:
         torch.Tensor.float = was
 
 
-def rounding(model: nn.Module, compute: Callable[[nn.Module], Tensor | Sequence[Tensor]]) -> float:
-    """How far two float32 results of `compute(model)` may lie apart, number by number.
-
-    Args:
-        compute: from a model to what is compared, one tensor or several.
-    Returns: twice the largest change by moving every weight by √n·u, for either result may be off.
-    Raises AssertionError where rounding may become as large as what is compared.
-    """
+def twins(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The model in float64, and once more with every weight moved by √n·u."""
     exact = deepcopy(model).double()
     moved = deepcopy(exact)
     generator = torch.Generator().manual_seed(0)
@@ -53,6 +47,23 @@ def rounding(model: nn.Module, compute: Callable[[nn.Module], Tensor | Sequence[
         n = weight.shape[-1] if weight.ndim else 1  # factors of a sum
         signs = torch.randint(2, weight.shape, generator=generator) * 2 - 1
         weight.data *= 1 + n**0.5 * EPS / 2 * signs
+    return exact, moved
+
+
+def rounding(
+    model: nn.Module,
+    compute: Callable[[nn.Module], Tensor | Sequence[Tensor]],
+    both: tuple[nn.Module, nn.Module] | None = None,
+) -> float:
+    """How far two float32 results of `compute(model)` may lie apart, number by number.
+
+    Args:
+        compute: from a model to what is compared, one tensor or several.
+        both: the model's twins, where a large one is asked several times.
+    Returns: twice the largest change by moving every weight by √n·u, for either result may be off.
+    Raises AssertionError where rounding may become as large as what is compared.
+    """
+    exact, moved = both or twins(model)
     with float64(), torch.inference_mode():
         one, other = (_several(compute(each)) for each in (exact, moved))
     apart = max(float((a - b)[a.isfinite()].abs().max()) for a, b in zip(one, other, strict=True))

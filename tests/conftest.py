@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+import typed  # noqa: F401 (before the package, whose functions it checks)
 from hypothesis import HealthCheck, settings
 
 from softar_lab.data.corpora import Corpus

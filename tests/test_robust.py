@@ -2,6 +2,7 @@
 behind.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import robust
 
-CONFIG = '[tool.pytest.ini_options]\naddopts = ["--nbval", "--nbval-current-env"]\n'
+CONFIG = """[tool.pytest.ini_options]
+addopts = ["-p", "nbval.plugin", "--nbval", "--nbval-current-env"]
+"""
 TESTS = """
 import os
 import pytest
@@ -26,6 +29,9 @@ def test_setting():
 def test_notes(request):
     with open("runs/notes", "a") as notes:
         notes.write("tests ")
+
+def test_something_killed():
+    raise AssertionError("left out, as what it says is no number")
 
 @pytest.mark.skip
 def test_skipped(): ...
@@ -52,6 +58,9 @@ print(os.environ['NUMBA_CPU_NAME'], os.environ['OF_THE_CALLER'])"""
 def suite(tmp_path, monkeypatch):
     """A project with three tests and one notebook; each notes that it ran."""
     monkeypatch.setenv("OF_THE_CALLER", "kept")
+    monkeypatch.setenv(
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1"
+    )  # nbval alone: loading all takes seconds
     monkeypatch.setattr(robust, "possible", lambda setting: True)
     for name in ("tests", "notebooks", "runs"):
         (tmp_path / name).mkdir()
@@ -89,13 +98,13 @@ def test_what_passed_is_not_run_again_and_what_failed_is(suite, capsys):
     notebook.write_text(
         good.replace("x86-64-v3 kept", "another verdict")
     )  # another source: nothing counts
-    assert robust.main(["--only", "two"], suite, SETTINGS) == 1
+    assert robust.main(["--only", "one"], suite, SETTINGS) == 1
     assert notes(suite) == ["notebook", "tests"]
     *_, line, first = capsys.readouterr().out.splitlines()
     assert " ".join(line.split()[1:-1]) == "2 / 0 / 1 0 / 1"
     assert "a" in first
     assert "Cell 0" in first
-    assert robust.main(["--only", "two"], suite, SETTINGS) == 1
+    assert robust.main(["--only", "one"], suite, SETTINGS) == 1
     assert notes(suite) == ["notebook"]
 
     notebook.write_text(good)
@@ -115,6 +124,16 @@ def test_a_run_that_died_is_a_failure_and_leaves_no_report(suite, capsys):
     assert robust.main(["--only", "one"], suite, SETTINGS) == 1
     assert "pytest ended with 7" in capsys.readouterr().out
     assert len(list(suite.glob("runs/robust/*/one/*.xml"))) == 1  # the notebook's
+
+
+def test_what_is_left_out_exists_and_is_left_out_once():
+    """Files by their names; tests of kills by a word in theirs, wherever they stand."""
+    folder, names = Path(__file__).parent, sum(robust.NOT_NUMERICAL.values(), ())
+    assert [name for name in names if not (folder / name).exists()] == []
+    assert len(set(names)) == len(names)
+    tests = {path.name: path.read_text() for path in folder.glob("test_*.py")}
+    kills = {name for name, text in tests.items() if re.search(r"def test_\w*kill", text)}
+    assert {"test_training.py", "test_reinforcement.py", "test_adapting.py"} <= kills
 
 
 def test_busy_processes_end_with_their_block():

@@ -1,4 +1,5 @@
-"""Test as other processors compute: the tests and every notebook, strictly, under several settings.
+"""Test as other processors compute: what is numerical among the tests, and every notebook, strictly,
+under several settings.
 
 usage: python tools/robust.py [--only NAME ...] [--list]        (hours; the same command goes on)
 
@@ -23,22 +24,40 @@ from hashlib import sha256
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# The same on every processor: what drives a browser or reads files.
-NOT_NUMERICAL = (
-    "browser",
-    "test_benchmarks.py",
-    "test_contributing.py",
-    "test_corpora.py",
-    "test_environment.py",
-    "test_floors.py",
-    "test_hygiene.py",
-    "test_picture.py",
-    "test_readme.py",
-    "test_registry.py",
-    "test_remote.py",
-    "test_robust.py",
-    "test_store.py",
-)
+# {why a file's tests come out the same on every processor: the files}, each tested by `make test` once
+NOT_NUMERICAL = {
+    "a browser, and the pages it reads": ("browser", "test_picture.py", "test_site.py"),
+    "the files of the repository": (
+        "test_benchmarks.py",
+        "test_contributing.py",
+        "test_deploy.py",
+        "test_environment.py",
+        "test_floors.py",
+        "test_hygiene.py",
+        "test_readme.py",
+        "test_typed.py",
+    ),
+    "files, processes and connections": (
+        "test_corpora.py",
+        "test_remote.py",
+        "test_robust.py",
+        "test_store.py",
+        "test_sweeps.py",
+        "test_sweeps_ray.py",
+    ),
+    "text and names": (
+        "test_hf_tokenizer.py",
+        "test_registry.py",
+        "test_tales.py",
+        "test_tokenizers.py",
+    ),
+    "refusals, which the setting `requests` looks for": (
+        "test_requests.py",
+        "test_serving_requests.py",
+    ),
+}
+# Nor what a killed process leaves on the disk: these tests have "kill" in their names.
+NOT_KILLS = "not kill"
 # Works for nothing, but never outlives whoever started it.
 SPIN = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): pass"
 
@@ -153,10 +172,10 @@ def pieces(root: Path, setting: Setting) -> dict[str, list[str]]:
     """{name of a piece of work: pytest's arguments}, the longest first."""
     if setting.paths:
         return {"tests": [*setting.paths]}
-    left_out = [f"--ignore=tests/{name}" for name in NOT_NUMERICAL]
+    left_out = [f"--ignore=tests/{name}" for names in NOT_NUMERICAL.values() for name in names]
     notebooks = sorted(root.glob("notebooks/**/*.ipynb"), key=lambda path: -path.stat().st_size)
     found = [path.relative_to(root) for path in notebooks if ".ipynb_checkpoints" not in path.parts]
-    return {"tests": ["tests", *left_out]} | {
+    return {"tests": ["tests", *left_out, "-k", NOT_KILLS]} | {
         f"{path.with_suffix('')}": [f"{path}"] for path in found
     }
 
