@@ -4,7 +4,8 @@ import pytest
 from test_widgets import CEILING, carries_a_picture, wait
 
 from softar_lab.external.pretrained.prompt_reading import variants
-from softar_lab.external.pretrained.prompts import prompted, score, tune_prompt
+from softar_lab.external.pretrained.prompted import prompted
+from softar_lab.external.pretrained.prompts import score, tune_prompt
 from softar_lab.generation import generate
 from softar_lab.widgets import PromptExplorer
 

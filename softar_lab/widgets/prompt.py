@@ -12,7 +12,8 @@ from .. import plots
 from ..core.predictor import Predictor
 from ..evidence import masked
 from ..external.pretrained.prompt_reading import variants, words_of
-from ..external.pretrained.prompts import LearnedPrompt, Pair, prompted, score
+from ..external.pretrained.prompted import prompted
+from ..external.pretrained.prompts import LearnedPrompt, Pair, score
 from ..generation import generate
 from .panel import Panel
 from .setting import NARROW, always_chosen, menu

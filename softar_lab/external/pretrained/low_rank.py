@@ -20,6 +20,7 @@ from ...models.soft_ar import SoftAR
 from .adapt_config import AdaptConfig
 from .adapters import ABOUT, WEIGHTS
 from .errors import PretrainedError, listed, reason
+from .prompted import Prompted
 from .quantised import holds_nf4, is_nf4, matrix_of, sharing_copy
 from .soft_reading import check_trainable
 from .wrapper import Pretrained
@@ -54,6 +55,7 @@ class Adapted:
     """
 
     def __init__(self, frozen: Predictor, config: Any):
+        _check_unprompted(frozen)
         self.frozen = frozen
         with _quiet():
             if isinstance(frozen, Pretrained):
@@ -119,6 +121,14 @@ def attach(model: Predictor, config: AdaptConfig, seed: int = 0) -> Adapted:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         return Adapted(model, peft().LoraConfig(**options))
+
+
+def _check_unprompted(model: Predictor) -> None:
+    if isinstance(model, Prompted):
+        raise ValueError(
+            "give the model without its prompt (model.unprompted); put the prompt in front of what "
+            "comes out: prompted(adapted, prompt)"
+        )
 
 
 def targets(model: Predictor, which: str) -> list[str]:
@@ -230,6 +240,7 @@ def merged(model: Pretrained) -> Pretrained:
             for weights in NF4. There an update of 1 % of the weights survives by 2 %, since the
             grid is coarser than the update: the adapter would be deleted.
     """
+    _check_unprompted(model)
     layers = adapted_layers(model.network)
     if not layers:
         raise ValueError("this model has no low-rank adapters to merge")

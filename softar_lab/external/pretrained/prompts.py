@@ -7,7 +7,6 @@ used through peft's `generate`: transformers 5.24 would put it in again at every
 import json
 import math
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,41 +102,6 @@ def load_prompt(folder: str | Path) -> LearnedPrompt:
     start = ours.get("start_ids")
     start = None if start is None else torch.tensor(start)
     return LearnedPrompt(arrays[ROWS].float(), start, ours.get("history", []))
-
-
-def prompted(model: Predictor, prompt: LearnedPrompt | Float[Tensor, "n m"]) -> Predictor:
-    """A model that has read a prompt before every text; it generates and predicts as any other.
-
-    Its context is as long as before, the prompt included. Where a text goes on in a new window, the
-    prompt stands before that window, too.
-
-    Args:
-        model: a model that reads vectors; it does not change.
-        prompt: soft tokens.
-
-    Raises:
-        ValueError: where the vectors have another width than the model's.
-    """
-    vectors = prompt.vectors if isinstance(prompt, LearnedPrompt) else prompt
-    check_trainable(model)
-    _check_width(model, vectors)
-    vectors = vectors.to(model.device)
-    other = copy(model)
-
-    def start(batch_size: int = 1) -> Any:
-        state = model.start(batch_size)
-        return model.read(state, vectors=vectors.expand(batch_size, -1, -1))
-
-    object.__setattr__(other, "start", start)
-    return other
-
-
-def _check_width(model: Predictor, vectors: Tensor) -> None:
-    width = model.embedding.shape[1]
-    if vectors.ndim != 2 or vectors.shape[1] != width:
-        raise ValueError(
-            f"a prompt for this model has the shape (n, {width}), not {tuple(vectors.shape)}"
-        )
 
 
 # -- a task ----------------------------------------------------------------------------------------
