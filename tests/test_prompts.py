@@ -20,6 +20,7 @@ from softar_lab.external.pretrained.prompt_reading import survival, variants, wo
 from softar_lab.external.pretrained.prompted import prompted
 from softar_lab.external.pretrained.prompts import (
     LearnedPrompt,
+    _two_texts,
     load_prompt,
     score,
     tune_prompt,
@@ -29,6 +30,7 @@ from softar_lab.generation import generate
 from softar_lab.metrics.drift import drift
 from softar_lab.models.simplex import hull_distance
 from softar_lab.models.soft_ar import SoftAR
+from softar_lab.training.loop import TrainingDiverged
 from softar_studies.make_prompts import data_of
 from softar_studies.random_model import random_pretrained
 
@@ -124,6 +126,27 @@ def test_survival_is_one_for_the_trained_and_zero_for_the_start(model, learned):
         assert found.loc["nearest(l2)", "of_gain"] == 0
     with pytest.raises(ValueError, match="does not know where"):
         survival(model, LearnedPrompt(learned.vectors), pairs)
+    with pytest.raises(ValueError, match="no variant 'shouted'; there are: trained, start"):
+        survival(model, learned, pairs, ["shouted"])
+
+
+def test_a_prompt_that_gained_nothing_has_no_share_of_it(tiny):
+    model = tiny()
+    rows = LearnedPrompt(model.embedding[:2].clone(), torch.tensor([0, 1]))
+    assert survival(model, rows, PAIRS, ["reversed"])["of_gain"].isna().all()
+
+
+def test_a_prompt_of_another_model_is_named(tiny):
+    model = tiny()
+    for found, message in (
+        (LearnedPrompt(torch.zeros(2, 5), torch.tensor([0, 1])), r"has the shape \(n, 16\)"),
+        (LearnedPrompt(torch.zeros(2, 16), torch.tensor([0, 900])), "begun from token 900"),
+    ):
+        for read in (words_of, variants):
+            with pytest.raises(ValueError, match=message):
+                read(model, found)
+    with pytest.raises(ValueError, match="soft token 0 holds NaN"):
+        score(model, PAIRS, torch.full((2, 16), torch.nan))
 
 
 @pytest.fixture(params=["ours", "pretrained"])
@@ -222,9 +245,10 @@ def test_prompts_tell_models_apart_and_are_not_lost(tiny, tmp_path):
 
 def test_a_prompt_that_cannot_stand_there_is_refused(tiny, reader):
     width = reader.embedding.shape[1]
-    for wrong in (torch.zeros(0, width), torch.zeros(2, width + 1)):
-        with pytest.raises(ValueError, match=rf"has the shape \(n, {width}\)"):
-            prompted(reader, wrong)
+    with pytest.raises(ValueError, match=rf"has the shape \(n, {width}\)"):
+        prompted(reader, torch.zeros(2, width + 1))
+    with pytest.raises(ValueError, match="at least one soft token"):
+        prompted(reader, torch.zeros(0, width))
     with pytest.raises(ValueError, match="soft token 1 holds NaN"):
         prompted(reader, torch.zeros(2, width).index_fill(0, torch.tensor([1]), torch.nan))
     with pytest.raises(ValueError, match="leaves 1 of the context of 12"):
@@ -295,6 +319,44 @@ def test_what_is_no_prompt_is_refused(model, tiny, learned, tmp_path):
         tune_prompt(model, [("a", "")])
     with pytest.raises(ValueError, match='start must be "random"'):
         tune_prompt(model, [("a", "b")], start="")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "options", "message"),
+    [
+        (PAIRS, {"learning_rate": -1.0}, "learning_rate must be above 0"),
+        (PAIRS, {"learning_rate": float("nan")}, "learning_rate must be above 0"),
+        (PAIRS, {"learning_rate": 1e36, "steps": 3}, "lower learning_rate"),
+        ([("a" * 9, "bcd")], {}, "13 tokens are more than the context of 12"),
+    ],
+)
+def test_a_prompt_that_cannot_be_learned_is_named(tiny, pairs, options, message):
+    with pytest.raises((ValueError, TrainingDiverged), match=message):
+        tune_prompt(tiny(), pairs, tokens=2, **options)
+
+
+@pytest.mark.parametrize("pair", [("a",), "ab", ("a", 1), 3])  # two letters are no pair
+def test_what_is_no_pair_of_texts_is_named(pair):
+    with pytest.raises(ValueError, match="pairs must hold pairs .text, answer. of texts, not"):
+        _two_texts(pair)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"start_ids": ["a", "b", "c"]}', "start_ids must be a whole number"),
+        ('{"start_ids": [0.5, 1, 2]}', "start_ids must be a whole number"),
+        ('{"start_ids": [1, 2]}', "begun from 2 tokens, and 3 were learned"),
+        ('{"history": 3}', "damaged"),
+    ],
+)
+def test_a_damaged_file_of_ours_is_named(learned, tmp_path, text, message):
+    learned.save(tmp_path)
+    (tmp_path / "learned_prompt.json").write_text(text)
+    with pytest.raises(PretrainedError, match=message):
+        load_prompt(tmp_path)
 
 
 def test_the_prompts_that_come_with_the_lab_are_those_of_the_table():

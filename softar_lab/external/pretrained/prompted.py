@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...core.predictor import Predictor, check_finite
+from ...core.predictor import Predictor
 from ...models.soft_ar import SoftAR
 from ...models.window_memory.memories import MemoryState
-from .prompts import LearnedPrompt
+from .prompts import LearnedPrompt, check_prompt
 from .soft_reading import check_trainable
 from .wrapper import Pretrained
 
@@ -33,7 +33,11 @@ def prompted(model: Predictor, prompt: LearnedPrompt | Float[Tensor, "n m"]) -> 
     """
     check_trainable(model)
     vectors = prompt.vectors if isinstance(prompt, LearnedPrompt) else prompt
-    _check_vectors(model, vectors)
+    if not isinstance(vectors, Tensor):
+        raise ValueError(f"a prompt is a LearnedPrompt or a tensor (n, m), not {vectors!r:.40}")
+    if not len(vectors):
+        raise ValueError("a prompt has at least one soft token")
+    check_prompt(model, vectors)
     vectors = vectors.detach().to(model.device)
     if isinstance(model, Prompted):
         model, vectors = model.unprompted, torch.cat([model.prompt, vectors])
@@ -50,19 +54,6 @@ def prompted(model: Predictor, prompt: LearnedPrompt | Float[Tensor, "n m"]) -> 
     if isinstance(other, SoftAR):
         other.n_front = model.n_front + len(vectors)
     return other
-
-
-def _check_vectors(model: Predictor, vectors: Tensor) -> None:
-    width = model.embedding.shape[1]
-    if not isinstance(vectors, Tensor):
-        raise ValueError(
-            f"a prompt is a LearnedPrompt or a tensor (n, {width}), not {vectors!r:.40}"
-        )
-    if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors):
-        raise ValueError(
-            f"a prompt for this model has the shape (n, {width}), not {tuple(vectors.shape)}"
-        )
-    check_finite(vectors)
 
 
 class Prompted:
