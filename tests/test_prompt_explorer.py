@@ -51,3 +51,17 @@ def test_controls_change_what_is_shown(explorer, model, learned):
 def test_an_unknown_change_is_named(model, learned):
     with pytest.raises(ValueError, match="change must be one of trained"):
         PromptExplorer(model, learned, PAIRS, change="shouted")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "steps", "message"),
+    [
+        ([], 5, "pairs is empty"),
+        ([("a", "")], 5, "the answer to 'a' is empty"),
+        ([("a", "Z")], 5, "unknown character 'Z'"),
+        (PAIRS, 0, "steps must be a whole number"),
+    ],
+)
+def test_what_cannot_be_scored_is_named_at_once(model, learned, pairs, steps, message):
+    with pytest.raises(ValueError, match=message):
+        PromptExplorer(model, learned, pairs, steps=steps)

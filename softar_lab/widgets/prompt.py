@@ -9,11 +9,12 @@ import ipywidgets as w
 import pandas as pd
 
 from .. import plots
+from ..core.checks import whole_number
 from ..core.predictor import Predictor
 from ..evidence import masked
 from ..external.pretrained.prompt_reading import variants, words_of
 from ..external.pretrained.prompted import prompted
-from ..external.pretrained.prompts import LearnedPrompt, Pair, score
+from ..external.pretrained.prompts import LearnedPrompt, Pair, Task, score
 from ..generation import generate
 from .panel import Panel
 from .setting import NARROW, always_chosen, menu
@@ -33,6 +34,10 @@ class PromptExplorer(Panel):
         pairs: texts and answers that it was not trained on.
         change: the choice at the start, one of `prompt_reading.variants`.
         steps: how many tokens an answer has.
+
+    Raises:
+        ValueError: for an unknown choice, a prompt that does not fit the model, pairs that are no
+            texts that it reads, or no steps.
     """
 
     def __init__(
@@ -44,7 +49,8 @@ class PromptExplorer(Panel):
         steps: int = 16,
     ):
         super().__init__()
-        self.model, self.pairs, self.steps = model, list(pairs), steps
+        Task.of(model, pairs)  # an error now, not in the status line
+        self.model, self.pairs, self.steps = model, list(pairs), whole_number("steps", steps)
         self.variants = variants(model, prompt)
         if change not in self.variants:
             raise ValueError(f"change must be one of {', '.join(self.variants)}, not {change!r}")
