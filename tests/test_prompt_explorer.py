@@ -34,6 +34,8 @@ def test_it_scores_and_answers_as_the_functions_do(explorer, model, learned):
     assert explorer.show() == score(model, PAIRS, vectors)
     answer = generate(prompted(model, vectors), "a", 5, temperature=0).text
     assert answer.replace("\n", "<br>") in explorer.answers.value
+    assert "the right answer</i></td><td></td><td><code>bcd</code>" in explorer.answers.value
+    assert [label for label, _ in explorer.pair.options] == ["'a' → 'bcd'", "'k' → 'gh'"]
     assert carries_a_picture(explorer)
     assert "nearest(l2): ⟨" in repr(explorer)
 

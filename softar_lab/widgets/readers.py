@@ -20,8 +20,8 @@ PATHS, BEGIN, FITTED = (
 SEED = 10**6  # of the first of them; a panel's own text has another
 PARTS = {  # the strips that need a judge, or the model's own hard reading
     "drift": "drift (nats)",
-    "misread": "drift that another reader takes back (nats)",
-    "forgotten": "drift that no linear reader takes back (nats)",
+    "misread": "drift, part misread (nats)",
+    "forgotten": "drift, part forgotten (nats)",
 }
 
 

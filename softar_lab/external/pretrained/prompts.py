@@ -294,8 +294,7 @@ def tune_prompt(
             optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
             loss = _learn(model, task, vectors, chosen, optimizer)
             if not math.isfinite(loss) or not vectors.isfinite().all():
-                what = f"the loss is {loss}" if not math.isfinite(loss) else "a row is not finite"
-                raise TrainingDiverged(f"{what} at step {step}: lower learning_rate")
+                raise TrainingDiverged(f"step {step} of loss {loss} diverged: lower learning_rate")
             # 3) report it
             history.append({"step": step + 1, "loss": loss})
             if on_step is not None and on_step({**history[-1], "steps": steps}) is True:
