@@ -16,7 +16,8 @@ from .external.pretrained.adapt_config import AdaptConfig
 from .external.pretrained.adapting import Adaptation, adapt
 from .external.pretrained.load import load_pretrained
 from .external.pretrained.low_rank import load_adapter
-from .external.pretrained.prompts import LearnedPrompt, load_prompt, prompted, tune_prompt
+from .external.pretrained.prompted import prompted
+from .external.pretrained.prompts import LearnedPrompt, load_prompt, tune_prompt
 from .generation import Always, EveryK, Never, Trajectory, generate, stream
 from .generation.config import GenerationConfig
 from .memory import VectorMemory

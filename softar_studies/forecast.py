@@ -138,7 +138,17 @@ def against_sampling(
         One row per k: `soft`, the soft chain's squared error; `unconditional`, that of the
         stationary law; for the means of `symbols` and of `vectors`, `…_bias`, the squared error that
         no N removes, and `…_spread`. All are means over the symbols.
+
+    Raises:
+        ValueError: where the two models have different tables, or the language is not first-order.
     """
+    if soft.tokenizer.tokens != hard.tokenizer.tokens or not torch.equal(
+        soft.embedding, hard.embedding
+    ):
+        raise ValueError(
+            "soft and hard chains are compared as vectors, so both models need one table and one "
+            "order of its symbols"
+        )
     symbols, P = list(language.tokenizer.tokens), transitions(language)
     laws = marginals(P, torch.eye(len(P), dtype=torch.float64), steps)  # (V, K, V)
     order = torch.tensor([soft.tokenizer.tokens.index(symbol) for symbol in symbols])

@@ -40,7 +40,8 @@ TESTS = [
     *("In the year 1905", "Bread is made of", "Dear Anna,", "The cat sat on"),
     *("To learn music", "A good friend", "The largest city", "When it snows"),
 ]
-DRAWN = 80  # tokens of a training text
+DRAWN = 80  # tokens of a training text that SmolLM2 draws
+READ = 200_000  # characters of the stories that ours is trained on
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,11 @@ def parts(arm: str) -> tuple[str, Base, dict[str, Any] | None]:
 
 def recipe(arm: str, seed: int, feedback: str) -> dict[str, Any]:
     """Everything that determines a cell's rows."""
-    _, base, trained = parts(arm)
+    name, base, trained = parts(arm)
     config = None if trained is None else {**asdict(replace(base.config, **trained))}
     about = {"arm": arm, "seed": seed, "feedback": feedback, "unit": "nats a token"}
     about |= {"steps": base.steps, "dtype": base.dtype, "quantise": base.quantise}
+    about |= {"read": READ} if name == "tales-hard" else {"drawn": DRAWN}
     return about | {"adapt": config, "openings": len(OPENINGS), "tests": len(TESTS)}
 
 
@@ -117,7 +119,7 @@ def judge(name: str) -> Predictor:
 def training_texts(name: str) -> list[str]:
     """What adapters are trained on: SmolLM2's own texts, or the stories that ours was trained on."""
     if name == "tales-hard":
-        return documents(load_corpus("tales").train[:200_000])
+        return documents(load_corpus("tales").train[:READ])
 
     def run() -> list[dict[str, Any]]:
         seeds = list(range(len(OPENINGS)))

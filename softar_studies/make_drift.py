@@ -8,7 +8,7 @@ goes on, and writes data/results/drift.csv and .json at the end.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import pandas as pd
@@ -104,7 +104,8 @@ def run(name: str, schedule: str, feedback: str, fitted: int = FITTED) -> list[d
 
 def cell_recipe() -> dict:
     """Everything that determines a cell except its model, schedule and feedback."""
-    return {"fitted": FITTED, "scored": SCORED, "seeds": SEEDS}
+    subjects = {name: asdict(subject) for name, subject in SUBJECTS.items()}
+    return {"fitted": FITTED, "scored": SCORED, "seeds": SEEDS, "subjects": subjects}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -34,6 +34,7 @@ SAVED = ROOT / "data" / "prompts"
 SMOLLM2 = {"tokens": 8, "steps": 25, "batch_size": 4}
 MESS3 = {"tokens": 4, "steps": 80, "batch_size": 64, "learning_rate": 0.1}
 LENGTH = 6  # symbols of an answer of mess3
+PAIRS = {False: [48, 16], True: [2000, 500]}  # of lists and of mess3: to train on, and for the test
 # part: its settings and its starts; "bullets" is the one that the verdict is about
 PARTS = {"bullets": (SMOLLM2, 5)}
 PARTS |= {f"mess3 in state {state}": (MESS3, 6) for state in range(3)}
@@ -43,7 +44,8 @@ def recipe(part: str, seed: int) -> dict[str, Any]:
     """Everything that determines a cell's rows."""
     own = part.startswith("mess3")
     model = "mess3-hard" if own else "SmolLM2-135M-Instruct.Q4_1, bfloat16"
-    return {"part": part, "seed": seed, "model": model, **PARTS[part][0]}
+    task = {"pairs": PAIRS[own], **({"length": LENGTH} if own else {})}
+    return {"part": part, "seed": seed, "model": model, **task, **PARTS[part][0]}
 
 
 def cell(model: Predictor, part: str, seed: int) -> list[dict[str, Any]]:
@@ -61,9 +63,10 @@ def cell(model: Predictor, part: str, seed: int) -> list[dict[str, Any]]:
 def data_of(part: str) -> tuple[list[Pair], list[Pair]]:
     """Training pairs and test pairs."""
     if not part.startswith("mess3"):
-        return pairs(part, 48, seed=0), pairs(part, 16, seed=1, test=True)
+        train, test = PAIRS[False]
+        return pairs(part, train, seed=0), pairs(part, test, seed=1, test=True)
     language, state = load_language("mess3"), int(part[-1])
-    return tuple(texts_from(language, state, n, LENGTH, seed) for seed, n in ((0, 2000), (1, 500)))
+    return tuple(texts_from(language, state, n, LENGTH, seed) for seed, n in enumerate(PAIRS[True]))
 
 
 def controls(model: Predictor, part: str, test: list[Pair]) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ from bounds import exact, exact_logits, float64
 from safetensors.torch import load_file, save_file
 
 from softar_lab.core.fingerprint import fingerprint
-from softar_lab.core.store import CheckpointError
+from softar_lab.core.store import CheckpointError, save_vectors
 from softar_lab.data.corpora import load_language
 from softar_lab.external.pretrained.adapt_config import AdaptConfig
 from softar_lab.external.pretrained.adapting import PROGRESS, AdaptingRun, adapt
@@ -245,6 +245,20 @@ def test_another_run_s_folder_is_refused(model, tmp_path):
         adapt(other, TEXT, AdaptConfig(steps=1, **SHORT), progress=False)
 
 
+def test_a_model_that_predicts_nothing_is_no_result(tiny, tmp_path):
+    """The loss of the last step is that before it."""
+    config = AdaptConfig(steps=1, **SHORT | {"learning_rate": 1e30})
+    with pytest.raises(TrainingDiverged, match="the model gives a text nan nats at step 1"):
+        adapt(tiny(), "abcdef" * 9, config, out=tmp_path, progress=False)
+    assert not (tmp_path / PROGRESS).exists()
+
+
+def test_a_file_of_something_else_is_no_run(tiny, tmp_path):
+    save_vectors(tmp_path / PROGRESS, {"a": torch.ones(3)})
+    with pytest.raises(CheckpointError, match="something else than an adaptation"):
+        adapt(tiny(), "abcdef" * 9, AdaptConfig(steps=1, **SHORT), out=tmp_path, progress=False)
+
+
 def test_a_loss_that_is_not_finite_is_named(model):
     config = AdaptConfig(steps=4, rank=2, window=16, learning_rate=1e30)
     with pytest.raises(TrainingDiverged, match="lower learning_rate"):
@@ -298,6 +312,36 @@ def test_weights_that_do_not_fit_are_named(model, tmp_path, change, message):
     save_file(change(load_file(file)), file)
     with pytest.raises(PretrainedError, match=message):
         load_adapter(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_dora": True}, "is no plain sum"),
+        ({"modules_to_save": ["head"]}, "something else: off by"),
+        ({"use_rslora": True, "rank_pattern": {"mlp_in": 2}}, ""),
+        ({"bias": "all"}, ""),
+    ],
+)
+def test_what_is_more_than_a_sum_is_not_lost_in_a_model_of_ours(
+    tiny, rng, tmp_path, options, message
+):
+    """A DoRA was read as its low-rank part alone, 2.5 nats from what it is."""
+    model, network = tiny(), tiny().requires_grad_(False)
+    config = peft.LoraConfig(r=3, target_modules=["mlp_in"], init_lora_weights=False, **options)
+    made = peft.get_peft_model(network, config)
+    with torch.no_grad():
+        for weight in (one for one in made.parameters() if one.requires_grad):
+            weight.add_(0.3 * torch.randn(weight.shape, generator=rng(0)))
+    made.eval().save_pretrained(tmp_path)
+    if message:
+        with pytest.raises(PretrainedError, match=message):
+            load_adapter(model, tmp_path)
+        return
+    ids = IDS % model.vocab_size
+    with torch.inference_mode():
+        due = network.log_probs(ids)
+    torch.testing.assert_close(load_adapter(model, tmp_path).log_probs(ids), due, **exact(model))
 
 
 def test_a_folder_without_adapters_is_named(model, tmp_path):

@@ -22,11 +22,14 @@ from softar_lab.models.embedding_tables import TABLES
 from softar_lab.models.objectives import OBJECTIVES
 from softar_lab.training.config import TrainConfig
 from softar_studies import (
+    make_adapting,
     make_collapse,
     make_compression,
+    make_dial,
     make_drift,
     make_forecast,
     make_positions,
+    make_prompts,
     make_soft_inputs,
     make_tokenizers,
 )
@@ -409,6 +412,45 @@ def test_drift_is_whole_and_its_recipe_is_that_of_the_tool():
     for axis in (FEEDBACKS, SCHEDULES):
         assert all(axis.complete(name) == name for name in frame[axis.kind].unique())
     np.testing.assert_allclose(frame["misread"], frame["own"] - frame["refitted"], atol=1e-4)
+
+
+def test_recipes_of_dial_prompts_and_adapting_are_those_of_the_tools():
+    due = {
+        make_dial: [make_dial.recipe()],
+        make_prompts: [make_prompts.recipe(part, 0) for part in make_prompts.PARTS],
+        make_adapting: [
+            make_adapting.recipe(arm, 0, feedback)
+            for arm in make_adapting.TABLE
+            for feedback in make_adapting.FEEDBACKS
+        ],
+    }
+    for tool, recipes in due.items():
+        assert load_results(tool.RESULTS)[1] == json.loads(json.dumps(recipes))
+
+
+def test_what_decides_a_table_stands_in_its_recipe(monkeypatch):
+    """A saved cell of another length, number of pairs or text is not taken for this one."""
+    for tool, name, value, made in (
+        (make_drift, "SUBJECTS", {}, make_drift.cell_recipe),
+        (
+            make_prompts,
+            "PAIRS",
+            {False: [1, 1], True: [1, 1]},
+            lambda: make_prompts.recipe("bullets", 0),
+        ),
+        (make_prompts, "LENGTH", 1, lambda: make_prompts.recipe("mess3 in state 0", 0)),
+        (make_adapting, "READ", 1, lambda: make_adapting.recipe(make_adapting.ARMS[0], 0, "hard")),
+        (
+            make_adapting,
+            "DRAWN",
+            1,
+            lambda: make_adapting.recipe(make_adapting.ARMS[-1], 0, "hard"),
+        ),
+    ):
+        before = made()
+        with monkeypatch.context() as changed:
+            changed.setattr(tool, name, value)
+            assert made() != before
 
 
 def test_forecast_is_whole_and_its_recipe_is_that_of_the_tool():

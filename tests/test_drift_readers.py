@@ -227,3 +227,16 @@ def test_harm_by_text_is_in_bits_and_nan_where_a_path_cannot_be_read_again(tiny)
     late = [generate(model, BEGINNINGS, 9, schedule="retro(2)", seed=range(6)) for _ in range(2)]
     assert harm_by_text(*late, model).isna().all(axis=None)
     assert drift_readers.RIDGES[0] == max(drift_readers.RIDGES)
+
+
+def test_readers_of_another_model_and_ridges_that_are_none_are_refused(tiny):
+    """Widths agree, so nothing else would be noticed."""
+    model, other = tiny(), tiny(seed=1)
+    paths = generate(model, BEGINNINGS, 6, schedule="never", seed=range(6))
+    readers = fit_readers(paths, model)
+    foreign = generate(other, BEGINNINGS, 6, schedule="never", seed=range(6))
+    with pytest.raises(ValueError, match="fitted on another model"):
+        drift_by_reader(foreign, other, readers)
+    for ridges, message in (([], "ridges is empty"), ([-1.0], "at least 0"), ([math.nan], "at")):
+        with pytest.raises(ValueError, match=message):
+            fit_readers(paths, model, ridges=ridges)

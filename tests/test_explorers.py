@@ -13,10 +13,12 @@ from test_widgets import CEILING, carries_a_picture, measured, said, same, told,
 
 from softar_lab.generation import generate
 from softar_lab.metrics.drift import detectors, drift
+from softar_lab.metrics.drift_readers import drift_by_reader
 from softar_lab.metrics.pca import PCABasis
 from softar_lab.models.simplex import barycentric
 from softar_lab.widgets import CollapseExplorer, GenerationPanel, TrajectoryExplorer
 from softar_lab.widgets import setting as settings
+from softar_lab.widgets.readers import readers_for
 from softar_lab.widgets.trajectory import DETECTORS
 
 pytestmark = pytest.mark.usefixtures("nothing_raised_or_logged")
@@ -157,7 +159,7 @@ def test_drift_blocks_nothing_and_belongs_to_the_drawn_trajectory(explorer, mode
         assert opened.wait(CEILING)
         return drift(*arguments)
 
-    monkeypatch.setattr("softar_lab.widgets.written.drift", slow)
+    monkeypatch.setattr("softar_lab.widgets.readers.drift", slow)
     setting = explorer.settings[1]
     setting.collapse.value = "softmax"
     assert reached.wait(CEILING)
@@ -170,6 +172,32 @@ def test_drift_blocks_nothing_and_belongs_to_the_drawn_trajectory(explorer, mode
     torch.testing.assert_close(
         setting.drift, torch.from_numpy(drift(setting.trajectory, model)["kl"].to_numpy(copy=True))
     )
+
+
+def test_drift_is_split_into_what_is_misread_and_what_is_forgotten(tiny, monkeypatch):
+    """By readers fitted on other paths of the same kind; nothing stands for a part that is unknown."""
+    for name, few in {"PATHS": 4, "BEGIN": 3, "FITTED": 8}.items():
+        monkeypatch.setattr(f"softar_lab.widgets.readers.{name}", few)
+    model = tiny(objective="mse", scale=0.15)
+    explorer = CollapseExplorer(model, "abc", 9, strip="misread", settings=({}, SOFT))
+    soft = explorer.settings[1]
+    readers = readers_for(model, soft.values(), "abc", None)
+    found = drift_by_reader(soft.trajectory, model, readers)
+    parts = {"misread": found["own"] - found["refitted"], "forgotten": found["refitted"]}
+    for kind, due in parts.items():
+        explorer.strip.value = kind
+        wait(lambda kind=kind: (explorer.river.rivers["strip"] or {}).get("name") == kind)
+        assert strips(explorer)[1] == rounded(torch.from_numpy(due.to_numpy(copy=True)))
+    hard = explorer.settings[0]
+    assert hard.part("forgotten") is not None
+    assert explorer.problem == ""
+
+
+def test_no_other_number_stands_for_a_drift_that_is_not_known(tiny, model):
+    """It was the distance to the nearest symbol, under the name of the drift."""
+    explorer = CollapseExplorer(tiny(letters="ab"), "ab", 4, judge=model)
+    assert explorer.river.rivers["strip"] is None
+    assert strips(explorer) == [[None] * 4, [None] * 4]
 
 
 def test_judge_that_could_write_what_the_model_cannot_is_named(tiny, model):

@@ -121,6 +121,13 @@ def test_against_sampling_of_perfect_chains_is_their_variance():
     )
 
 
+def test_chains_of_two_tables_are_not_compared():
+    """Their vectors have nothing to do with each other, and no width would tell."""
+    soft, hard = Linear(torch.eye(3)), Linear(torch.eye(3).flip(0))
+    with pytest.raises(ValueError, match="both models need one table"):
+        against_sampling(soft, hard, Markov(P), 2, 4)
+
+
 def test_worth_is_the_number_whose_error_is_the_soft_ones():
     frame = pd.DataFrame(
         {

@@ -510,6 +510,38 @@ def test_several_settings_from_the_beginning_are_all_shown(model):
         GenerationPanel(model, "abc", 6, strip="colour")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 5000}, "steps must be a whole number of at least 1 and at most 2000, not 5000"),
+        ({"steps": 0}, "steps must be a whole number"),
+        ({"settings": [{"temperature": 5}]}, r"temperature.* must be in \[0, 2\], not 5"),
+        ({"settings": [{"temperature": math.nan}]}, r"must be in \[0, 2\], not nan"),
+        ({"models": {}}, "at least one model"),
+    ],
+)
+def test_what_a_control_cannot_hold_is_refused(model, options, message):
+    """A slider alone would move the value to its end, and say nothing."""
+    with pytest.raises(ValueError, match=message):
+        GenerationPanel(**{"models": model, "prompt": "abc", "steps": 3, **options})
+
+
+def test_a_model_without_a_tokenizer_is_named(model):
+    bare = SoftAR(model.config)
+    assert "tokenizer" in GenerationPanel(bare, "abc", 3).problem
+    assert "NoneType" not in GenerationPanel(bare, "abc", 3).problem
+
+
+def test_a_text_is_measured_by_who_wrote_it_while_all_is_written_anew(model):
+    """The choices are forgotten then, and the text that is being measured is still there."""
+    setting = GenerationPanel(model, "abc", 5).first
+    setting.asked, setting.verdict = {}, ""
+    setting.measure(None)
+    setting.measure_drift(None)
+    assert setting.verdict
+    assert setting.drift is not None
+
+
 def test_a_change_writes_its_own_setting_alone(panel, model):
     panel.add(temperature=0.0)
     panel.generate()

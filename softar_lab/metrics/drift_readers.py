@@ -17,7 +17,7 @@ no linear reader of so many steps finds: an upper bound.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,8 @@ from jaxtyping import Float, Float64, Int
 from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
+from ..core.checks import real_number, sequence
+from ..core.fingerprint import fingerprint
 from ..core.predictor import Predictor, divergence
 from ..core.trajectory import Trajectory
 from .replay import Followed, ReplayError, follow
@@ -56,6 +58,7 @@ class Readers:
         ridge: the penalty that held-out paths chose.
         unigram: log p of every symbol (V,), the same at every step.
         steps: how many steps the readers were fitted on.
+        model: the fingerprint of the model whose states they read; "": not known.
     """
 
     temperature: float
@@ -67,6 +70,7 @@ class Readers:
     ridge: float
     unigram: Float64[Tensor, " V"]
     steps: int
+    model: str = ""
 
     def log_probs(
         self, own: Float[Tensor, "S V"], hidden: Float[Tensor, "S d"]
@@ -106,7 +110,8 @@ def fit_readers(
     rows = torch.from_numpy(found.index.get_level_values("trajectory").to_numpy().copy())
     keep = ~found.lost
     states = _hidden(found)
-    return fit(found.own[keep], states[keep], found.should[keep].exp(), rows[keep], ridges)
+    readers = fit(found.own[keep], states[keep], found.should[keep].exp(), rows[keep], ridges)
+    return replace(readers, model=fingerprint(model))
 
 
 def fit(
@@ -126,8 +131,10 @@ def fit(
         ridges: the penalties to choose from.
 
     Raises:
-        ValueError: for steps of fewer than 4 trajectories.
+        ValueError: for steps of fewer than 4 trajectories, or ridges that are none.
     """
+    for ridge in sequence("ridges", ridges, "penalties"):
+        real_number("a ridge", ridge, "at least 0", lambda one: 0 <= one < math.inf)
     names, row = rows.unique(return_inverse=True)
     if len(names) < HELD_OUT:
         raise ValueError(
@@ -174,9 +181,14 @@ def drift_by_reader(
         `lost`. Where truth is lost, every column is inf.
 
     Raises:
-        ValueError: as `drift` does.
+        ValueError: as `drift` does; where the readers were fitted on another model's paths.
         ReplayError: for a model without hidden states.
     """
+    if readers.model not in ("", fingerprint(model)):
+        raise ValueError(
+            "these readers were fitted on another model, or before this one was trained further: "
+            "fit_readers again"
+        )
     found = follow(trajectories, model, truth)
     columns = {
         name: divergence(found.should, log_probs).masked_fill(found.lost, math.inf).numpy()

@@ -33,8 +33,9 @@ def river_state(
     Args:
         trajectories: by name; they share the x axis, so they should share the prompt, too.
         spell: the text of a symbol, where it is not the symbol itself.
-        strip: a number (T,) per step and trajectory, drawn below the columns from pale to dark;
-            None: the distance of the soft token to the closest row.
+        strip: a number (T,) per step and trajectory, drawn below the columns from pale to dark, and
+            nothing below a trajectory that it does not name; None: the distance of the soft token
+            to the closest row.
         strip_name: what these numbers are.
         stale: the names of trajectories that were written for other choices.
 
@@ -47,7 +48,10 @@ def river_state(
         `prompt`'s end, and `start`, more of it.
     """
     some = list(trajectories.values())
-    strip = {name: one.distance for name, one in trajectories.items()} | dict(strip or {})
+    if strip is None:
+        strip = {name: one.distance for name, one in trajectories.items()}
+    unknown = {name: torch.full((len(one),), math.nan) for name, one in trajectories.items()}
+    strip = {**unknown, **strip}
     numbers: dict[str, int] = {}  # of the symbols that occur
     rivers = [_river(name, one, strip[name], numbers) for name, one in trajectories.items()]
     for river, one in zip(rivers, some, strict=True):
@@ -61,7 +65,7 @@ def river_state(
         "shared": shared_steps(some),
         "prompt": "".join(map(visible, _tail(some[0].prompt, spell, TAIL))) if some else "",
         "start": _tail(some[0].prompt, spell, START) if some else "",
-        "strip": {"name": strip_name, "most": max(known) or 1.0} if known else None,
+        "strip": {"name": strip_name, "most": max(0.0, *known) or 1.0} if known else None,
     }
 
 

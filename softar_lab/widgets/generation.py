@@ -12,6 +12,7 @@ from ..generation import Trajectory
 from . import plane
 from .offers import Offers
 from .panel import Panel
+from .readers import PARTS
 from .river import River
 from .setting import CHOICES, Beginning, by_name, question
 from .written import NAMES, STRIPS, Setting, river_names
@@ -44,7 +45,9 @@ class GenerationPanel(Panel):
             temperature, such as [{"temperature": 0}, {"temperature": 0, "schedule": "never"}].
         judge: a language or another model that judges the texts and the drift; None: see above.
         strip: what is shown below the columns: "distance", "entropy", "surprise", or "drift", how
-            far each prediction is from the judge's, or from the model's own after hard tokens.
+            far each prediction is from the judge's, or from the model's own after hard tokens;
+            "misread" and "forgotten", the part of the drift that a reader takes back which is
+            fitted on other such paths, and the part that it does not (`metrics.drift_readers`).
 
     Raises:
         ValueError: for an unknown model, collapse, schedule, feedback or strip; for a choice that
@@ -271,15 +274,15 @@ class GenerationPanel(Panel):
 
     def _measure(self, stop: threading.Event) -> None:
         """Find out what the texts are worth, and their drift where it is shown."""
-        settings, drifting = self.settings, self.strip.value == "drift"
+        settings, kind = self.settings, self.strip.value
         for setting in settings:
             if stop is not self._stop:
                 return  # newer work will measure its own texts
             setting.measure(self.judge)
             setting.show_notes(setting.asked == self._wanted(setting))
-            if drifting and setting.drift is None:
-                setting.measure_drift(self.judge)
-        if drifting:
+            if kind in PARTS and setting.part(kind) is None:
+                setting.measure_drift(self.judge, kind)
+        if kind in PARTS:
             self._show_problems(settings)
             self._show_rivers()
 

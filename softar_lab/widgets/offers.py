@@ -14,7 +14,7 @@ MOST = 64  # so many symbols are offered at most
 
 def unknown(tokenizer: Any, text: str) -> tuple[str, int] | None:
     """The first character or word of a text that a tokenizer does not know, and its position."""
-    found = tokenizer.unknown_in(text) if tokenizer.unk_id is None else {}
+    found = {} if tokenizer is None or tokenizer.unk_id is not None else tokenizer.unknown_in(text)
     places = [(text.index(symbol), symbol) for symbol in found]
     return min(places)[::-1] if places else None
 

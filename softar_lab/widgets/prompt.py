@@ -9,10 +9,12 @@ import ipywidgets as w
 import pandas as pd
 
 from .. import plots
+from ..core.checks import whole_number
 from ..core.predictor import Predictor
 from ..evidence import masked
 from ..external.pretrained.prompt_reading import variants, words_of
-from ..external.pretrained.prompts import LearnedPrompt, Pair, prompted, score
+from ..external.pretrained.prompted import prompted
+from ..external.pretrained.prompts import LearnedPrompt, Pair, Task, score
 from ..generation import generate
 from .panel import Panel
 from .setting import NARROW, always_chosen, menu
@@ -23,7 +25,7 @@ class PromptExplorer(Panel):
 
     The prompt may be as it was trained, as it was begun, collapsed to its nearest words, anywhere
     on the way between, in another order, and so on (`prompt_reading.variants`). Beside the answer
-    of the choice stands that of the trained prompt. `explorer.change` and `explorer.pair` are the
+    of the choice stand that of the trained prompt and the right one. `explorer.change` and `explorer.pair` are the
     controls; `show()` does the same from Python and waits.
 
     Args:
@@ -32,6 +34,10 @@ class PromptExplorer(Panel):
         pairs: texts and answers that it was not trained on.
         change: the choice at the start, one of `prompt_reading.variants`.
         steps: how many tokens an answer has.
+
+    Raises:
+        ValueError: for an unknown choice, a prompt that does not fit the model, pairs that are no
+            texts that it reads, or no steps.
     """
 
     def __init__(
@@ -43,7 +49,8 @@ class PromptExplorer(Panel):
         steps: int = 16,
     ):
         super().__init__()
-        self.model, self.pairs, self.steps = model, list(pairs), steps
+        Task.of(model, pairs)  # an error now, not in the status line
+        self.model, self.pairs, self.steps = model, list(pairs), whole_number("steps", steps)
         self.variants = variants(model, prompt)
         if change not in self.variants:
             raise ValueError(f"change must be one of {', '.join(self.variants)}, not {change!r}")
@@ -53,7 +60,7 @@ class PromptExplorer(Panel):
         # 1) the parts
         self.change = menu("Prompt", list(self.variants), change)
         self.change.layout.width = "360px"
-        texts = [(repr(text)[:60], i) for i, (text, _) in enumerate(self.pairs)]
+        texts = [(f"{t!r:.40} → {a!r:.20}", i) for i, (t, a) in enumerate(self.pairs)]
         self.pair = always_chosen(w.Dropdown(options=texts, description="Text", style=NARROW))
         self.words, self.answers = w.HTML(_table(self._words)), w.HTML()
         self.children = (w.HBox([self.change, self.pair]), self.status, self.answers, self.words)
@@ -80,7 +87,8 @@ class PromptExplorer(Panel):
                 return
         with self._drawing:
             rows = [self._row(name, pair) for name in dict.fromkeys(("trained", chosen))]
-            self.answers.value = f"<table>{''.join(rows)}</table>"
+            due = f"<td><i>the right answer</i></td><td></td><td>{_code(self.pairs[pair][1])}</td>"
+            self.answers.value = f"<table>{''.join(rows)}<tr>{due}</tr></table>"
         self.say(f"{len(self.pairs)} pairs scored")
 
     def _measure(self, name: str, pair: int) -> None:
@@ -95,10 +103,9 @@ class PromptExplorer(Panel):
 
     def _row(self, name: str, pair: int) -> str:
         found = self._scores[name]
-        answer = html.escape(self._answers[name, pair]).replace("\n", "<br>")
         return (
             f"<tr><td><b>{html.escape(name)}</b></td><td>{found['right']:.0%} right, "
-            f"{found['nats']:.2f} nats a token</td><td><code>{answer}</code></td></tr>"
+            f"{found['nats']:.2f} nats a token</td><td>{_code(self._answers[name, pair])}</td></tr>"
         )
 
     def still(self) -> Any:
@@ -120,9 +127,16 @@ class PromptExplorer(Panel):
         )
 
 
+def _code(text: str) -> str:
+    return f"<code>{html.escape(text)}</code>".replace("\n", "<br>")
+
+
 def _table(words: pd.DataFrame) -> str:
     """Each soft token: the word it was begun from, the nearest word now, and how far that is."""
-    head = "<tr><th>begun from</th><th>nearest word</th><th>distance in rows</th></tr>"
+    head = (
+        "<tr><th>begun from</th><th>nearest word</th><th>distance (1: the mean length of a row)</th>"
+        "</tr>"
+    )
     rows = [
         f"<tr><td><code>{html.escape(repr(row.start))}</code></td>"
         f"<td><code>{html.escape(repr(row.nearest))}</code></td><td>{row.distance:.2f}</td></tr>"

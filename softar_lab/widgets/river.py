@@ -53,7 +53,8 @@ class River(anywidget.AnyWidget):
 
         Args:
             trajectories: by name, of one vocabulary.
-            strip: a number (T,) per step, by name, instead of the distance to the closest row.
+            strip: a number (T,) per step, by name; a trajectory that it does not name has none.
+                None: the distance to the closest row.
             strip_name: what these numbers are.
             writing: whether more steps will follow; then the view stays at the end.
             stale: the names of those that were written for other choices; they are drawn pale.

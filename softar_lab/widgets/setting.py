@@ -8,6 +8,7 @@ from typing import Any
 import ipywidgets as w
 import traitlets
 
+from ..core.checks import real_number, whole_number
 from ..core.predictor import Predictor
 from ..data.corpora import tales_words
 from ..evidence import masked
@@ -17,6 +18,7 @@ from ..generation.feedback import FEEDBACKS, Hidden
 from ..generation.schedule import SCHEDULES, Threshold
 from ..models.soft_ar import SoftAR
 
+LONGEST = 2000  # symbols that a panel writes at most
 NARROW = {"description_width": "initial"}
 REGISTRIES = {"collapse": COLLAPSES, "schedule": SCHEDULES, "feedback": FEEDBACKS}
 TIPS = {  # what a control decides, and the argument of generate() behind it
@@ -48,7 +50,12 @@ def always_chosen(dropdown: w.Dropdown) -> w.Dropdown:
 
 
 def slider(label: str, least: float | int, most: float | int, value: float | int) -> w.FloatSlider:
-    """A slider that reports its value when it is released."""
+    """A slider that reports its value when it is released.
+
+    Raises:
+        ValueError: for a value outside, which the slider alone would move to its end.
+    """
+    real_number(label, value, f"in [{least}, {most}]", lambda one: least <= one <= most)
     return question(
         w.FloatSlider(
             value, min=least, max=most, step=0.05, description=label, continuous_update=False
@@ -94,8 +101,16 @@ def by_name(models: Predictor | Mapping[str, Predictor]) -> dict[str, Predictor]
     """Return one predictor (as "model"), or several by name, as a dictionary.
 
     A model of "tales-words" reads and writes words instead of the letters that stand for them.
+
+    Raises:
+        ValueError: where there is none, or something else is among them.
     """
     named = models if isinstance(models, Mapping) else {"model": models}
+    if not named:
+        raise ValueError("a panel needs at least one model")
+    for name, model in named.items():
+        if not isinstance(model, Predictor):
+            raise ValueError(f"{name!r} must be a model, such as a SoftAR, not {model!r:.60}")
     return {name: _of_words(model) for name, model in named.items()}
 
 
@@ -138,16 +153,21 @@ def suits(name: str, spec: str, model: Predictor) -> bool:
 
 
 class Beginning(w.HBox):
-    """The controls `prompt`, `steps` and `seed`: start, length and random draws of the texts."""
+    """The controls `prompt`, `steps` and `seed`: start, length and random draws of the texts.
+
+    Raises:
+        ValueError: for more than LONGEST steps, or fewer than one.
+    """
 
     def __init__(self, prompt: str, steps: int, seed: int):
+        steps = whole_number("steps", steps, 1, LONGEST)
         self.prompt = question(
             w.Text(prompt, description="How does the text begin?", continuous_update=False),
             "What is read before the first step (prompt).",
         )
         self.prompt.layout.flex, self.prompt.layout.max_width = "4 1 300px", "none"
         self.steps = question(
-            w.BoundedIntText(steps, min=1, max=2000, description="How many symbols?"),
+            w.BoundedIntText(steps, min=1, max=LONGEST, description="How many symbols?"),
             "How many symbols are written (steps).",
             "130px",
         )

@@ -63,9 +63,8 @@ class ThoughtExplorer(Panel):
         text = task.write(self._first) if problem is None else problem
         most = min(task.steps + 2, model.context - task.length)
         self.question = w.Text(text, description="Problem", continuous_update=False, style=NARROW)
-        self.thoughts = w.IntSlider(
-            task.steps, min=0, max=most, description="Thoughts", style=NARROW
-        )
+        self.thoughts = w.IntSlider(task.steps, min=0, max=most, description="Thoughts")
+        self.thoughts.style = NARROW
         self.thinking = menu("Thinking", list(THINKING), "soft")
         names = [name for name in ESTIMATORS.names() if name != "exact"]
         self.estimator = menu("Estimator", names, estimator)

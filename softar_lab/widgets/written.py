@@ -13,12 +13,13 @@ from ..core.palette import COLOURS
 from ..core.predictor import Predictor
 from ..generation import Trajectory, joined, stream
 from ..generation.redecode import can_redecode, path_is_free, redecode
-from ..metrics.drift import drift
+from ..metrics.drift_readers import Readers
 from .offers import complain
 from .panel import note
 from .plane import Plane
+from .readers import PARTS, part_of_drift, readers_for
 from .score import Scale
-from .setting import Choices, has_rows
+from .setting import CHOICES, Choices, has_rows
 
 NAMES = "ABCD"
 LEAST, MOST = 4, 128  # steps that are handed over together while a text is written,
@@ -30,7 +31,7 @@ STRIPS = {  # what the strip below the columns can show, and the question that i
     "distance": "distance to the nearest symbol",
     "entropy": "entropy (nats)",
     "surprise": "surprise (bits)",
-    "drift": "drift (nats)",
+    **PARTS,
 }
 
 
@@ -70,7 +71,8 @@ class Setting(Choices):
         self.asked: dict[str, Any] = {}
         self.forced: dict[int, str] = {}
         self.problem = self.verdict = ""
-        self._drift: tuple[Trajectory | None, Tensor | None] = None, None
+        self._drift: tuple[Trajectory | None, dict[str, Tensor]] = None, {}
+        self._readers: tuple[dict[str, Any], Readers | None] = {}, None
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -125,40 +127,67 @@ class Setting(Choices):
 
     def measure(self, judge: Predictor | None) -> None:
         """Find out what the latest text is worth."""
-        trajectory = self.trajectory
+        model, trajectory = self._latest()
         if trajectory is not None and not self.verdict:
-            verdict = Scale.of(self.models[self.asked["model"]], judge).score(trajectory)
+            verdict = Scale.of(model, judge).score(trajectory)
             if trajectory is self.trajectory:  # other work may have replaced it meanwhile
                 self.verdict = verdict
+
+    def _latest(self) -> tuple[Predictor | None, Trajectory | None]:
+        """Who wrote the latest text, and the text; None where writing failed."""
+        model, trajectory = self.displayed or (None, None)
+        return (model, trajectory) if trajectory is self.trajectory else (None, None)
 
     # -- what is known of each step ----------------------------------------------------------------
 
     @property
     def drift(self) -> Tensor | None:
         """The KL of the latest text at each step (T,), in nats; None while it is not measured."""
-        trajectory, kl = self._drift
-        return kl if trajectory is not None and trajectory is self.trajectory else None
+        return self.part("drift")
 
-    def measure_drift(self, judge: Predictor | None) -> None:
+    def part(self, kind: str) -> Tensor | None:
+        """The drift, or a part of it, of the latest text at each step (T,), in nats.
+
+        None while it is not measured.
+        """
+        trajectory, found = self._drift
+        return found.get(kind) if trajectory is not None and trajectory is self.trajectory else None
+
+    def measure_drift(self, judge: Predictor | None, kind: str = "drift") -> None:
         """Measure how far each prediction is from the judge's, or from the model's own on symbols.
 
         A newer text that is written in the meantime has no drift yet.
+
+        Args:
+            judge: the judge, if any.
+            kind: one of `PARTS`. For a part, readers are fitted; they serve until a choice changes.
         """
-        trajectory = self.trajectory
+        model, trajectory = self._latest()
         if trajectory is None:
             return
         try:
-            kl = drift(trajectory, self.models[self.asked["model"]], judge)["kl"]
-            self._drift = trajectory, torch.from_numpy(kl.to_numpy(copy=True))
+            readers = None if kind == "drift" else self._fitted(model, trajectory, judge)
+            self._drift = trajectory, part_of_drift(kind, trajectory, model, judge, readers)
         except ValueError as error:
             if self.trajectory is trajectory:
                 self.problem = f"no drift: {error}"
 
+    def _fitted(self, model: Predictor, trajectory: Trajectory, judge: Predictor | None) -> Readers:
+        """The readers for paths such as the latest text's."""
+        recorded, prompt = trajectory.settings, trajectory.prompt
+        options = {name: recorded[name] for name in CHOICES if name in recorded}
+        wanted = {"model": model, "prompt": prompt, **options}
+        before, readers = self._readers
+        if readers is None or before != wanted:
+            readers = readers_for(model, options, prompt, judge)
+            self._readers = wanted, readers
+        return readers
+
     def strip(self, kind: str) -> Tensor | None:
         """One of `STRIPS` for each step of the displayed text (T,); None: it is not known."""
         trajectory = self.displayed[1]
-        if kind == "drift":
-            return self.drift if trajectory is self.trajectory else None
+        if kind in PARTS:
+            return self.part(kind) if trajectory is self.trajectory else None
         found = {"entropy": trajectory.entropy, "distance": trajectory.distance}
         return found[kind] if kind in found else -trajectory.log_probs / torch.log(torch.tensor(2))
 

@@ -1,6 +1,5 @@
 """adapt(): train low-rank adapters on a frozen model, on hard or soft inputs (K32)."""
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ...core.cells import differences
-from ...core.checks import SEEDS, sequence, whole_number
+from ...core.checks import SEEDS, whole_number
 from ...core.fingerprint import fingerprint
 from ...core.predictor import Predictor
 from ...core.store import CheckpointError, held, load_vectors, save_vectors
@@ -25,6 +24,7 @@ from ...training.checkpoint import flat_state
 from ...training.interruption import interruption
 from ...training.loop import TrainingDiverged
 from .adapt_config import AdaptConfig
+from .adapt_texts import Texts
 from .low_rank import Adapted, attach
 from .soft_reading import check_trainable, log_probs, soft_tokens, states
 
@@ -55,55 +55,6 @@ class Adaptation:
         number = sum(one.numel() for one in self.adapters.weights.values())
         ended = ", interrupted" if self.interrupted else ""
         return f"Adaptation({number:,} trained weights{ended})"
-
-
-class Texts:
-    """The rows of a run: row i of step t depends on the seed and t alone.
-
-    Args:
-        model: its tokenizer reads the texts.
-        text: one running text, of which rows are cut anywhere; or texts, each of which is a row
-            from its beginning.
-        window: tokens per row at most.
-
-    Raises:
-        ValueError: where there is no text of at least 2 tokens.
-    """
-
-    def __init__(self, model: Predictor, text: str | Sequence[str], window: int):
-        whole = [text] if isinstance(text, str) else sequence("text", text, "texts")
-        if model.tokenizer is None:
-            raise ValueError("the model has no tokenizer to read the text with")
-        self.ids = [ids for one in whole if len(ids := model.tokenizer.encode(one)) > 1]
-        if not self.ids:
-            raise ValueError("no text of at least 2 tokens")
-        self.running, self.window, self.device = isinstance(text, str), window, model.device
-        joined = torch.cat([F.pad(ids, (0, 1), value=-1) for ids in self.ids])
-        self.digest = hashlib.sha256(joined.numpy().tobytes()).hexdigest()
-
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows of one step: tokens (B, T), and which of them exist (B, T)."""
-        if self.running:
-            last = max(1, len(self.ids[0]) - self.window + 1)
-            begins = torch.randint(last, (size,), generator=generator).tolist()
-            return self._padded([self.ids[0][i : i + self.window] for i in begins])
-        chosen = torch.randint(len(self.ids), (size,), generator=generator).tolist()
-        return self._padded([self.ids[i][: self.window] for i in chosen])
-
-    def first(self, size: int) -> list[tuple[Tensor, Tensor]]:
-        """Up to `size` rows in their order, each as a batch of one."""
-        if self.running:
-            rows = [one for one in self.ids[0].split(self.window) if len(one) > 1]
-        else:
-            rows = [ids[: self.window] for ids in self.ids]
-        return [self._padded([row]) for row in rows[:size]]
-
-    def _padded(self, rows: list[Int[Tensor, " _"]]) -> tuple[Tensor, Tensor]:
-        """Rows of one length, padded behind their end, where nothing before can see it."""
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows])
-        exists = torch.arange(ids.shape[1]) < lengths[:, None]
-        return ids.to(self.device), exists.to(self.device)
 
 
 class AdaptingRun:
@@ -144,15 +95,18 @@ class AdaptingRun:
     # -- one step ----------------------------------------------------------------------------------
 
     def generator(self, stream: int) -> torch.Generator:
-        """The random numbers of this step: stream 0 chooses rows, 1 what is soft and how."""
+        """The random numbers of this step: stream 0 chooses rows, 1 what is soft and how.
+
+        Rows are chosen on the CPU, where their texts are; noise is drawn where the model computes.
+        """
         mixed = self.seed * 1_000_003 + self.step + 1 + stream * 2**30
-        return torch.Generator(self.texts.device).manual_seed(mixed % 2**32)
+        return torch.Generator(self.texts.device if stream else "cpu").manual_seed(mixed % 2**32)
 
     def make_step(self) -> None:
         """Update the adapters once.
 
         Raises:
-            TrainingDiverged: where the loss is not finite; the adapters are then as before.
+            TrainingDiverged: where the loss or a weight is not finite; such a step is not saved.
         """
         begin = time.perf_counter()
         config = self.config
@@ -161,14 +115,17 @@ class AdaptingRun:
         loss = self.loss_of(*self.texts.batch(config.batch_size, self.generator(0)))
         self.loss = loss.item()
         if not math.isfinite(self.loss):
-            raise TrainingDiverged(
-                f"the loss is {self.loss} at step {self.step}: lower learning_rate "
-                f"({config.learning_rate})"
-            )
+            raise self._diverged(f"the loss is {self.loss}")
         loss.backward()
         self.optimizer.step()
+        if not all(one.isfinite().all() for one in self.weights.values()):
+            raise self._diverged("a weight is not finite")
         self.step += 1
         self.seconds += time.perf_counter() - begin
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        rate = self.config.learning_rate
+        return TrainingDiverged(f"{what} at step {self.step}: lower learning_rate ({rate})")
 
     def loss_of(self, ids: Int[Tensor, "B T"], exists: Bool[Tensor, "B T"]) -> Tensor:
         """The mean loss of the tokens 1 … T-1 of a batch, in nats, with gradients."""
@@ -179,7 +136,9 @@ class AdaptingRun:
         vectors, hidden = F.embedding(read, model.embedding), None
         if config.soft_inputs or distil:
             generator = self.generator(1)
-            chosen = torch.rand(read.shape, generator=generator) < config.soft_share
+            chosen = (
+                torch.rand(read.shape, generator=generator, device=read.device) < config.soft_share
+            )
             chosen = chosen & exists[:, :-1] & bool(config.soft_inputs)
             chosen[:, 0] = False  # nothing predicts the first token
             made = frozen if distil else model
@@ -196,16 +155,24 @@ class AdaptingRun:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any]:
-        """Add a row to the history: nats per token of held-out text, read as symbols."""
+        """Add a row to the history: nats per token of held-out text, read as symbols.
+
+        Without such text, one row of the training text is read to see that the model still predicts.
+
+        Raises:
+            TrainingDiverged: where what it predicts is not finite.
+        """
+        held_out, model = self.held_out, self.adapted.model
+        total, count = 0.0, 0
+        for ids, _ in self.texts.first(1) if held_out is None else held_out.first(EVAL_ROWS):
+            vectors = F.embedding(ids[:, :-1], model.embedding)
+            found = log_probs(model, states(model, vectors)[:, 1:])
+            total -= float(found.gather(-1, ids[:, 1:, None]).sum())
+            count += ids.shape[1] - 1
+        if not math.isfinite(total):
+            raise self._diverged(f"the model gives a text {total} nats")
         row = {"step": self.step, "train_loss": self.loss, "seconds": round(self.seconds, 3)}
-        if self.held_out is not None:
-            total, count, model = 0.0, 0, self.adapted.model
-            for ids, _ in self.held_out.first(EVAL_ROWS):
-                vectors = F.embedding(ids[:, :-1], model.embedding)
-                found = log_probs(model, states(model, vectors)[:, 1:])
-                total -= float(found.gather(-1, ids[:, 1:, None]).sum())
-                count += ids.shape[1] - 1
-            row["held_out_nats"] = total / count
+        row |= {} if held_out is None else {"held_out_nats": total / count}
         self.history.append(row)
         return row
 
@@ -229,6 +196,8 @@ class AdaptingRun:
         if not Path(out, PROGRESS).exists():
             return
         arrays, about = load_vectors(Path(out, PROGRESS))
+        if "recipe" not in about:
+            raise CheckpointError(f"{Path(out, PROGRESS)} holds something else than an adaptation")
         if different := differences(self.recipe, about["recipe"]):
             raise CheckpointError(
                 f"{out} holds another run ({different}): choose another folder or resume=False"
@@ -282,9 +251,11 @@ def adapt(
         ValueError: where the model cannot be adapted, or the text is too short.
         PretrainedError: where peft is missing.
         CheckpointError: where `out` holds another run, or another process writes into it.
-        TrainingDiverged: where the loss is not finite.
+        TrainingDiverged: where the loss, a weight or what the model predicts is not finite.
     """
     config = AdaptConfig() if config is None else config
+    if not isinstance(config, AdaptConfig):
+        raise ValueError(f"config must be an AdaptConfig, not {config!r:.60}")
     seed = whole_number("seed", seed, *SEEDS)
     run = AdaptingRun(model, text, config, held_out, seed)
     with held(out) if out is not None else nullcontext():

@@ -20,6 +20,7 @@ from ...models.soft_ar import SoftAR
 from .adapt_config import AdaptConfig
 from .adapters import ABOUT, WEIGHTS
 from .errors import PretrainedError, listed, reason
+from .prompted import Prompted
 from .quantised import holds_nf4, is_nf4, matrix_of, sharing_copy
 from .soft_reading import check_trainable
 from .wrapper import Pretrained
@@ -54,6 +55,7 @@ class Adapted:
     """
 
     def __init__(self, frozen: Predictor, config: Any):
+        _check_unprompted(frozen)
         self.frozen = frozen
         with _quiet():
             if isinstance(frozen, Pretrained):
@@ -86,6 +88,7 @@ class Adapted:
         plain = deepcopy(self.frozen).eval()
         with torch.no_grad():
             for name, layer in adapted_layers(self.model).items():
+                _check_sum(name, layer)
                 plain.get_submodule(name).weight.copy_(summed(layer))
         return plain
 
@@ -119,6 +122,14 @@ def attach(model: Predictor, config: AdaptConfig, seed: int = 0) -> Adapted:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         return Adapted(model, peft().LoraConfig(**options))
+
+
+def _check_unprompted(model: Predictor) -> None:
+    if isinstance(model, Prompted):
+        raise ValueError(
+            "give the model without its prompt (model.unprompted); put the prompt in front of what "
+            "comes out: prompted(adapted, prompt)"
+        )
 
 
 def targets(model: Predictor, which: str) -> list[str]:
@@ -175,11 +186,14 @@ def load_adapter(model: Predictor, folder: str | Path) -> Predictor:
         due = peft().get_peft_model_state_dict(adapted.library)
         _check_fits(folder, given, due)
         peft().set_peft_model_state_dict(adapted.library, given)
+        found = adapted.finished()
+        if isinstance(found, SoftAR):
+            _check_same(adapted.model, found)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, PretrainedError):
             raise
         raise PretrainedError(f"{folder}: does not fit this model ({reason(error)})") from error
-    return adapted.finished()
+    return found
 
 
 def _check_fits(folder: str | Path, given: dict[str, Tensor], due: dict[str, Tensor]) -> None:
@@ -230,6 +244,7 @@ def merged(model: Pretrained) -> Pretrained:
             for weights in NF4. There an update of 1 % of the weights survives by 2 %, since the
             grid is coarser than the update: the adapter would be deleted.
     """
+    _check_unprompted(model)
     layers = adapted_layers(model.network)
     if not layers:
         raise ValueError("this model has no low-rank adapters to merge")
@@ -248,27 +263,39 @@ def merged(model: Pretrained) -> Pretrained:
 
 def _plain(name: str, layer: Any) -> nn.Linear:
     """A linear layer with the sum of a layer's matrix and its adapter's."""
+    _check_sum(name, layer)
     base = layer.get_base_layer()
-    if type(base) is not nn.Linear or layer.use_dora.get(NAME) or [*layer.lora_A] != [NAME]:
-        raise ValueError(f"{name}: its adapter is no plain sum with a linear layer of PyTorch's")
     new = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")
     new.weight = nn.Parameter(summed(layer), requires_grad=False)
     new.bias = base.bias
     return new
 
 
-def _check_same(model: Pretrained, new: Pretrained) -> None:
+def _check_sum(name: str, layer: Any) -> None:
+    """Check that a layer computes with its matrix plus B A, and nothing else.
+
+    Raises:
+        ValueError: where it does not: a DoRA, a bias of the adapter's, several adapters.
+    """
+    plain = type(layer.get_base_layer()) is nn.Linear and [*layer.lora_A] == [NAME]
+    if not plain or layer.use_dora.get(NAME) or layer.lora_bias.get(NAME):
+        raise ValueError(f"{name}: its adapter is no plain sum with a linear layer of PyTorch's")
+
+
+def _check_same(model: Predictor, new: Predictor) -> None:
     """Check that two models predict the same for random tokens, up to rounding.
 
     Raises:
         ValueError: where they do not.
     """
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(model.vocab_size, (2, 16), generator=generator).to(model.device)
-    one, other = model.log_probs(ids)[:, 1:], new.log_probs(ids)[:, 1:]
+    shape = 2, min(16, model.context)
+    ids = torch.randint(model.vocab_size, shape, generator=generator).to(model.device)
+    with torch.no_grad():
+        one, other = model.log_probs(ids)[:, 1:], new.log_probs(ids)[:, 1:]
     apart = float((one - other).abs().max())
     # half the digits are left: what a wrong sum changes is larger, what rounding does is smaller
-    bound = torch.finfo(model.network.dtype).eps ** 0.5 * float(one.abs().max())
+    bound = torch.finfo(next(new.parameters()).dtype).eps ** 0.5 * float(one.abs().max())
     if not apart <= bound:
         raise ValueError(
             f"merged, the model predicts something else: off by {apart:.2g} nats, where rounding "

@@ -1,7 +1,7 @@
 """What does a learned prompt say? Its nearest words, and how much of its gain they carry (K3, K32)."""
 
+import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import pandas as pd
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from ...core.predictor import Predictor
 from ...models.nearest import nearest
 from ...models.simplex import barycentric
-from .prompts import LearnedPrompt, Pair, score
+from .prompts import LearnedPrompt, Pair, check_prompt, score
 
 FRACTIONS = (0.25, 0.5, 0.75)  # of the way from the trained vectors to their nearest rows
 
@@ -21,14 +21,18 @@ def words_of(model: Predictor, prompt: LearnedPrompt) -> pd.DataFrame:
 
     Returns:
         start: the token it was begun from; nearest, by_cosine: the closest row's token;
-        at_start: whether both are that token; cosine: to the closest row; distance, off_hull,
-        length: in the mean length of a row; weight, entropy: the largest barycentric weight, and
-        the entropy of the weights in nats.
+        at_start: whether nearest is the one it was begun from; cosine: to that closest row;
+        distance, off_hull, length: in the mean length of a row; weight, entropy: the largest
+        barycentric weight, and the entropy of the weights in nats.
+
+    Raises:
+        ValueError: where the prompt does not fit the model.
     """
+    check_prompt(model, prompt.vectors, prompt.start_ids)
     table, vectors = model.embedding.cpu(), prompt.vectors
     unit = table.norm(dim=-1).mean()
     by_l2, by_cosine = (nearest(vectors, table, metric) for metric in ("l2", "cosine"))
-    weights = _weights(model, prompt)
+    weights = barycentric(vectors, table)
     names = model.tokenizer.tokens
     start = prompt.start_ids
     rows = {
@@ -47,7 +51,12 @@ def words_of(model: Predictor, prompt: LearnedPrompt) -> pd.DataFrame:
 
 
 def variants(model: Predictor, prompt: LearnedPrompt) -> dict[str, Float[Tensor, "_ m"]]:
-    """A prompt collapsed and changed in every way whose gain is asked for, by name."""
+    """A prompt collapsed and changed in every way whose gain is asked for, by name.
+
+    Raises:
+        ValueError: where the prompt does not fit the model.
+    """
+    check_prompt(model, prompt.vectors, prompt.start_ids)
     table, vectors = model.embedding.cpu(), prompt.vectors
     lengths = vectors.norm(dim=-1, keepdim=True)
 
@@ -55,7 +64,7 @@ def variants(model: Predictor, prompt: LearnedPrompt) -> dict[str, Float[Tensor,
         return other * lengths / other.norm(dim=-1, keepdim=True)
 
     rows = {metric: table[nearest(vectors, table, metric)] for metric in ("l2", "cosine", "dot")}
-    weights = _weights(model, prompt)
+    weights = barycentric(vectors, table)
     mixture = weights @ table
     found = {"trained": vectors}
     if prompt.start_ids is not None:
@@ -76,12 +85,6 @@ def variants(model: Predictor, prompt: LearnedPrompt) -> dict[str, Float[Tensor,
     return found
 
 
-@lru_cache(maxsize=8)
-def _weights(model: Predictor, prompt: LearnedPrompt) -> Float[Tensor, "n V"]:
-    """The barycentric weights of a prompt, which take seconds with a large table."""
-    return barycentric(prompt.vectors, model.embedding.cpu())
-
-
 def survival(
     model: Predictor,
     prompt: LearnedPrompt,
@@ -98,18 +101,21 @@ def survival(
 
     Returns:
         One row per variant: nats per token, share right, and the share of the gain from "start" to
-        "trained", in nats, that the variant has.
+        "trained", in nats, that the variant has; NaN where training gained nothing on these pairs.
 
     Raises:
-        ValueError: where the prompt does not know its start.
+        ValueError: where the prompt does not know its start or does not fit the model, or there is
+            no such variant.
     """
     if prompt.start_ids is None:
         raise ValueError("this prompt does not know where it was begun, so it has no gain to share")
     known = variants(model, prompt)
+    if unknown := [name for name in names or () if name not in known]:
+        raise ValueError(f"no variant {unknown[0]!r}; there are: {', '.join(known)}")
     asked = dict.fromkeys(["start", "trained", *(known if names is None else names)])
     rows = {name: score(model, pairs, known[name].to(model.device)) for name in asked}
     begun, learned = rows["start"]["nats"], rows["trained"]["nats"]
-    gain = begun - learned
+    gain = begun - learned if learned < begun else math.nan
     found = [
         {"variant": name, **row, "of_gain": (begun - row["nats"]) / gain}
         for name, row in rows.items()

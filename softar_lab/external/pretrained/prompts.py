@@ -7,7 +7,6 @@ used through peft's `generate`: transformers 5.24 would put it in again at every
 import json
 import math
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from safetensors import torch as safe
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.checks import SEEDS, sequence, whole_number
-from ...core.predictor import Predictor
+from ...core.checks import SEEDS, real_number, sequence, whole_number
+from ...core.predictor import Predictor, check_finite
 from ...core.store import read_bytes, write_atomic
 from ...training.interruption import interruption
 from ...training.loop import TrainingDiverged
@@ -99,44 +98,51 @@ def load_prompt(folder: str | Path) -> LearnedPrompt:
         )
     if set(arrays) != {ROWS} or arrays[ROWS].ndim != 2 or not len(arrays[ROWS]):
         raise PretrainedError(f"{folder}: {WEIGHTS} must hold {ROWS} (n, m) and nothing else")
-    ours = json.loads(read_bytes(folder / OURS)) if (folder / OURS).exists() else {}
-    start = ours.get("start_ids")
-    start = None if start is None else torch.tensor(start)
-    return LearnedPrompt(arrays[ROWS].float(), start, ours.get("history", []))
+    vectors = arrays[ROWS].float()
+    if not vectors.isfinite().all():
+        raise PretrainedError(f"{folder}: {WEIGHTS} holds NaN or infinity")
+    return LearnedPrompt(vectors, *_ours(folder / OURS, len(vectors)))
 
 
-def prompted(model: Predictor, prompt: LearnedPrompt | Float[Tensor, "n m"]) -> Predictor:
-    """A model that has read a prompt before every text; it generates and predicts as any other.
-
-    Its context is as long as before, the prompt included. Where a text goes on in a new window, the
-    prompt stands before that window, too.
-
-    Args:
-        model: a model that reads vectors; it does not change.
-        prompt: soft tokens.
+def _ours(file: Path, n: int) -> tuple[Int[Tensor, " n"] | None, list[dict[str, Any]]]:
+    """Where a prompt of n soft tokens was begun, and its history, as far as a file knows them.
 
     Raises:
-        ValueError: where the vectors have another width than the model's.
+        PretrainedError: where the file is damaged, or of another prompt.
     """
-    vectors = prompt.vectors if isinstance(prompt, LearnedPrompt) else prompt
-    check_trainable(model)
-    _check_width(model, vectors)
-    vectors = vectors.to(model.device)
-    other = copy(model)
+    if not file.exists():
+        return None, []
+    try:
+        about = json.loads(read_bytes(file))
+        start, history = about.get("start_ids"), list(about.get("history", []))
+        if start is not None:
+            start = torch.tensor([whole_number("start_ids", one, 0) for one in start])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PretrainedError(f"{file}: damaged ({reason(error)})") from error
+    if start is not None and len(start) != n:
+        raise PretrainedError(f"{file}: begun from {len(start)} tokens, and {n} were learned")
+    return start, history
 
-    def start(batch_size: int = 1) -> Any:
-        state = model.start(batch_size)
-        return model.read(state, vectors=vectors.expand(batch_size, -1, -1))
 
-    object.__setattr__(other, "start", start)
-    return other
+def check_prompt(
+    model: Predictor, vectors: Float[Tensor, "n m"], start_ids: Int[Tensor, " n"] | None = None
+) -> None:
+    """Check that a prompt fits a model.
 
-
-def _check_width(model: Predictor, vectors: Tensor) -> None:
+    Raises:
+        ValueError: where its vectors have another width or are not finite, or it was begun from
+            tokens that the model does not have.
+    """
     width = model.embedding.shape[1]
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise ValueError(
             f"a prompt for this model has the shape (n, {width}), not {tuple(vectors.shape)}"
+        )
+    check_finite(vectors)
+    if start_ids is not None and int(start_ids.max()) >= model.vocab_size:
+        raise ValueError(
+            f"this prompt was begun from token {int(start_ids.max())}, and the model has "
+            f"{model.vocab_size}: it was learned for another"
         )
 
 
@@ -154,10 +160,13 @@ class Task:
         """The task of pairs of texts.
 
         Raises:
-            ValueError: where there are none, or an answer is empty.
+            ValueError: where there are none, one is no pair of texts, or an answer is empty.
         """
+        if model.tokenizer is None:
+            raise ValueError("the model has no tokenizer to read the pairs with")
         encode, found = model.tokenizer.encode, []
-        for text, answer in sequence("pairs", pairs, "pairs (text, answer)"):
+        for pair in sequence("pairs", pairs, "pairs (text, answer)"):
+            text, answer = _two_texts(pair)
             if not len(ids := encode(answer)):
                 raise ValueError(f"the answer to {text!r:.40} is empty")
             found.append((encode(text), ids))
@@ -189,6 +198,13 @@ class Task:
         return log_probs(model, hidden[answer]), ids[answer]
 
 
+def _two_texts(pair: Any) -> Pair:
+    two = tuple(pair) if isinstance(pair, tuple | list) else ()
+    if len(two) != 2 or not all(isinstance(one, str) for one in two):
+        raise ValueError(f"pairs must hold pairs (text, answer) of texts, not {pair!r:.60}")
+    return two
+
+
 @torch.no_grad()
 def score(
     model: Predictor, pairs: Sequence[Pair], vectors: Tensor | None = None, batch_size: int = 8
@@ -203,10 +219,13 @@ def score(
 
     Returns:
         nats: per token of the answers; right: the share of tokens that are the most probable.
+
+    Raises:
+        ValueError: for vectors that do not fit the model, or as `Task.of` does.
     """
-    task = Task.of(model, pairs)
-    if vectors is None:
-        vectors = model.embedding[:0]
+    task, batch_size = Task.of(model, pairs), whole_number("batch_size", batch_size)
+    vectors = model.embedding[:0] if vectors is None else vectors
+    check_prompt(model, vectors)
     nats, right, count = 0.0, 0, 0
     for begin in range(0, len(task.pairs), batch_size):
         chosen = range(begin, min(begin + batch_size, len(task.pairs)))
@@ -250,7 +269,7 @@ def tune_prompt(
 
     Raises:
         ValueError: where the model cannot learn a prompt, or no start or pairs are given.
-        TrainingDiverged: where the loss is not finite.
+        TrainingDiverged: where the loss or a soft token is not finite.
 
     Source:
         Prompt tuning, arXiv 2104.08691.
@@ -261,6 +280,7 @@ def tune_prompt(
     task, table = Task.of(model, pairs), model.embedding
     if learning_rate is None:
         learning_rate = _STEP * float(table.square().mean().sqrt())
+    real_number("learning_rate", learning_rate, "above 0", lambda one: 0 < one < math.inf)
     ids = _start_ids(model, start, tokens, seed)
     vectors = table[ids].clone().requires_grad_(True)
     optimizer = torch.optim.Adam([vectors], lr=learning_rate)
@@ -273,8 +293,8 @@ def tune_prompt(
             # 2) one step of the prompt, at the rate of this step
             optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
             loss = _learn(model, task, vectors, chosen, optimizer)
-            if not math.isfinite(loss):
-                raise TrainingDiverged(f"the loss is {loss} at step {step}: lower learning_rate")
+            if not math.isfinite(loss) or not vectors.isfinite().all():
+                raise TrainingDiverged(f"step {step} of loss {loss} diverged: lower learning_rate")
             # 3) report it
             history.append({"step": step + 1, "loss": loss})
             if on_step is not None and on_step({**history[-1], "steps": steps}) is True:
@@ -304,8 +324,10 @@ def _start_ids(model: Predictor, start: str, tokens: int, seed: int) -> Int[Tens
     """The tokens whose rows a prompt is begun from.
 
     Raises:
-        ValueError: for an empty text.
+        ValueError: for an empty text, or no text.
     """
+    if not isinstance(start, str):
+        raise ValueError(f'start must be "random" or a text, not {start!r:.40}')
     if start == "random":
         generator = torch.Generator().manual_seed(seed % 2**32)
         return torch.randint(model.vocab_size, (tokens,), generator=generator).to(model.device)

@@ -83,8 +83,7 @@ class Pretrained(nn.Module, VectorPredictor):
         with torch.no_grad():  # what is trained in front of it needs gradients
             self.register_buffer("rows", _rows(table), persistent=False)
             self._lay_out()
-        begins = int(self.tokenizer.begin_id is not None)
-        context = positions(network, text) - begins
+        context = positions(network, text) - self.n_front
         width = self.rows.shape[1]
         weights = ", ".join(f"{kind}: {n:,}" for kind, n in stored(network).items())
         self.config = PretrainedConfig(self.vocab_size, context, width, source, weights)
@@ -94,6 +93,15 @@ class Pretrained(nn.Module, VectorPredictor):
     def work(self) -> int:
         """Multiply-adds per token, about: one for each weight."""
         return sum(stored(self.network).values())
+
+    @property
+    def n_front(self) -> int:
+        """How many vectors are read before every text: one where the tokenizer begins with one."""
+        return self._begins
+
+    @property
+    def _begins(self) -> int:
+        return int(self.tokenizer.begin_id is not None)
 
     @property
     def predicts_first(self) -> bool:
@@ -142,8 +150,8 @@ class Pretrained(nn.Module, VectorPredictor):
             raise ValueError(
                 f"{x.shape[1]} tokens are more than the context of {self.config.context}"
             )
-        if self.tokenizer.begin_id is not None:
-            return self._reader.whole(torch.cat([self._begin(len(x)), x], 1))
+        if self.n_front:
+            return self._behind_front(x)
         first = self._before(len(x))
         return torch.cat([first, self._reader.whole(x)], 1) if x.shape[1] else first
 
@@ -182,8 +190,8 @@ class Pretrained(nn.Module, VectorPredictor):
 
         Where the network predicts nothing from nothing, entry 0 is that of the row 0.
         """
-        if self.tokenizer.begin_id is not None:
-            return self._reader.whole(torch.cat([self._begin(len(vectors)), vectors], 1))
+        if self.n_front:
+            return self._behind_front(vectors)
         first = self._reader.whole(self._begin(len(vectors)))
         return torch.cat([first, self._reader.whole(vectors)], 1)
 
@@ -198,10 +206,11 @@ class Pretrained(nn.Module, VectorPredictor):
         """The state with nothing read yet, except what the tokenizer puts before every text."""
         from .kv_cache import Memory  # imported here, because it needs transformers
 
-        memory, begin = Memory(), self._begin(batch_size)
-        if self.tokenizer.begin_id is not None:
+        memory = Memory()
+        if self.n_front:
+            front = self._front(batch_size)
             read = (
-                self._reader.on(begin, memory, 0) if self.plan.cache else self._reader.whole(begin)
+                self._reader.on(front, memory, 0) if self.plan.cache else self._reader.whole(front)
             )
             return SoftState(memory, 0, read[:, -1])
         return SoftState(memory, 0, self._before(batch_size)[:, -1])
@@ -228,17 +237,17 @@ class Pretrained(nn.Module, VectorPredictor):
     def _continue(self, state: SoftState, new: Tensor, at: int) -> tuple["Memory", Tensor]:
         from .kv_cache import Memory
 
-        begins = int(self.tokenizer.begin_id is not None)
+        front = self.n_front
         if self.plan.cache:
             whole = at == state.length
-            memory = state.cache.branch() if whole else state.cache.first(at + begins)
+            memory = state.cache.branch() if whole else state.cache.first(at + front)
             if memory is not None:
-                return memory, self._reader.on(new, memory, at + begins)
+                return memory, self._reader.on(new, memory, at + front)
         # nothing is held of the tokens before, or a window has dropped some: read them again
-        memory, begin = Memory(), self._begin(len(new))[:, :begins]
-        x = torch.cat([begin, torch.cat([*state.inputs, new[:, :0]], 1)[:, :at], new], 1)
+        before, memory = torch.cat([*state.inputs, new[:, :0]], 1)[:, :at], Memory()
+        x = torch.cat([self._front(len(new)), before, new], 1)
         read = self._reader.on(x, memory, 0) if self.plan.cache else self._reader.whole(x)
-        return memory, read[:, at + begins :]
+        return memory, read[:, at + front :]
 
     def _restart(self, state: SoftState, old: Tensor) -> SoftState:
         return replace(self.start(len(old)), begin=state.begin + old.shape[1])
@@ -286,6 +295,15 @@ class Pretrained(nn.Module, VectorPredictor):
     def _begin(self, batch_size: int) -> Float[Tensor, "B 1 m"]:
         """The vector of the token before the first one, (B, 1, m); any row where there is none."""
         return self.rows[self._begin_token or 0].expand(batch_size, 1, -1)
+
+    def _front(self, batch_size: int) -> Float[Tensor, "B front m"]:
+        """The vectors that are read before every text, (B, n_front, m)."""
+        return self._begin(batch_size)[:, : self._begins]
+
+    def _behind_front(self, x: Float[Tensor, "B T m"]) -> Float[Tensor, "B slots d"]:
+        """The hidden states before and after each of T vectors behind the front, (B, T+1, d)."""
+        read = self._reader.whole(torch.cat([self._front(len(x)), x], 1))
+        return read[:, self.n_front - 1 :]
 
     def _before(self, batch_size: int) -> Float[Tensor, "B 1 d"]:
         """The hidden state with nothing read yet, (B, 1, d); NaN where there is none."""

@@ -144,7 +144,8 @@ class Sums(nn.Module):
                 (self._powers(self.stretch)[:, 0] * found).sum(2) / self._spread(numbers[1], 1)
             )
         # 3) one learned map per slot, plus what kind of slot it is and how many tokens it holds
-        content = torch.cat(parts, 1)
+        content = torch.cat(parts, 1)  # (B, slots, w), in float64
+        # rotations are complex numbers: a map of real weights reads both parts
         if content.is_complex():
             content = torch.view_as_real(content).flatten(-2)
         content = content.to(self.maps.dtype)
@@ -166,6 +167,7 @@ class Sums(nn.Module):
 
         They are zero where a token is not `known`.
         """
+        # the mean symbol is taken off: else the sums would hold mostly how many tokens there were
         centred = (tokens - self.prior @ model.table.weight).double() * known[..., None]
         return self.features(centred[:, 1:], centred[:, :-1], banks) * known[:, 1:, None, None]
 
@@ -347,6 +349,7 @@ class Gist(nn.Module):
     ) -> Float[Tensor, "B slots m"]:
         """The gists that the body writes after one block."""
         queries = self.queries.expand(len(block), -1, -1)
+        # the body reads the gists before, then the block; the queries stand last, and see both
         hidden = model.behind_start(
             self.read(memory_state, model), product(block, model.input.weight.T), queries
         )
