@@ -33,6 +33,19 @@ def test_each_rule_has_its_range(explorer, rule, start):
     assert explorer.early.settings["exit"].startswith(rule)
 
 
+def test_another_rule_is_written_once_even_where_the_threshold_stays(explorer, monkeypatch):
+    explorer.rule.value = "margin"
+    explorer.threshold.value = 0.95  # where "norm" starts
+    written = []
+    monkeypatch.setattr(explorer, "write", lambda: written.append(explorer.threshold.value))
+    explorer.rule.value = "norm"
+    assert written == [0.95]
+    explorer.rule.value = "entropy"
+    explorer.threshold.value = 1.7  # beyond the range of the next rule
+    explorer.rule.value = "margin"
+    assert written == [0.95, 0.1, 1.7, 0.9]
+
+
 def test_the_strip_is_the_layer(explorer):
     explorer.threshold.value = 2.0
     plain, early = explorer.river.rivers["rivers"]
@@ -45,5 +58,14 @@ def test_it_carries_a_picture_and_names_what_is_wrong(explorer):
     carries_a_picture(explorer)
     explorer.beginning.prompt.value = "Z"
     assert "Z" in explorer.problem
+    assert len(explorer.full) == len(explorer.early)  # what was there before
     with pytest.raises(ValueError, match="no exit heads"):
         ExitExplorer(writer(False), "abc")
+
+
+def test_where_an_exit_cannot_be_written_the_panel_tells_so_and_stays_whole(explorer):
+    explorer.model = writer(False)  # the plain text could be written
+    explorer.beginning.steps.value = 20
+    assert "no exit heads" in explorer.problem
+    assert len(explorer.full) == len(explorer.early) == 12
+    assert "ExitExplorer(entropy(0.1)" in repr(explorer)

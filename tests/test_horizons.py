@@ -285,6 +285,15 @@ def test_curves_by_every_choice_of_layers():
     assert control["lost"].iloc[0] == pytest.approx(0)
     assert control["lost"].iloc[-1] == pytest.approx(float(means[0] - means[2]))
     assert (control["lost"].diff().dropna() >= -1e-6).all()
+    # by definition: the least mean loss of all mixtures of layers that save such a share
+    mixtures = [(a, b, 1 - a - b) for a, b in product([i / 40 for i in range(41)], repeat=2)]
+    mixtures = torch.tensor([one for one in mixtures if one[2] > -1e-9], dtype=torch.float64)
+    saves = mixtures @ torch.tensor([2 / 3, 1 / 3, 0], dtype=torch.float64)
+    loses = mixtures @ (means - means[2]).double()
+    for saved in (1 / 60, 1 / 4, 1 / 2):
+        least = loses[(saves - saved).abs() < 1e-9].min()
+        near = control["lost"][(control["saved"] - saved).abs().argmin()]
+        assert near == pytest.approx(float(least), abs=1e-3)  # half a step of the grid
 
 
 def test_an_exit_curve_follows_its_thresholds():
