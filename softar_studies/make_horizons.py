@@ -120,7 +120,7 @@ def run(name: str, kind: str, curriculum: float, seed: int) -> list[dict]:
             rows.append({**cell, "figure": figure, "value": one["excess"], **place})
             rows.append({**cell, "figure": "floor", "value": one["floor"], **place})
     # 3) leaving early, with heads and thresholds fitted elsewhere
-    if curriculum == 0 and name != "markov":  # one layer is all that Markov needs
+    if curriculum == 0 and (name == "mess3" or (kind == "none" and name in LEVELS)):
         rows += [{**cell, **row} for row in exits(model, corpus, seed)]
     # 4) drafts: by its own heads, or by a small one that is fitted to it as it is
     if kind == "none" and curriculum == 0 and name in LEVELS:
