@@ -5,6 +5,7 @@ from test_exiting import writer
 from test_widgets import carries_a_picture
 
 from softar_lab.generation import generate
+from softar_lab.plots.river import HEAT
 from softar_lab.widgets import ExitExplorer
 
 
@@ -52,6 +53,16 @@ def test_the_strip_is_the_layer(explorer):
     assert set(plain["strip"]) == {3}
     assert early["strip"] == explorer.early.layers.tolist()
     assert explorer.river.rivers["strip"]["name"] == "layer"
+
+
+def test_the_still_picture_has_the_same_strip(explorer):
+    explorer.threshold.value = 0.0  # all leave at the last layer: the darkest colour
+    axes = explorer.still().axes
+    for ax, river in zip(axes, explorer.river.rivers["rivers"], strict=True):
+        below = [one for one in ax.patches if one.get_y() < 0]
+        colours = {one.get_facecolor() for one in below}
+        assert len(below) == len(river["strip"]) == 12
+        assert colours == {HEAT(1.0)}
 
 
 def test_it_carries_a_picture_and_names_what_is_wrong(explorer):
