@@ -74,6 +74,7 @@ bench: $(VENV)/.bench-installed ## measure training, generation, work on a busy 
 	$(BIN)/python benchmarks/objectives.py
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/window.py
+	$(BIN)/python benchmarks/drafting.py
 	$(BIN)/python benchmarks/cutting.py
 	$(BIN)/python benchmarks/pretrained.py
 

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from softar_lab.models import compiled
 from softar_lab.models.objectives import OBJECTIVES
 from softar_lab.models.scoring import evaluate
 
@@ -191,6 +192,15 @@ def test_cutting_compares_units_with_the_library(script, capsys):
 
 
 @pytest.mark.slow
+def test_drafts_are_measured_beside_plain_generation(script, capsys, tmp_path):
+    if not compiled.prepare():
+        pytest.skip("this machine compiles nothing")
+    script("drafting").main(["--quick", "--json", str(tmp_path / "kept.json")])
+    assert "| 16 |" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "kept.json").read_text())
+    assert len(kept["rows"][0]) == len(kept["header"])
+
+
 def test_windows_take_turns_behind_two_lengths(script, capsys):
     script("window").main(["--quick"])
     rows = rows_of(capsys.readouterr().out)

@@ -5,6 +5,7 @@ from test_exiting import writer
 from test_widgets import carries_a_picture
 
 from softar_lab.generation import generate
+from softar_lab.plots.river import HEAT
 from softar_lab.widgets import ExitExplorer
 
 
@@ -33,6 +34,19 @@ def test_each_rule_has_its_range(explorer, rule, start):
     assert explorer.early.settings["exit"].startswith(rule)
 
 
+def test_another_rule_is_written_once_even_where_the_threshold_stays(explorer, monkeypatch):
+    explorer.rule.value = "margin"
+    explorer.threshold.value = 0.95  # where "norm" starts
+    written = []
+    monkeypatch.setattr(explorer, "write", lambda: written.append(explorer.threshold.value))
+    explorer.rule.value = "norm"
+    assert written == [0.95]
+    explorer.rule.value = "entropy"
+    explorer.threshold.value = 1.7  # beyond the range of the next rule
+    explorer.rule.value = "margin"
+    assert written == [0.95, 0.1, 1.7, 0.9]
+
+
 def test_the_strip_is_the_layer(explorer):
     explorer.threshold.value = 2.0
     plain, early = explorer.river.rivers["rivers"]
@@ -41,9 +55,28 @@ def test_the_strip_is_the_layer(explorer):
     assert explorer.river.rivers["strip"]["name"] == "layer"
 
 
+def test_the_still_picture_has_the_same_strip(explorer):
+    explorer.threshold.value = 0.0  # all leave at the last layer: the darkest colour
+    axes = explorer.still().axes
+    for ax, river in zip(axes, explorer.river.rivers["rivers"], strict=True):
+        below = [one for one in ax.patches if one.get_y() < 0]
+        colours = {one.get_facecolor() for one in below}
+        assert len(below) == len(river["strip"]) == 12
+        assert colours == {HEAT(1.0)}
+
+
 def test_it_carries_a_picture_and_names_what_is_wrong(explorer):
     carries_a_picture(explorer)
     explorer.beginning.prompt.value = "Z"
     assert "Z" in explorer.problem
+    assert len(explorer.full) == len(explorer.early)  # what was there before
     with pytest.raises(ValueError, match="no exit heads"):
         ExitExplorer(writer(False), "abc")
+
+
+def test_where_an_exit_cannot_be_written_the_panel_tells_so_and_stays_whole(explorer):
+    explorer.model = writer(False)  # the plain text could be written
+    explorer.beginning.steps.value = 20
+    assert "no exit heads" in explorer.problem
+    assert len(explorer.full) == len(explorer.early) == 12
+    assert "ExitExplorer(entropy(0.1)" in repr(explorer)

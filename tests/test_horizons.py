@@ -18,6 +18,7 @@ from softar_lab.models.config import ModelConfig
 from softar_lab.models.levels import Span, SumLevel
 from softar_lab.models.soft_ar import SoftAR
 from softar_lab.training.config import TrainConfig
+from softar_lab.training.heads import train_levels
 from softar_lab.training.loop import train
 from softar_lab.training.update import active_levels
 from tests.conftest import LETTERS, enliven
@@ -285,6 +286,15 @@ def test_curves_by_every_choice_of_layers():
     assert control["lost"].iloc[0] == pytest.approx(0)
     assert control["lost"].iloc[-1] == pytest.approx(float(means[0] - means[2]))
     assert (control["lost"].diff().dropna() >= -1e-6).all()
+    # by definition: the least mean loss of all mixtures of layers that save such a share
+    mixtures = [(a, b, 1 - a - b) for a, b in product([i / 40 for i in range(41)], repeat=2)]
+    mixtures = torch.tensor([one for one in mixtures if one[2] > -1e-9], dtype=torch.float64)
+    saves = mixtures @ torch.tensor([2 / 3, 1 / 3, 0], dtype=torch.float64)
+    loses = mixtures @ (means - means[2]).double()
+    for saved in (1 / 60, 1 / 4, 1 / 2):
+        least = loses[(saves - saved).abs() < 1e-9].min()
+        near = control["lost"][(control["saved"] - saved).abs().argmin()]
+        assert near == pytest.approx(float(least), abs=1e-3)  # half a step of the grid
 
 
 def test_an_exit_curve_follows_its_thresholds():
@@ -318,3 +328,29 @@ def test_layers_are_read_as_the_heads_read_them():
     assert torch.allclose(layers.losses[2].mean(), wanted)
     assert layers.regret[2].abs().max() == 0
     assert (layers.regret[0] > -1e-6).all()
+
+
+# added to a trained model
+
+
+def test_levels_added_later_leave_the_model_as_it_is():
+    model, brief = enliven(made("ahead"), 1, 0.2), {"steps": 5, "tokens": 400}
+    added = train_levels(model, TEXT, "recurrent(3)", seed=4, **brief)
+    assert added.config.levels.startswith("recurrent")
+    assert model.config.levels.startswith("ahead")
+    theirs = added.state_dict()
+    for name, one in model.state_dict().items():
+        assert name.startswith("levels.") or torch.equal(one, theirs[name]), name
+    assert generate(model, "ab", 20, seed=1).text == generate(added, "ab", 20, seed=1).text
+    assert added.card["levels"] == {"corpus": TEXT.sha256, "steps": 5, "seed": 4}
+    # the seed decides everything, and the heads have learned something
+    again = train_levels(model, TEXT, "recurrent(3)", seed=4, **brief).levels
+    first = made("recurrent(3)", seed=4).levels
+    for name, one in added.levels.state_dict().items():
+        assert torch.equal(one, again.state_dict()[name])
+        assert not torch.equal(one, first.state_dict()[name])
+    with pytest.raises(ValueError, match="unknown levels 'far'"):
+        train_levels(model, TEXT, "far", **brief)
+    windowed = made(None, window="window(1, 2, 4)", context=24)
+    with pytest.raises(ValueError, match="levels are for plain windows"):
+        train_levels(windowed, TEXT, "ahead", **brief)

@@ -15,6 +15,8 @@ from ..models.exit_heads import exit_heads_of
 from ..models.levels import Span
 from ..models.soft_ar import SoftAR
 
+SHARES = 1000  # points of the control's curve
+
 
 @torch.inference_mode()
 def excess_ahead(model: SoftAR, truth: Language, token_ids: Int[Tensor, "B T"]) -> pd.DataFrame:
@@ -101,7 +103,7 @@ def exit_curve(
 ) -> pd.DataFrame:
     """Share of layers saved against bits lost, over all thresholds.
 
-    A position leaves at the first layer whose confidence is above the threshold, and at the last
+    A position leaves at the first layer whose confidence is at least the threshold, and at the last
     layer otherwise.
 
     Args:
@@ -142,21 +144,24 @@ def random_curve(losses: Float[Tensor, "layers N"]) -> pd.DataFrame:
     """The control: every position leaves at a layer drawn regardless of what it reads.
 
     Between two layers' mean losses the mixture is linear; the best mixture for each share is the
-    lower convex hull of the layers' means.
+    lower convex hull of the layers' means. Shares are `SHARES` equal steps apart.
     """
     depth = len(losses)
-    means = (losses.mean(1) - losses[-1].mean()).tolist()
-    points = [(1 - (layer + 1) / depth, means[layer]) for layer in range(depth)]
-    rows = []
-    for saved in np.linspace(0, 1 - 1 / depth, 61):
-        lost = min(
-            a[1] if a[0] == b[0] else a[1] + (b[1] - a[1]) * (saved - a[0]) / (b[0] - a[0])
-            for a in points
-            for b in points
-            if a[0] <= saved <= b[0]
-        )
-        rows.append({"threshold": math.nan, "saved": saved, "lost": lost})
-    return pd.DataFrame(rows)
+    shares = 1 - np.arange(1, depth + 1) / depth  # falling
+    means = (losses.double().mean(1) - losses[-1].double().mean()).tolist()
+    saved = np.linspace(0, shares[0], SHARES + 1)
+    lines = [
+        _line(saved, shares[i], means[i], shares[j], means[j])
+        for i in range(depth)
+        for j in range(i, depth)
+    ]
+    return pd.DataFrame({"threshold": math.nan, "saved": saved, "lost": np.min(lines, 0)})
+
+
+def _line(x: np.ndarray, right: float, high: float, left: float, low: float) -> np.ndarray:
+    """The line from (left, low) to (right, high) at x; infinite outside."""
+    between = np.interp(x, [left, right], [low, high])
+    return np.where((left - 1e-9 <= x) & (x <= right + 1e-9), between, math.inf)
 
 
 def saved_at(curve: pd.DataFrame, lost: float) -> float:

@@ -1,5 +1,6 @@
 """Exit heads (K25): what each layer below the top already says of the next symbol."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,9 +62,7 @@ class ExitHeads(nn.Module):
             logits = self.logits(i + 1, state).double()
 
             def nats(log_t: float, logits: Tensor = logits) -> float:
-                return F.cross_entropy(
-                    logits * float(torch.tensor(-log_t).exp()), target_ids
-                ).item()
+                return F.cross_entropy(logits * math.exp(-log_t), target_ids).item()
 
             self.log_temperature[i] = minimize_scalar(nats, bounds=(-3, 3), method="bounded").x
 

@@ -132,19 +132,21 @@ def draw_river(
     steps: int = 40,
     begin: int = 0,
     spell: Callable[[str], str] = str,
+    strip: Mapping[str, torch.Tensor] | None = None,
 ) -> Figure:
     """Rivers one below the other: at each step the candidates, stacked, and the chosen one framed.
 
     The frame is solid where the step became a symbol, and dotted where it stayed soft. The strip
-    below shows how far the soft token is from the closest row.
+    below shows how far the soft token is from the closest row, or other numbers.
 
     Args:
         trajectories: by name.
         steps: how many steps are drawn at most.
         begin: the first of them.
         spell: the text of a symbol, where it is not the symbol itself.
+        strip: as in `river_state`.
     """
-    state = river_state(trajectories, spell)
+    state = river_state(trajectories, spell, strip)
     rivers, symbols = state["rivers"], state["symbols"]
     end = min(begin + steps, max((len(river["ids"]) for river in rivers), default=0))
     figure, axes = plt.subplots(

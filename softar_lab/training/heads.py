@@ -121,7 +121,8 @@ def train_levels(
     other = SoftAR(config, model.tokenizer, seed, rows=model.embedding.cpu())
     kept = {k: v for k, v in model.state_dict().items() if not k.startswith(("levels.", "exits."))}
     other.load_state_dict({**other.state_dict(), **kept})
-    other.card, other.exits = {**model.card, "levels": {"steps": steps}}, deepcopy(model.exits)
+    made = {"corpus": corpus.sha256, "steps": steps, "seed": seed}
+    other.card, other.exits = {**model.card, "levels": made}, deepcopy(model.exits)
     other = other.to(model.device).eval()
     # 2) what the layers hold
     drawn = TrainingRows(other, corpus, TrainConfig(), seed)

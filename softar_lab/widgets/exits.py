@@ -61,18 +61,23 @@ class ExitExplorer(Panel):
         self.children = (
             self.beginning, w.HBox([self.rule, self.threshold]), self.status, self.river,
         )  # fmt: skip
-        self._set_range()
         begin = self.beginning
         for control in (begin.prompt, begin.steps, begin.seed, self.threshold):
-            control.observe(lambda _: self._attempt(self.write), "value")
-        self.rule.observe(lambda _: self._attempt(self._set_range), "value")
-        self._attempt(self.write)
+            control.observe(self._changed, "value")
+        self.rule.observe(self._chosen, "value")
+        self._chosen()
 
-    def _set_range(self) -> None:
+    def _chosen(self, *_: Any) -> None:
+        """Give the threshold the range of the rule, and its value at the start; write once."""
+        self.threshold.unobserve(self._changed, "value")  # values on the way are not written
         least, most, value = RULES[self.rule.value]
-        self.threshold.min, self.threshold.max = min(least, self.threshold.min), most
-        self.threshold.min, self.threshold.step = least, (most - least) / 100
-        self.threshold.value = value
+        self.threshold.min, self.threshold.max = least, most
+        self.threshold.step, self.threshold.value = (most - least) / 100, value
+        self.threshold.observe(self._changed, "value")
+        self._changed()
+
+    def _changed(self, *_: Any) -> None:
+        self._attempt(self.write)
 
     def write(self) -> None:
         """Write both texts anew, and show them."""
@@ -80,8 +85,9 @@ class ExitExplorer(Panel):
         choices: dict[str, Any] = {"temperature": self.temperature, "seed": begin.seed.value}
         text, steps = begin.prompt.value, begin.steps.value
         exit_ = f"{self.rule.value}({self.threshold.value})"
-        self.full = generate(self.model, text, steps, **choices)
-        self.early = generate(self.model, text, steps, exit=exit_, **choices)
+        full = generate(self.model, text, steps, **choices)
+        early = generate(self.model, text, steps, exit=exit_, **choices)
+        self.full, self.early = full, early  # both or neither
         depth = self.model.config.n_layers
         texts = {"every layer": self.full, "early exit": self.early}
         layers = {

@@ -38,6 +38,7 @@ class River(anywidget.AnyWidget):
     ):
         self.trajectories, self.spell = dict(trajectories or {}), spell
         self._force: Callable[[str, int, str], None] | None = None
+        self._strip: Mapping[str, Tensor] | None = None
         super().__init__(rivers=self._state())
         self.on_msg(lambda _, content, __: self._asked(content))
 
@@ -59,8 +60,8 @@ class River(anywidget.AnyWidget):
             writing: whether more steps will follow; then the view stays at the end.
             stale: the names of those that were written for other choices; they are drawn pale.
         """
-        self.trajectories = dict(trajectories)
-        self.rivers = self._state(strip, strip_name, writing, stale)
+        self.trajectories, self._strip = dict(trajectories), strip
+        self.rivers = self._state(strip_name, writing, stale)
 
     def on_force(self, handler: Callable[[str, int, str], None]) -> None:
         """Call `handler(name, step, symbol)` where a reader wants another candidate chosen.
@@ -77,16 +78,14 @@ class River(anywidget.AnyWidget):
 
     def still(self):
         """A matplotlib figure of the first steps; None without a trajectory."""
-        return plots.draw_river(self.trajectories, spell=self.spell) if self.trajectories else None
+        if not self.trajectories:
+            return None
+        return plots.draw_river(self.trajectories, spell=self.spell, strip=self._strip)
 
     def _state(
-        self,
-        strip: Mapping[str, Tensor] | None = None,
-        strip_name: str = "distance",
-        writing: bool = False,
-        stale: Collection[str] = (),
+        self, strip_name: str = "distance", writing: bool = False, stale: Collection[str] = ()
     ) -> dict:
-        state = plots.river_state(self.trajectories, self.spell, strip, strip_name, stale)
+        state = plots.river_state(self.trajectories, self.spell, self._strip, strip_name, stale)
         return {**state, "forcing": self._force is not None, "writing": writing}
 
     def _asked(self, content: dict) -> None:

@@ -271,10 +271,7 @@ class GrammarLanguage(Language):
         return np.array([self._ahead_of(reading, k) for reading in state.memory])
 
     def _ahead_row(self, reading: Reading, k: int) -> np.ndarray:
-        row = np.zeros(self.vocab_size)
-        for char, p in self.grammar.ahead(reading, k).items():
-            row[self._ids[char]] = p
-        return row
+        return self._as_row(self.grammar.ahead(reading, k))
 
     def _rows(self, ids: np.ndarray) -> np.ndarray:
         rows = np.empty((*ids.shape, self.vocab_size))
@@ -306,8 +303,11 @@ class GrammarLanguage(Language):
         return places
 
     def _row_of(self, point: BranchPoint, read: str) -> np.ndarray:
+        return self._as_row(point.next_chars(read))
+
+    def _as_row(self, probs: dict[str, float]) -> np.ndarray:
         row = np.zeros(self.vocab_size)
-        for char, p in point.next_chars(read).items():
+        for char, p in probs.items():
             if char not in self._ids:
                 raise ValueError(f"the grammar writes {char!r}, which is not among the symbols")
             row[self._ids[char]] = p
