@@ -267,12 +267,12 @@ def test_top_k_is_biased_where_the_best_symbols_of_a_later_thought_jump(name, si
 
 
 @pytest.mark.slow
-def test_straight_through_is_biased_and_the_test_above_would_notice():
+def test_straight_through_is_biased_towards_zero_and_the_test_above_would_notice():
     model, seen = small(TASK, width=1), None
     exact = exact_gradient(model, own_reward(model, "hard", TASK, 1))
     seen = estimates(model, "straight-through", TASK, 1) @ exact
     error = seen.std() / len(seen) ** 0.5
-    assert (seen.mean() - exact @ exact).abs() > 8 * error
+    assert seen.mean() - exact @ exact < -5 * error  # too short: by 5 % here
 
 
 @pytest.mark.parametrize(
