@@ -25,6 +25,7 @@ from softar_lab.training.roll_outs import (
     score_thoughts,
     step_log_probs,
 )
+from softar_lab.training.task_run import problems_of_step
 from softar_lab.training.thoughts import KINDS, check_fit, lesson, train_thoughts
 
 TASK = load_task("minimum-sum(3, 3)")
@@ -54,7 +55,7 @@ def same(one, other):
 def test_supervised_thoughts_learn_a_small_task(kind):
     """Counting has one state a step, so both kinds can learn all problems that they read."""
     task = load_task("counting(3, 2)")
-    model, (problems, _) = fresh(task, alive=False), task.split()
+    model, problems = fresh(task, alive=False), task.split()[0]
     config = TrainConfig(steps=250, batch_size=8, eval_every=0, save_every=0)
     run = train_thoughts(model, task, kind, config, progress=False)
     own = roll_out(model, problems, 1, KINDS[kind], temperature=0).vectors
@@ -125,7 +126,8 @@ def test_rewards_alone_make_answers_better(estimator):
     run = reinforce(model, task, estimator, config, progress=False)
     rewards = run.history["loss"]
     assert -rewards.iloc[-10:].mean() > -rewards.iloc[:10].mean() + 0.2
-    assert run.history["roll_outs"].iloc[-1] == (0 if estimator == "exact" else 60 * 32)
+    rows = {"exact": 0, "mixture": 4}.get(estimator, 32)
+    assert run.history["roll_outs"].iloc[-1] == 60 * rows
 
 
 def stopper(step):
@@ -167,6 +169,21 @@ def test_evaluating_changes_no_weight_and_no_draw():
     assert same(
         weights(often), weights(reinforce(fresh(), TASK, "hard", seldom, progress=False).model)
     )
+
+
+def test_runs_of_one_seed_draw_other_problems_where_their_kind_differs():
+    problems = torch.arange(1000)[:, None]
+    recipes = [{"what": what, "seed": 3} for what in ("thoughts", "reinforcement")]
+    drawn = [problems_of_step(problems, 64, one, 5)[0].flatten().tolist() for one in recipes]
+    assert drawn[0][:8] != drawn[1][:8]
+    assert drawn[0] == problems_of_step(problems, 64, recipes[0], 5)[0].flatten().tolist()
+
+
+@pytest.mark.parametrize("expected", [False, True])
+def test_a_step_of_noiseless_thoughts_takes_one_row_per_problem(expected):
+    config = ReinforceConfig(steps=2, problems=4, group=4, expected_answers=expected)
+    run = reinforce(fresh(), TASK, "mixture", config, progress=False)
+    assert run.history["roll_outs"].iloc[-1] == 8
 
 
 def test_a_run_goes_on_only_as_the_run_that_it_is(tmp_path):
@@ -214,6 +231,10 @@ def test_what_does_not_fit_is_named():
         reinforce(model, TASK, config=ReinforceConfig(thoughts=5))
     with pytest.raises(ValueError, match="unknown kind 'loud'; known: soft, hard, pause, none"):
         train_thoughts(model, TASK, "loud")
+    for field, value in {"window": 8, "soft_inputs": "scheduled(0.5)"}.items():
+        config = TrainConfig(steps=2, **{field: value})
+        with pytest.raises(ValueError, match=rf"TrainConfig\.{field} has no meaning for thoughts"):
+            train_thoughts(model, TASK, config=config)
     with pytest.raises(ValueError, match="unknown estimator 'guess'"):
         reinforce(model, TASK, "guess")
     with pytest.raises(ValueError, match="must be a task, such as load_task"):

@@ -3,6 +3,8 @@
 And beside it the surrogates, whose gradients are what the estimators estimate.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -64,37 +66,63 @@ def exact_reward(
 
 
 def surrogate(
-    model: SoftAR, estimator: Estimator, made: RollOuts, advantages: Float[Tensor, " N"]
-) -> Float[Tensor, ""]:
+    model: SoftAR,
+    task: Task,
+    estimator: Estimator,
+    made: RollOuts,
+    group: int,
+    expected: bool = False,
+) -> tuple[Float[Tensor, ""], Float[Tensor, " N"]]:
     """What has the estimate as its gradient: the mean of advantage times log-probability.
 
-    The draws are those of the roll-outs, so the noise is not drawn anew.
+    Args:
+        model: the policy.
+        task: gives the rewards.
+        estimator: what drew the thoughts.
+        made: the roll-outs; their draws count, so the noise is not drawn anew.
+        group: how many adjacent rows are of one problem; see `leave_one_out`.
+        expected: whether a row's reward is the probability of the right answer, whose gradient is
+            known, in place of that of the answer drawn. The mean of the estimates is the same.
+
+    Returns:
+        The mean, and each row's reward.
     """
     table, steps = model.table.weight, len(made.draws)
     # 1) the thoughts as they were read; a trained table takes part in them
     thoughts = [estimator.vectors(draw, table) for draw in made.draws]
     empty = table.new_zeros(len(made.problems), 0, table.shape[1])
     vectors = torch.cat([empty, *(one[:, None] for one in thoughts)], 1)
-    # 2) how likely the draws and the answers are
+    # 2) how likely the draws are
     log_probs = step_log_probs(model, made.problems, vectors)  # (N, T+1, V)
-    total = log_probs[:, -1].gather(1, made.answers[:, None]).squeeze(1)
+    total = log_probs.new_zeros(len(made.problems))
     for t in range(steps):
         total = total + estimator.log_density(made.draws[t], log_probs[:, t], table)
-    return (advantages * total).mean()
+    # 3) the answers: all of them by their probability, or the one that was drawn
+    if expected:
+        rewards = expected_reward(log_probs[:, -1], task.answers(made.problems))
+        advantages = leave_one_out(rewards.detach(), group)
+        return (advantages * total + rewards).mean(), rewards.detach()
+    total = total + log_probs[:, -1].gather(1, made.answers[:, None]).squeeze(1)
+    rewards = task.rewards(made.problems, made.answers)
+    return (leave_one_out(rewards, group) * total).mean(), rewards
 
 
 def reward_through(
-    model: SoftAR, task: Task, estimator: Estimator, made: RollOuts
+    model: SoftAR,
+    task: Task,
+    estimator: Estimator,
+    problems: Int64[Tensor, "N P"],
+    draws: Sequence[Draw],
 ) -> Float[Tensor, ""]:
     """The expected reward whose gradient flows through the thoughts, step by step."""
     table = model.table.weight
-    vectors = table.new_zeros(len(made.problems), 0, table.shape[1])
-    for draw in made.draws:
-        log_probs = step_log_probs(model, made.problems, vectors)[:, -1]
+    vectors = table.new_zeros(len(problems), 0, table.shape[1])
+    for draw in draws:
+        log_probs = step_log_probs(model, problems, vectors)[:, -1]
         thought = estimator.vectors(draw, table, log_probs)
         vectors = torch.cat([vectors, thought[:, None]], 1)
-    log_probs = step_log_probs(model, made.problems, vectors)[:, -1]
-    return expected_reward(log_probs, task.answers(made.problems)).mean()
+    log_probs = step_log_probs(model, problems, vectors)[:, -1]
+    return expected_reward(log_probs, task.answers(problems)).mean()
 
 
 def leave_one_out(rewards: Float[Tensor, " N"], group: int) -> Float[Tensor, " N"]:

@@ -43,13 +43,19 @@ class Estimator:
         draws_symbols: whether a draw is a row of k symbols and nothing else, so that all draws can
             be enumerated.
         has_density: whether the gradient comes from the log-density of the draws. False: it flows
-            through the thoughts themselves.
+            through the thoughts themselves, and the answers count by their probabilities.
+        has_noise: whether anything is drawn. False: one row per problem is enough.
         follows: the feedback that thinks by the same rule without noise, for evaluations.
     """
 
     draws_symbols: ClassVar[bool] = False
     has_density: ClassVar[bool] = True
+    has_noise: ClassVar[bool] = True
     follows: ClassVar[str] = "mixture"
+
+    def passes(self, steps: int) -> int:
+        """How often the model reads a row for one estimate: the roll-out, and then to learn."""
+        return 2 if self.has_density else self.has_noise + steps + 1
 
     def width(self, vocab_size: int, embedding_dim: int) -> int:
         """How many random numbers a draw takes."""
@@ -162,6 +168,9 @@ class Gaussian(Estimator):
 class Gumbel(Estimator):
     """softmax(g / tau) E over the top_k symbols, with g = log p + Gumbel noise, which is stored.
 
+    With top_k, the best symbols of a later thought may change at some draw of an earlier one. How
+    that point moves with the weights is missing in the estimate: it is biased, but for one thought.
+
     Raises:
         ValueError: unless tau is above 0 and finite, and top_k None (all) or at least 1.
 
@@ -199,7 +208,7 @@ class Dirichlet(Estimator):
     """wE over the top_k symbols, with w from the Dirichlet distribution around p.
 
     Its parameters are `concentration` times p, scaled to sum to 1 over these symbols. The larger it
-    is, the closer w stays to p.
+    is, the closer w stays to p. With top_k it is biased as "gumbel" is.
 
     Raises:
         ValueError: unless concentration is above 0 and finite, and top_k None (all) or at least 1.
@@ -264,6 +273,7 @@ class Mixture(Estimator):
     """
 
     has_density: ClassVar[bool] = False
+    has_noise: ClassVar[bool] = False
 
     def width(self, vocab_size, embedding_dim):
         return 0

@@ -15,8 +15,8 @@ from ..core.checks import SEEDS, plain_fields, real_number, whole_number
 from ..data.tasks import Task
 from ..models.device import pick_device
 from ..models.soft_ar import SoftAR
-from .enumeration import exact_reward, leave_one_out, reward_through, surrogate
-from .estimators import ESTIMATORS, Estimator, Exact
+from .enumeration import exact_reward, reward_through, surrogate
+from .estimators import ESTIMATORS, Draw, Estimator, Exact
 from .roll_outs import held_out_figures, roll_out
 from .task_run import TaskResult, TaskRun, go_on, problems_of_step
 from .thoughts import check_fit
@@ -29,10 +29,13 @@ class ReinforceConfig:
     Args:
         steps: how many steps the run has.
         problems: problems per step.
-        group: roll-outs per problem; the reward of each is compared with that of the others.
+        group: roll-outs per problem; the reward of each is compared with that of the others. Where
+            nothing is drawn ("mixture", "exact") there is one.
         thoughts: thinking steps before the answer; None: as many as the task needs.
-        learning_rate: of Adam, the same at every step. At ten times the default, models of this size
-            soon give the commonest answer and nothing else.
+        expected_answers: whether the reward of a roll-out is the probability of the right answer
+            after its thoughts; False: an answer is drawn, and right or wrong. Estimators whose
+            gradient flows through the thoughts always take the probability.
+        learning_rate: of Adam, the same at every step.
         eval_every, save_every: in steps; 0: only at the end.
 
     Raises:
@@ -43,6 +46,7 @@ class ReinforceConfig:
     problems: int = 16
     group: int = 8
     thoughts: int | None = None
+    expected_answers: bool = False
     learning_rate: float | int = 1e-4
     eval_every: int = 50
     save_every: int = 50
@@ -55,6 +59,11 @@ class ReinforceConfig:
         for name, smallest in least.items():
             value = whole_number(f"ReinforceConfig.{name}", getattr(self, name), smallest)
             object.__setattr__(self, name, value)
+        if not isinstance(self.expected_answers, bool):
+            raise ValueError(
+                "ReinforceConfig.expected_answers must be True or False, not "
+                f"{self.expected_answers!r:.80}"
+            )
         real_number(
             "ReinforceConfig.learning_rate",
             self.learning_rate,
@@ -107,15 +116,17 @@ def reinforce(
     optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
 
     def make_step(step: int) -> tuple[float, int]:
-        some, generator = problems_of_step(problems, config.problems, seed, step)
+        some, generator = problems_of_step(problems, config.problems, recipe, step)
         first = int(torch.randint(2**31, (1,), generator=generator))
-        reward, count = ascend(model, task, estimator, some, steps, config.group, first)
+        expected = config.expected_answers
+        reward, count = ascend(model, task, estimator, some, steps, config.group, first, expected)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return -reward, count
 
     recipe = {"what": "reinforcement", "estimator": ESTIMATORS.spec(estimator), "seed": seed}
-    recipe |= {"task": task.name, "config": {**asdict(config), "thoughts": steps}}
+    recipe |= {"task": task.name, "problems": len(problems)}
+    recipe["config"] = {**asdict(config), "thoughts": steps}
     rates = f"learning_rate ({config.learning_rate})"
     evaluate = partial(held_out_figures, model, task, held_out, steps, estimator.follows)
     run = TaskRun(model, task, [optimizer], recipe, out, make_step, evaluate, rates)
@@ -130,30 +141,44 @@ def ascend(
     steps: int,
     group: int,
     first_seed: int,
+    expected: bool = False,
 ) -> tuple[float, int]:
     """Estimate the gradient of the expected reward and put its negative into `.grad`.
 
+    Args:
+        model, task, estimator: as in `reinforce`.
+        problems: (N, P); the reward is the mean over them.
+        steps: how many thoughts there are.
+        group: roll-outs per problem.
+        first_seed: that of the first roll-out; the others have the following ones.
+        expected: see `ReinforceConfig.expected_answers`.
+
     Returns:
-        The mean reward, and how many roll-outs it took. An exact reward takes none.
+        The mean reward, and how many roll-outs it took. An exact reward takes none. NaN: a
+        probability is not finite.
     """
     # 1) without draws
     if isinstance(estimator, Exact):
         reward = exact_reward(model, task, problems, steps, estimator.inner)
         (-reward).backward()
         return reward.item(), 0
+    if not estimator.has_noise:
+        reward = reward_through(model, task, estimator, problems, [Draw()] * steps)
+        (-reward).backward()
+        return reward.item(), len(problems)
     # 2) roll out, each row with a seed of its own
     rows = problems.repeat_interleave(group, 0)
     seeds = range(first_seed, first_seed + len(rows))
     made = roll_out(model, rows, steps, estimator, seed=tuple(seeds))
     # 3) the gradient: through the thoughts, or by how likely the draws were
     if not estimator.has_density:
-        reward = reward_through(model, task, estimator, made)
+        reward = reward_through(model, task, estimator, rows, made.draws)
         (-reward).backward()
         return reward.item(), len(rows)
-    rewards = task.rewards(rows, made.answers)
-    advantages = leave_one_out(rewards, group).to(model.embedding)
-    (-surrogate(model, estimator, made, advantages)).backward()
-    return rewards.mean().item(), len(rows)
+    value, rewards = surrogate(model, task, estimator, made, group, expected)
+    (-value).backward()
+    reward = rewards.mean().item() if value.isfinite() else math.nan  # drawn answers hide a NaN
+    return reward, len(rows)
 
 
 def gradient(model: SoftAR) -> Float[Tensor, " parameters"]:

@@ -17,11 +17,12 @@ from ..generation.config import GenerationConfig
 from ..generation.controls import Pause
 from ..generation.feedback import Feedback
 from ..generation.generate import prepare
+from ..generation.recorder import Recorder
 from ..generation.step_context import StepContext
 from ..models.soft_ar import SoftAR
 from .estimators import Draw, Estimator
 
-EVALUATED = 1024  # held-out problems at most
+EVALUATED = 2048  # held-out problems at most
 
 
 class Thinking(Feedback):
@@ -38,6 +39,13 @@ class Thinking(Feedback):
         draw = self.estimator.draw(log_probs, table, uniform)
         context.run.scratch.setdefault("draws", []).append(draw)
         return self.estimator.vectors(draw, table, log_probs)
+
+
+class Unreduced(Recorder):
+    """Records what was read and written, but no measures of the predictions, which cost most."""
+
+    def reduce(self, *predictions, **more) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ def roll_out(
         steps=steps + 1, schedule="never", feedback=feedback, temperature=temperature, seed=seed
     )
     engine, _ = prepare(model, list(problems), config)
+    engine.recorder = Unreduced(engine.embedding)
     with torch.inference_mode(), limited(model.work * len(problems)):
         for _ in engine.generate():
             pass

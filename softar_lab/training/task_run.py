@@ -224,9 +224,16 @@ def go_on(
     return TaskResult(run.model, pd.DataFrame(history), interrupted)
 
 
+STREAMS = {"thoughts": 0, "reinforcement": 2**29}  # where each kind of run begins to draw
+
+
 def problems_of_step(
-    problems: Tensor, count: int, seed: int, step: int
+    problems: Tensor, count: int, recipe: dict[str, Any], step: int
 ) -> tuple[Tensor, torch.Generator]:
-    """Some problems drawn for a step, and the generator that drew them, for what else it draws."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**32)
+    """Some problems drawn for a step, and the generator that drew them, for what else it draws.
+
+    Runs of the same seed but of different kinds ("what" in the recipe) draw other problems.
+    """
+    begin = STREAMS[recipe["what"]] + recipe["seed"] * 1_000_003
+    generator = torch.Generator().manual_seed((begin + step) % 2**32)
     return problems[torch.randint(len(problems), (count,), generator=generator)], generator

@@ -23,6 +23,16 @@ from .update import make_optimizers, step_optimizers
 # What each kind of training thinks with afterwards, as a feedback.
 KINDS = {"soft": "mixture", "hard": "shown", "pause": "pause", "none": "mixture"}
 
+# What in a TrainConfig is for running text, and the values that promise nothing here.
+UNUSED = {
+    "window": (None,),
+    "precision": ("auto", "fp32"),
+    "soft_inputs": (None,),
+    "level_weight": (TrainConfig.level_weight,),
+    "level_curriculum": (TrainConfig.level_curriculum,),
+    "history": (TrainConfig.history,),
+}
+
 
 def train_thoughts(
     model: SoftAR,
@@ -47,14 +57,16 @@ def train_thoughts(
             predict the next one (continuous chain of thought). "hard": a chain of symbols that
             leads to the right answer. "pause": thoughts that stand for nothing, and only the answer
             is learned. "none": the answer at once.
-        config: the recipe; its batch is a number of problems. None: its defaults.
+        config: the recipe; its batch is a number of problems. What is about running text alone
+            (UNUSED) stays at its default. None: its defaults.
         thoughts: how many thinking steps; None: as many as the task needs. "none" has none.
         out, seed, resume, device, progress: as in `train`.
         on_step: gets step, steps, loss, seconds, and after an evaluation its figures; the run ends
             where it returns True.
 
     Raises:
-        ValueError: for an unknown kind, or a model that does not fit the task.
+        ValueError: for an unknown kind, a model that does not fit the task, or a setting that has
+            no meaning here.
         TrainingDiverged, CheckpointError: as in `train`.
 
     Source: CoT2 (arXiv 2505.23648).
@@ -62,6 +74,11 @@ def train_thoughts(
     config = TrainConfig() if config is None else config
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
+    for name, allowed in UNUSED.items():
+        if (value := getattr(config, name)) not in allowed:
+            raise ValueError(
+                f"TrainConfig.{name} has no meaning for thoughts, {value!r} no effect: leave it out"
+            )
     steps = 0 if kind == "none" else check_fit(model, task, thoughts)
     check_fit(model, task, steps)
     seed = whole_number("seed", seed, *SEEDS)
@@ -70,7 +87,7 @@ def train_thoughts(
     optimizers = make_optimizers(model, config)
 
     def make_step(step: int) -> tuple[float, int]:
-        some, generator = problems_of_step(problems, config.batch_size, seed, step)
+        some, generator = problems_of_step(problems, config.batch_size, recipe, step)
         vectors, targets = lesson(model, task, kind, some, steps, generator)
         log_probs = step_log_probs(model, some, vectors)  # (N, T+1, V)
         loss = -(targets * log_probs).sum(-1).mean() + model.table.penalty()
@@ -79,7 +96,7 @@ def train_thoughts(
         return loss.item(), len(some)
 
     recipe = {"what": "thoughts", "kind": kind, "thoughts": steps, "task": task.name, "seed": seed}
-    recipe["config"] = asdict(config)
+    recipe |= {"problems": len(problems), "config": asdict(config)}
     rates = f"muon_learning_rate ({config.muon_learning_rate}) or adam_learning_rate"
     evaluate = partial(held_out_figures, model, task, held_out, steps, KINDS[kind])
     run = TaskRun(model, task, optimizers, recipe, out, make_step, evaluate, rates)

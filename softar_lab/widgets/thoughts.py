@@ -186,15 +186,17 @@ class ThoughtExplorer(Panel):
     def direction(self, seed: int = 0) -> float | None:
         """The cosine of one estimate with the exact gradient; None where it cannot be enumerated.
 
-        Both are over some training problems, and the exact one is that of drawn symbols.
+        Both are over some training problems, and the exact one is that of drawn symbols. Each
+        `seed` has roll-outs of its own.
         """
         problems, steps = self._train[: self.config.problems], self.task.steps
         exact = ESTIMATORS.make("exact")
         if count_rows(self.model, problems, steps, exact.inner) > MOST_ROWS:
             return None
         found = []
+        first, group = seed * len(problems) * self.config.group, self.config.group
         for estimator in (ESTIMATORS.make(self.estimator.value), exact):
-            ascend(self.model, self.task, estimator, problems, steps, self.config.group, seed)
+            ascend(self.model, self.task, estimator, problems, steps, group, first)
             found.append(gradient(self.model))
         return cosine_similarity(*found, dim=0).item()
 
