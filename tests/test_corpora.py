@@ -13,7 +13,7 @@ import pooch
 import pytest
 
 from softar_lab.core.store import cache_folder
-from softar_lab.data import corpora
+from softar_lab.data import corpora, stories
 from softar_lab.data.corpora import Corpus, CorpusError, load_corpus
 from softar_lab.data.languages.tales import TALES
 
@@ -281,10 +281,11 @@ def test_corpora_of_two_seeds_share_no_stories(monkeypatch):
     """Each asks for streams of its own; seed 0 asks for those that the checkpoint was trained on."""
     asked, alphabet = {}, corpora.tales_words()
     monkeypatch.setattr(corpora, "_tales", lambda seed: named(f"tales/{seed}/train", seed))
-    monkeypatch.setattr(corpora, "Random", lambda name: name)
     for seed in (0, 1, 5):
         streams = []
-        monkeypatch.setattr(corpora, "_told", lambda rng, chars, s=streams: s.append(rng) or STORY)
+        monkeypatch.setattr(
+            corpora, "stories", lambda name, chars, s=streams: s.append(name) or STORY
+        )
         base = corpora._tales_words.__wrapped__(seed)
         asked[seed] = {*streams, base.name} - {"tales-words"}
         assert base.separator == alphabet.encode("\n")
@@ -310,3 +311,35 @@ def test_corpus_is_made_of_texts(name, wrong, monkeypatch):
         return
     with pytest.raises(CorpusError, match=f"odd: {name} must be a text, not"):
         Corpus("odd", **parts)
+
+
+def test_stories_are_drawn_once_and_a_damaged_file_is_drawn_anew(monkeypatch, tmp_path):
+    monkeypatch.setenv("SOFTAR_CACHE", str(tmp_path))
+    first = stories.stories("seed", 500)
+    assert first == stories.drawn("seed", 500)
+    with monkeypatch.context() as patch:
+        patch.setattr(stories, "drawn", None)  # not to be called
+        assert stories.stories("seed", 500) == first
+    [path] = tmp_path.glob("*/*")
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole.replace(b"e", b"a", 1), b"", b"\xff" * 99):
+        path.write_bytes(damaged)
+        assert stories.stories("seed", 500) == first
+        assert path.read_bytes() == whole
+
+
+def test_stories_depend_on_name_length_and_grammar(monkeypatch, tmp_path):
+    monkeypatch.setenv("SOFTAR_CACHE", str(tmp_path))
+    first = stories.stories("seed", 500)
+    assert stories.stories("other", 500) != first
+    assert stories.stories("seed", 900).startswith(first)
+    monkeypatch.setattr(stories, "_grammar", lambda: "changed")
+    monkeypatch.setattr(stories, "drawn", lambda name, chars: "another story")
+    assert stories.stories("seed", 500) == "another story"
+
+
+def test_stories_need_no_cache(monkeypatch, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("SOFTAR_CACHE", str(blocked))
+    assert stories.stories("seed", 500) == stories.drawn("seed", 500)

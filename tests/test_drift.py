@@ -13,6 +13,7 @@ from bounds import exact
 from scipy.spatial.distance import mahalanobis
 from scipy.stats import mannwhitneyu
 from sklearn.covariance import LedoitWolf
+from sklearn.metrics import roc_auc_score
 from test_predictor import Bigram
 
 from softar_lab.data.languages import Markov
@@ -251,6 +252,23 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order():
     assert found.loc["noisy", "low"] <= expected <= found.loc["noisy", "high"]
     assert found.loc["noisy", ["steps", "problem"]].tolist() == [70, ""]
     assert found["share"].eq((drifts["kl"] > 0.1).mean()).all()
+
+
+def test_auroc_of_resamples_is_sklearns_with_ties_and_weights():
+    rng = np.random.default_rng(1)
+    kl, scores = rng.random((6, 25)) * 0.2, rng.integers(0, 8, 150).astype(float)
+    drifts = frame(*kl)
+    found = auroc(drifts, pd.DataFrame({"s": scores}, index=drifts.index), resamples=40, seed=3)
+    wrong, draws = kl.ravel() > 0.1, np.random.default_rng(3).multinomial(6, [1 / 6] * 6, 40)
+    each = [roc_auc_score(wrong, scores, sample_weight=np.repeat(draw, 25)) for draw in draws]
+    expected = [roc_auc_score(wrong, scores), *np.quantile(each, [0.025, 0.975])]
+    np.testing.assert_allclose(found.loc["s", ["auroc", "low", "high"]].tolist(), expected)
+
+
+def test_auroc_refuses_scores_that_are_no_numbers():
+    drifts = frame([0.0, 0.2])
+    with pytest.raises(ValueError, match=r"detector 's' has no number"):
+        auroc(drifts, pd.DataFrame({"s": [0.0, math.nan]}, index=drifts.index))
 
 
 def test_auroc_leaves_out_the_lost_and_gives_the_problem_where_it_is_nan():

@@ -3,6 +3,8 @@ ranges.
 """
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -35,3 +37,13 @@ def test_conda_environment_matches_pyproject():
     assert ranges(packages) == wanted
     assert pip == {"pip": ["--editable ."]}  # the package itself and nothing else
     assert environment["channels"] == ["conda-forge", "nodefaults"]
+
+
+def test_what_takes_long_to_load_is_loaded_where_it_is_used():
+    """A new kernel is ready at once: plots are drawn with what matplotlib and plotly bring."""
+    heavy = ("scipy.stats", "scipy.optimize", "sklearn", "transformers", "numba", "ray", "httpx")
+    code = (
+        f"import sys, softar_lab, softar_lab.plots; print([m for m in {heavy} if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"

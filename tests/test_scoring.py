@@ -18,6 +18,7 @@ from softar_lab.data.tokenizers.growing import GrowingTokenizer
 from softar_lab.generation import generate
 from softar_lab.metrics.free_texts import judge_texts
 from softar_lab.metrics.texts import judge
+from softar_lab.models import scoring
 from softar_lab.models.config import ModelConfig
 from softar_lab.models.scoring import (
     char_log_probs,
@@ -311,6 +312,26 @@ def test_what_is_scored_does_not_depend_on_where_tokens_are_cut():
         ModelConfig(vocab_size=60, context=16, n_layers=1, n_heads=2, d_model=16), tokenizer
     )
     assert evaluate(model, LINES, "\n") == pytest.approx(len(tokenizer.encode(LINES)) / len(LINES))
+
+
+def test_windows_of_about_the_same_length_are_read_together():
+    """In rows of padding at most, the text's scores are those of each document alone."""
+    read = []
+
+    class Watched(Tally):
+        def log_probs(self, token_ids):
+            read.append(tuple(token_ids.shape))
+            return super().log_probs(token_ids)
+
+    lengths = [300, 20, 310, 25, 290, 22] * 4
+    text = "".join("abcde"[i % 5] * (n - 1) + "\n" for i, n in enumerate(lengths))
+    tokenizer = CharTokenizer.fit(text)
+    model = Watched(ModelConfig(vocab_size=6, context=310, n_layers=1, d_model=8), tokenizer)
+    scores = char_log_probs(model, text, "\n")
+    assert (-scores - 1).tolist() == tokenizer.encode(text).tolist()  # in the order of the text
+    cells = sum(rows * longest for rows, longest in read)
+    assert all(rows * longest <= scoring.PASS for rows, longest in read)
+    assert len(text) <= cells <= 1.5 * len(text)
 
 
 def test_a_separator_that_is_part_of_a_unit_is_refused():

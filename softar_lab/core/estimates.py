@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 
@@ -64,6 +64,6 @@ def interval(values: np.ndarray, quantile: float | None = None) -> dict[str, flo
     """
     n, mean = len(values), values.mean()
     if quantile is None and n > 1:
-        quantile = student.ppf(0.975, n - 1)
+        quantile = stdtrit(n - 1, 0.975)
     half = quantile * values.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": n}

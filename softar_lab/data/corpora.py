@@ -18,6 +18,7 @@ import pooch
 from ..core.store import cache_folder
 from .languages import Language, Recall, mess3, slow_chain
 from .languages.tales import TALES, TALES_LANGUAGE
+from .stories import drawn, stories
 from .tokenizers.word_level import WordAlphabet
 
 SPLITS = ("train", "val", "test")
@@ -108,7 +109,8 @@ def load_corpus(name_or_path: str | os.PathLike, seed: int = 0) -> Corpus:
     The names are "shakespeare", "topics", "tales", "tales-words", "mess3", "recall" and "chain".
     "tales", "mess3", "recall" and "chain" are drawn from languages (`load_language`), and every
     seed draws new texts. "tales-words" is "tales" with one letter per word (`tales_words`). "shakespeare" is
-    downloaded once and saved in the folder $SOFTAR_CACHE, by default the user's cache.
+    downloaded once and saved in the folder $SOFTAR_CACHE, by default the user's cache; so are the
+    stories of "tales" once they are drawn.
 
     Running text is split as in nanoGPT, where val is the last 10 % and train the text before it,
     with one difference: the first 5 % of the text are test. So train is next to val, and our
@@ -171,8 +173,7 @@ def corpus_of(
 @lru_cache(maxsize=2)  # callers can share a corpus, because it never changes
 def _tales(seed: int) -> Corpus:
     splits = {
-        split: _told(Random(f"tales/{seed}/{split}"), chars)
-        for split, chars in _TALES_CHARS.items()
+        split: stories(f"tales/{seed}/{split}", chars) for split, chars in _TALES_CHARS.items()
     }
     floor = -TALES.char_log_probs(splits["val"]).sum() / math.log(2) / len(splits["val"])
     return Corpus("tales", **splits, floor_bits_per_char=float(floor), separator="\n")
@@ -181,7 +182,7 @@ def _tales(seed: int) -> Corpus:
 @lru_cache(maxsize=1)
 def tales_words() -> WordAlphabet:
     """The alphabet of "tales-words": each word and mark of the story language is one letter."""
-    return WordAlphabet.fit(_told(Random("tales/0/train"), 100_000))
+    return WordAlphabet.fit(drawn("tales/0/train", 100_000))
 
 
 @lru_cache(maxsize=1)
@@ -193,7 +194,7 @@ def _tales_words(seed: int) -> Corpus:
     """
     first = 4 * seed
     alphabet, corpus = tales_words(), _tales(first)
-    more = (_told(Random(f"tales/{first + i}/train"), _TALES_CHARS["train"]) for i in (1, 2, 3))
+    more = (stories(f"tales/{first + i}/train", _TALES_CHARS["train"]) for i in (1, 2, 3))
     splits = {split: alphabet.encode(getattr(corpus, split)) for split in SPLITS}
     splits["train"] += "".join(map(alphabet.encode, more))
     # the same number of bits, spread over fewer letters
@@ -201,15 +202,6 @@ def _tales_words(seed: int) -> Corpus:
     return Corpus(
         "tales-words", **splits, floor_bits_per_char=floor, separator=alphabet.encode("\n")
     )
-
-
-def _told(rng: Random, chars: int) -> str:
-    """Whole stories, joined, with at least `chars` characters in total."""
-    stories, length = [], 0
-    while length < chars:
-        stories.append(TALES.sample(rng))
-        length += len(stories[-1])
-    return "".join(stories)
 
 
 def _shakespeare(seed: int) -> Corpus:

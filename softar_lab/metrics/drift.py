@@ -10,9 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
-from sklearn.covariance import LedoitWolf
-from sklearn.metrics import roc_auc_score
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from ..core.checks import whole_number
@@ -176,6 +174,8 @@ def detectors(
         "soft_run": torch.cat([_run(one.collapsed) for one in trajectories]),
     }
     if text is not None:
+        from sklearn.covariance import LedoitWolf  # it takes long to load
+
         at_home = model.hidden_states(text.to(model.device))[:, 1:].flatten(0, 1).cpu()
         fitted = LedoitWolf().fit(at_home.numpy())
         squares = fitted.mahalanobis(replay(trajectories, model).hidden.numpy())
@@ -243,6 +243,9 @@ def auroc(
         trajectories (steps of one trajectory depend on each other; NaN for a single trajectory);
         `steps`, the number counted; `share`, the part of them that drift; `problem`, the reason
         where auroc is NaN: only one class, or no step left.
+
+    Raises:
+        ValueError: where a detector is NaN at a step that counts.
     """
     counted = drift[~drift["lost"]]
     drifts, names = (
@@ -256,8 +259,10 @@ def auroc(
     )
     table = {}
     for name, scores in detectors.loc[counted.index].items():
-        value = _auroc(drifts, scores.to_numpy(), np.ones(len(drifts)))
-        again = [_auroc(drifts, scores.to_numpy(), draw[rows]) for draw in draws]
+        if scores.isna().any():
+            raise ValueError(f"the detector {name!r} has no number (NaN) at some steps")
+        drawn = np.vstack([np.ones(len(names), int), draws])[:, rows]  # all once, then resamples
+        value, *again = _auroc(drifts, scores.to_numpy(float), drawn)
         again = [one for one in again if not math.isnan(one)] if len(names) > 1 else []
         low, high = np.quantile(again, [0.025, 0.975]) if again else (math.nan, math.nan)
         table[name] = {"auroc": value, "low": low, "high": high, "steps": len(drifts)}
@@ -269,9 +274,20 @@ def auroc(
     )
 
 
-def _auroc(drifts: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
-    """AUROC with each step weighted by how often it was drawn; NaN for one class only."""
-    drawn = weights > 0
-    if len(set(drifts[drawn])) < 2:
-        return math.nan
-    return roc_auc_score(drifts[drawn], scores[drawn], sample_weight=weights[drawn])
+def _auroc(
+    drifts: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> Float64[np.ndarray, " R"]:
+    """AUROC with each of S steps weighted by how often it was drawn, in R resamples (R, S).
+
+    It is the share of pairs of a step that drifts and one that does not in which the first has the
+    higher score; a tie counts half. NaN for one class only.
+    """
+    order = scores.argsort()
+    if not len(order):
+        return np.full(len(weights), math.nan)
+    ranked, kinds = scores[order], (drifts[order], ~drifts[order])
+    begins = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))  # of each distinct score
+    high, low = (np.add.reduceat(weights[:, order] * kind, begins, axis=1) for kind in kinds)
+    right = (high * (low.cumsum(1) - low / 2)).sum(1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return right / (high.sum(1) * low.sum(1))

@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Float64, Int
-from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
 from ..core.checks import real_number, sequence
@@ -259,6 +258,7 @@ def _unigram(should: Float64[Tensor, "S V"]) -> Float64[Tensor, " V"]:
 
 def _temperature(own: Float64[Tensor, "S V"], should: Float64[Tensor, "S V"]) -> float:
     """The temperature T of softmax(own / T) with the least cross-entropy."""
+    from scipy.optimize import minimize_scalar  # it takes long to load
 
     def nats(log_temperature: float) -> float:
         log_probs = torch.log_softmax(own / math.exp(log_temperature), -1)
@@ -305,6 +305,8 @@ def _minimize(
     Rows of the result: sharpness (its first number), W (d rows), b. L-BFGS works in coordinates in
     which every direction is about equally steep.
     """
+    from scipy.optimize import minimize  # it takes long to load
+
     # 1) coordinates: W = directions @ (what L-BFGS sees)
     values, axes = torch.linalg.eigh(states.T @ states / len(states))
     steep = (STEEP * values.clamp_min(0) + 2 * ridge).sqrt()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int
 from scipy.optimize import brentq, minimize_scalar
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -201,10 +201,11 @@ def recovery_by_product(vocab_size: int, n: int, m: int) -> float:
     if n == vocab_size:
         return 1.0
     spread = lambda k: math.sqrt(max(k / m * (1 - k / (vocab_size - 1)), 1e-12))  # noqa: E731
-    present = norm(1 - (n - 1) / (vocab_size - 1), spread(n - 1))
-    absent = norm(-n / (vocab_size - 1), spread(n))
-    surplus = lambda limit: n * present.sf(limit) + (vocab_size - n) * absent.sf(limit) - n  # noqa: E731
-    return float(present.sf(brentq(surplus, -20 * math.sqrt(n), 20 * math.sqrt(n))))
+    # the shares of the rows in the sum, and of the others, whose product is above the limit
+    present = lambda limit: ndtr((1 - (n - 1) / (vocab_size - 1) - limit) / spread(n - 1))  # noqa: E731
+    absent = lambda limit: ndtr((-n / (vocab_size - 1) - limit) / spread(n))  # noqa: E731
+    surplus = lambda limit: n * present(limit) + (vocab_size - n) * absent(limit) - n  # noqa: E731
+    return float(present(brentq(surplus, -20 * math.sqrt(n), 20 * math.sqrt(n))))
 
 
 def most_by_mixture(vocab_size: int, m: int) -> int:

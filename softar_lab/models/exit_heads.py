@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,6 +56,8 @@ class ExitHeads(nn.Module):
             states: of every layer (N, d), the last one included.
             target_ids: the symbols (N,).
         """
+        from scipy.optimize import minimize_scalar  # it takes long to load
+
         self.log_temperature.zero_()
         for i, state in enumerate(states[: self.depth - 1]):
             logits = self.logits(i + 1, state).double()

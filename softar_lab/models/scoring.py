@@ -4,7 +4,7 @@ It works with every predictor that has a tokenizer.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -15,6 +15,7 @@ from ..core.predictor import Predictor
 from .soft_ar import SoftAR
 
 BATCH = 2**15  # tokens that a model reads at once, about
+PASS = 2**11  # the same on a CPU, whose caches hold what a small model computes from so many
 Piece = tuple[int, int, int]  # begin, end, number of first tokens that are read but not scored
 
 
@@ -159,8 +160,7 @@ def scored_batches(
     model: Predictor, ids: Int[Tensor, " N"], pieces: list[Piece]
 ) -> Iterator[Float[Tensor, " n"]]:
     """`scores` batch by batch, so that whoever asks, in inference mode, can stop between them."""
-    for read, scored in _batches(model, ids, pieces):
-        yield model.log_probs(*read).cpu()[scored]
+    return _asked(model.log_probs, model, ids, pieces)
 
 
 @torch.inference_mode()
@@ -168,22 +168,19 @@ def distributions(
     model: Predictor, ids: Int[Tensor, " N"], pieces: list[Piece]
 ) -> tuple[Float[Tensor, "S V"], Int[Tensor, " S"]]:
     """log p of every symbol at each scored token (S, V), and these tokens (S,), in text order."""
-    found = [
-        (model.next_log_probs(*read).cpu()[at], read[0].cpu()[at])
-        for read, at in _batches(model, ids, pieces)
-    ]
-    log_probs, targets = zip(*found, strict=True)
-    return torch.cat(log_probs), torch.cat(targets)
+    found = torch.cat(list(_asked(model.next_log_probs, model, ids, pieces)))
+    return found, torch.cat([ids[begin + skip : end] for begin, end, skip in pieces]).cpu()
 
 
-def _batches(
-    model: Predictor, ids: Tensor, pieces: list[Piece]
-) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
-    """Yield some windows at a time: what the model reads, and a mask (B, T) of what is scored.
+def _asked(
+    ask: Callable[..., Tensor], model: Predictor, ids: Tensor, pieces: list[Piece]
+) -> Iterator[Tensor]:
+    """Yield what `ask` finds at the scored tokens of some windows at a time, in text order.
 
-    These are 64, or fewer where windows are long.
+    These are 64, or fewer where windows are long. `ask` gets padded rows (B, T) and, if the model
+    has a memory, the memory slots before each window. Windows of about the same length are read
+    together, so that little is padding.
 
-    The model reads padded rows (B, T) and, if it has a memory, the memory slots before each window.
     A model without a limit gets one window at a time: it may refuse the padding that rows of
     unequal length need.
     """
@@ -191,15 +188,35 @@ def _batches(
     memory = memories(model, ids, pieces)
     for first in range(0, len(pieces), size):
         group = pieces[first : first + size]
-        batch = torch.zeros(
-            len(group), max(end - begin for begin, end, _ in group), dtype=torch.long
-        )
-        scored = torch.zeros(batch.shape, dtype=torch.bool)
-        for row, (begin, end, skip) in enumerate(group):
-            batch[row, : end - begin] = ids[begin:end]
-            scored[row, skip : end - begin] = True
         slots = [next(memory) for _ in group] if model.has_memory else []
-        yield (batch.to(model.device), *([torch.cat(slots)] if slots else [])), scored
+        found = [ids[:0]] * len(group)
+        for rows in _alike(group, PASS if model.device.type == "cpu" else BATCH):
+            longest = max(end - begin for begin, end, _ in (group[row] for row in rows))
+            batch = torch.zeros(len(rows), longest, dtype=torch.long)
+            for at, (begin, end, _) in enumerate(group[row] for row in rows):
+                batch[at, : end - begin] = ids[begin:end]
+            read = [batch.to(model.device)]
+            if slots:
+                read.append(torch.cat([slots[row] for row in rows]))
+            for row, of_row in zip(rows, ask(*read).cpu(), strict=True):
+                begin, end, skip = group[row]
+                found[row] = of_row[skip : end - begin]
+        yield torch.cat(found)
+
+
+def _alike(pieces: list[Piece], most: int) -> Iterator[list[int]]:
+    """The numbers of the windows, those of about the same length together.
+
+    Each group has at most `most` tokens, padding included, or is a single window.
+    """
+    lengths = [end - begin for begin, end, _ in pieces]
+    group: list[int] = []
+    for i in sorted(range(len(pieces)), key=lengths.__getitem__):
+        if group and (len(group) + 1) * lengths[i] > most:
+            yield group
+            group = []
+        group.append(i)
+    yield group
 
 
 def memories(

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import nnls
 from scipy.special import gammaincinv
 from torch import Tensor
 
@@ -50,6 +49,8 @@ def barycentric(vectors: Float[Tensor, "N m"], table: Float[Tensor, "V m"]) -> F
 
 def _mixture(rows: np.ndarray, point: np.ndarray) -> np.ndarray:
     """The weights (V,) of the mixture of rows (V, m) that is closest to a point (m,)."""
+    from scipy.optimize import nnls  # it takes long to load
+
     away = rows - point
     (count, width), length = away.shape, np.sqrt(np.square(away).sum(1).mean())
     away = away / (length or 1)  # in units of the mean distance, so that no scale matters

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Int64
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 from scipy.special import entr
 from torch import Tensor
 
@@ -146,6 +145,8 @@ def stationary(probs: np.ndarray, follow: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"{N} states are too many to solve for their stationary law; at most {MOST_STATES}"
         )
+    from scipy.sparse.csgraph import connected_components  # it takes long to load
+
     # 1) the transition matrix as a graph
     edges = probs.ravel() > 0
     source, target = np.repeat(np.arange(N), C)[edges], follow.ravel()[edges]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
+
+PART = 4096  # tokens at a time, so that a processor's caches hold what is computed of them
 
 
 def best_log_tau(
@@ -27,6 +28,8 @@ def best_log_tau(
         table: the embedding table (V, m).
         reach: how far log tau may lie from the log of the mean range of |y - e_w|² over the rows.
     """
+    from scipy.optimize import minimize_scalar  # it takes long to load
+
     # |y|² is the same for all w and cancels; float64, since what is left may be small beside it
     rows = table.double()
     gaps = rows.square().sum(-1) - 2 * vector.double() @ rows.T  # (N, V)
@@ -86,16 +89,22 @@ def logistic(
         ridge: the price of a departure from the anchor.
         start: where L-BFGS begins, as `anchor`.
     """
-    hits = F.one_hot(target_ids, start.shape[1]).to(x)
+    from scipy.optimize import minimize  # it takes long to load
+
+    ends, count = F.pad(x, (0, 1), value=1.0), len(x)  # (N, m+1)
 
     def nats(flat: np.ndarray) -> tuple[float, np.ndarray]:
         both = torch.from_numpy(flat).to(x).view(start.shape)
-        away = both[:-1] - anchor[:-1]
-        log_probs = torch.log_softmax(x @ both[:-1] + both[-1], dim=-1)
-        error = (log_probs.exp() - hits) / len(x)  # (N, V)
-        gradient = torch.cat([x.T @ error + 2 * ridge * away, error.sum(0, keepdim=True)])
-        loss = -(hits * log_probs).sum() / len(x) + ridge * away.square().sum()
-        return loss.item(), gradient.double().cpu().numpy().ravel()
+        away, slope, cost = both[:-1] - anchor[:-1], torch.zeros_like(both), 0.0
+        for part, hits in zip(ends.split(PART), target_ids[:, None].split(PART)):
+            log_probs = torch.log_softmax(part @ both, dim=-1)  # (n, V)
+            cost -= log_probs.gather(1, hits).double().sum().item()
+            error = log_probs.exp_().scatter_add_(1, hits, -torch.ones_like(hits).to(x))
+            slope.addmm_(part.T, error)
+        slope /= count
+        slope[:-1] += 2 * ridge * away
+        loss = cost / count + ridge * away.square().sum().item()
+        return loss, slope.double().cpu().numpy().ravel()
 
     first = start.double().cpu().numpy().ravel()
     found = minimize(nats, first, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
