@@ -10,41 +10,20 @@ from random import Random
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binomtest
 
 from softar_lab.core.estimates import interval
 from softar_lab.memory.encodings import TextIndex, nearest_label, ranks, retrieval_figures
 
-MODULES = (
-    *("argparse", "ast", "bisect", "calendar", "cmd", "configparser", "copy", "csv", "datetime"),
-    *(
-        "difflib",
-        "fnmatch",
-        "fractions",
-        "functools",
-        "glob",
-        "gzip",
-        "heapq",
-        "imaplib",
-        "inspect",
-    ),
-    *(
-        "ipaddress",
-        "locale",
-        "mailbox",
-        "mimetypes",
-        "nntplib",
-        "os",
-        "pathlib",
-        "pickle",
-        "pprint",
-    ),
-    *("random", "sched", "shelve", "shlex", "shutil", "smtplib", "socket", "statistics", "string"),
-    *("tarfile", "tempfile", "textwrap", "threading", "timeit", "trace", "turtle", "typing"),
-    *("uuid", "warnings", "weakref", "webbrowser", "zipfile"),
-)
+_NAMES = """
+    argparse ast bisect calendar cmd configparser copy csv datetime difflib fnmatch fractions
+    functools glob gzip heapq imaplib inspect ipaddress locale mailbox mimetypes nntplib os
+    pathlib pickle pprint random sched shelve shlex shutil smtplib socket statistics string
+    tarfile tempfile textwrap threading timeit trace turtle typing uuid warnings weakref
+    webbrowser zipfile
+"""
+MODULES = tuple(_NAMES.split())
 _SENTENCE = re.compile(r"(.{20,200}?[.:])\s", re.DOTALL)
-
-
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 
 
@@ -120,16 +99,17 @@ def judged(index: TextIndex, task: Task) -> list[dict[str, object]]:
         for i in asked
     ]
     figures["label of 5 nearest"] = np.array(right, dtype=float)
-    rows = []
-    for measure, values in figures.items():
-        about = interval(values)
-        rows.append(
-            {
-                "measure": measure,
-                "value": about["mean"],
-                "low": about["low"],
-                "high": about["high"],
-                "queries": len(values),
-            }
-        )
-    return rows
+    return [measured(measure, values) for measure, values in figures.items()]
+
+
+def measured(measure: str, values: np.ndarray) -> dict[str, object]:
+    """One row: a mean over queries (Q,) and its 95 % interval.
+
+    A share has Wilson's interval, which stays within 0 and 1; any other mean has Student's.
+    """
+    about = interval(values)
+    low, high = about["low"], about["high"]
+    if set(values.tolist()) <= {0.0, 1.0}:
+        low, high = binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
+    row = {"measure": measure, "value": about["mean"], "low": float(low), "high": float(high)}
+    return row | {"queries": len(values)}

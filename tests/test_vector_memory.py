@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from softar_lab import StoreError, VectorMemory
-from softar_lab.memory import parts
+from softar_lab.memory import parts, screening
 
 METRICS = ("l2", "dot", "cosine")
 KINDS = ("normal", "near", "copies", "zeros", "far", "signs", "soft", "huge", "tiny", "one far")
@@ -124,7 +124,7 @@ def test_search_is_exact_where_products_are_rounded_to_bfloat16(monkeypatch):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_bounds_of_float32_scores_hold(kind, metric):
+def test_bounds_of_float32_scores_hold(kind, metric, monkeypatch):
     """No score is farther from its exact value than the error that is stated for its group."""
     generator = torch.Generator().manual_seed(2)
     rows = collection(kind, 200, 24, generator)
@@ -132,17 +132,25 @@ def test_bounds_of_float32_scores_hold(kind, metric):
     queries = torch.randn(3, 24, generator=generator).double()
     if metric == "cosine":
         queries /= queries.norm(dim=-1, keepdim=True)
-    moved, lengths, offset = parts.prepared(part, queries, metric)
-    found = parts.scores(part, moved, 0, 200, metric, torch.empty(600)).double() + offset[:, None]
+    moved, lengths, offset = parts.prepared([part], queries, metric)
     x = rows.double()
-    exact = torch.cdist(queries, x).square() if metric == "l2" else -(queries @ x.T)
+    exact = -(queries @ x.T)
     if metric == "l2":
         exact = (queries[:, None] - x).square().sum(-1)
     if metric == "cosine":
         exact = torch.where(x.norm(dim=-1) > 0, exact / x.norm(dim=-1), 0)
-    errors = parts.errors(part, lengths, offset, metric).repeat_interleave(parts.GROUP, 1)[:, :200]
-    known = errors < torch.inf
-    assert ((found - exact).abs() <= errors)[known].all()
+    exact = torch.nn.functional.pad(exact, (0, 56), value=torch.inf).view(3, 4, 64).amin(-1)
+    errors = parts.errors(part.reach.numpy(), lengths.numpy(), offset.numpy(), 24, metric)
+    known = torch.from_numpy(errors) < torch.inf
+    for few in (4, 0):
+        monkeypatch.setattr(screening, "FEW", few)
+        screen = screening.Screen(part, None, moved[0], metric)
+        found = screen.least().double() + offset
+        assert ((found - exact).abs().numpy() <= errors)[known.numpy()].all()
+        for i in range(3):  # no row is left out that may be the closest of its group
+            ceilings = (exact - offset + torch.from_numpy(errors))[i].numpy()
+            closest = screen.below(i, np.arange(4), ceilings)
+            assert {*(closest // 64).tolist()} >= {*known[i].nonzero().flatten().tolist()}
     assert known.all() == (kind != "huge" and (kind, metric) != ("tiny", "cosine"))
 
 
