@@ -11,9 +11,11 @@ and .json.
 import math
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from softar_lab import CharTokenizer, Corpus, ModelConfig, SoftAR, TrainConfig, load_corpus, train
@@ -22,11 +24,11 @@ from softar_lab.memory.neighbour_predictor import NeighbourPredictor
 
 ROOT = Path(__file__).parents[1]
 RESULTS, RUNS = ROOT / "data" / "results" / "neighbours.csv", ROOT / "runs" / "neighbours"
-CORPORA, STEPS, SEEDS = ("tales-words", "shakespeare"), (120, 1200), (0, 1, 2)
+CORPORA, STEPS, SEEDS = ("tales-words", "shakespeare"), (120, 600), (0, 1, 2)
 CONTEXT = 64
 SHAPE = {"context": CONTEXT, "n_layers": 1, "n_heads": 2, "d_model": 48}
 SIZES = (60, 240, 960)  # stretches of CONTEXT symbols in the memory
-JUDGED = 64  # stretches: the first half fits, the second judges
+JUDGED = 200  # stretches: the first half fits, the second judges
 NEIGHBOURS = 16
 SHARES, TEMPERATURES = (0.05, 0.1, 0.2, 0.3, 0.4), (1.0, 3.0, 10.0, 30.0)
 
@@ -57,11 +59,26 @@ def stretches(corpus: Corpus, split: str, count: int) -> list[str]:
     return [piece for piece in found if len(piece) > 1][:count]
 
 
+class Reading(NamedTuple):
+    """What a model makes of texts, at all their N symbols together."""
+
+    hidden: Float[Tensor, "N d"]
+    log_probs: Float[Tensor, "N V"]
+    symbols: Int64[Tensor, " N"]  # what stands there
+
+    def bits(self, log_probs: Float[Tensor, "N V"]) -> float:
+        """Bits per symbol under some probabilities."""
+        found = log_probs.gather(1, self.symbols[:, None]).double()
+        return -float(found.mean()) / math.log(2)
+
+
 @torch.no_grad()
-def bits(predictor: NeighbourPredictor | SoftAR, texts: list[Tensor]) -> float:
-    """Bits per symbol of some texts."""
-    total = sum(float(predictor.log_probs(ids[None]).double().sum()) for ids in texts)
-    return -total / math.log(2) / sum(map(len, texts))
+def read(model: SoftAR, texts: list[str]) -> Reading:
+    """A model's hidden states and predictions, each text by itself."""
+    ids = [model.tokenizer.encode(text) for text in texts]
+    hidden = [model.hidden_states(one[None, :-1])[0] for one in ids]
+    log_probs = [model.next_log_probs(one[None])[0] for one in ids]
+    return Reading(torch.cat(hidden), torch.cat(log_probs), torch.cat(ids))
 
 
 def trained(corpus: Corpus, steps: int, seed: int) -> SoftAR:
@@ -72,13 +89,14 @@ def trained(corpus: Corpus, steps: int, seed: int) -> SoftAR:
     return train(model, corpus, recipe, seed=seed, progress=False).model
 
 
-def fitted(model: SoftAR, told: list[str], texts: list[Tensor]) -> NeighbourPredictor:
+def fitted(model: SoftAR, told: list[str], reading: Reading) -> NeighbourPredictor:
     """A mixture with the share and the temperature that are best on some texts."""
     asks = NeighbourPredictor(model, NEIGHBOURS)
     asks.remember(told)
-    costs = {}
+    found, costs = asks.memory.search(reading.hidden, NEIGHBOURS), {}
     for asks.share, asks.temperature in product(SHARES, TEMPERATURES):
-        costs[asks.share, asks.temperature] = bits(asks, texts)
+        cost = reading.bits(asks.mixture(found, reading.log_probs))
+        costs[asks.share, asks.temperature] = cost
     asks.share, asks.temperature = min(costs, key=costs.get)
     return asks
 
@@ -87,21 +105,25 @@ def rows(name: str, steps: int, seed: int) -> list[dict]:
     """The rows of one cell: what each memory saves, and the control of the largest."""
     corpus = load_corpus(name)
     model = trained(corpus, steps, seed)
-    told = stretches(corpus, "train", max(SIZES))
-    judged = [model.tokenizer.encode(one) for one in stretches(corpus, "val", JUDGED)]
-    fitting, judging = judged[: JUDGED // 2], judged[JUDGED // 2 :]
-    asks = fitted(model, told, fitting)
-    about = {"share": asks.share, "temperature": asks.temperature, "model": bits(model, judging)}
+    told, judged = stretches(corpus, "train", max(SIZES)), stretches(corpus, "val", JUDGED)
+    half = JUDGED // 2
+    asks = fitted(model, told, read(model, judged[:half]))
+    judging = read(model, judged[half:])
+    own = judging.bits(judging.log_probs)
+    about = {"share": asks.share, "temperature": asks.temperature, "model": own}
+
+    def row(memory: str, some: NeighbourPredictor) -> dict:
+        saved = own - judging.bits(some.mixed(judging.hidden, judging.log_probs))
+        return {"memory": memory, "size": len(some.memory), "saved": saved, **about}
+
     found = []
     for size in SIZES:
         some = NeighbourPredictor(model, NEIGHBOURS, asks.share, asks.temperature)
         some.remember(told[:size])
-        saved = about["model"] - bits(some, judging)
-        found.append({"memory": "followers", "size": len(some.memory), "saved": saved, **about})
+        found.append(row("followers", some))
     order = torch.randperm(len(some.symbols), generator=torch.Generator().manual_seed(seed))
     some.symbols = some.symbols[order]
-    saved = about["model"] - bits(some, judging)
-    return [*found, {**found[-1], "memory": "shuffled", "saved": saved}]
+    return [*found, row("shuffled", some)]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from amount import total
 
 from softar_lab import StoreError, VectorMemory
 from softar_lab.memory import parts, screening
@@ -92,20 +93,39 @@ def test_search_is_exact_to_the_last_rank(kind, metric):
             assert torch.equal(alone.scores, found.scores[i])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("metric", METRICS)
-def test_search_is_brute_force_on_larger_collections(metric):
-    """With several blocks and parts, where a rank decides between rows far from each other."""
-    generator = torch.Generator().manual_seed(1)
-    for kind in ("normal", "near", "copies", "zeros", "far", "soft"):
-        rows = collection(kind, 3_000, 64, generator)
-        memory = VectorMemory(64, metric)
-        for some in rows.split(700):
-            memory.add(some)
-        queries = torch.cat([rows[::700], torch.randn(3, 64, generator=generator)])
-        found = memory.search(queries, 10)
+def random_memory(rng: np.random.Generator) -> tuple[VectorMemory, torch.Tensor, torch.Tensor]:
+    """A memory of an awkward collection, added in pieces, with some of it deleted; all rows that
+    were added, and which are left.
+    """
+    kinds = ("normal", "near", "copies", "zeros", "far", "soft", "one far")
+    n, m = int(rng.choice([1, 60, 300, 300, 1500])), int(rng.choice([3, 8, 64]))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**40)))
+    rows = collection(str(rng.choice(kinds)), n, m, generator)
+    memory = VectorMemory(m, str(rng.choice(METRICS)))
+    for some in rows.split(int(rng.integers(1, n + 1)) if n < 100 else n // 3):
+        memory.add(some)
+    gone = rng.permutation(n)[: int(rng.choice([0, 0, n // 5]))].tolist()
+    memory.delete(gone)
+    return memory, rows, torch.tensor([i for i in range(n) if i not in set(gone)])
+
+
+def test_search_is_brute_force_on_random_collections():
+    """SOFTAR_CASES=1000 tries as many; alone and in batches that go to compiled code and to
+    products.
+    """
+    rng = np.random.default_rng(0)
+    for case in range(total(30)):
+        memory, rows, left = random_memory(rng)
+        noise = torch.from_numpy(rng.normal(size=(1, memory.width))).float()
+        queries = torch.cat([rows[:3], rows[-1:] + 1e-4 * noise, noise, 0 * noise])
+        k = int(rng.choice([1, 10, 70]))
+        found = memory.search(queries, k)
         for i, query in enumerate(queries):
-            assert found.ids[i].tolist() == float64_ranks(rows, query, 10, metric), kind
+            right = left[float64_ranks(rows[left], query, k, memory.metric)]
+            assert torch.equal(found.ids[i], right), (case, i)
+            alone = memory.search(query, k)
+            assert torch.equal(alone.ids, right), (case, i)
+            assert torch.equal(alone.scores, found.scores[i]), (case, i)
 
 
 def test_search_is_exact_where_products_are_rounded_to_bfloat16(monkeypatch):

@@ -6,7 +6,9 @@ number that is the same for all rows of a part. A centre is taken where rows lie
 and close to each other; there the products would drown the differences.
 
 With u = 2^-24 a product of m factors is off by at most m·u times the product of the lengths (by
-Cauchy and Schwarz), in any order of its terms; the other operations add a few u.
+Cauchy and Schwarz), in any order of its terms; the other operations add a few u. Under l2 |y|² may
+be one of the terms: the sum is off by at most m·u times |y|² + 2 |q| |y|, which is below
+(|q| + |y|)².
 """
 
 from collections.abc import Sequence
@@ -123,7 +125,7 @@ def errors(
     unit = 2.0**-24
     if torch.get_float32_matmul_precision() != "highest":  # factors of 8 bits
         unit += 2.0**-7 / width
-    size = (reach + lengths) ** 2 / 2 if metric == "l2" else reach * lengths
+    size = (reach + lengths) ** 2 if metric == "l2" else reach * lengths
     error = (width + 16) * unit * (size + np.abs(offset) / width)
     if metric == "cosine":  # rows of length 1 were rounded before they were moved
         error += 4 * 2.0**-24 * lengths

@@ -17,7 +17,7 @@ from ..models.compiled import kernels
 from .parts import GROUP, Part
 
 FEW = 4  # queries that compiled code meets quicker than a product does
-_BUFFER = 2**20  # scores of a block
+_BUFFER = 2**18  # scores of a block, so that it stays in the processor's cache
 _WITHIN = np.arange(GROUP)
 
 
@@ -69,10 +69,11 @@ class Screen:
             end = min(begin + step, len(part))
             found = buffer[: count * (end - begin)].view(count, end - begin)
             rows = part.moved(begin, end, self.metric) if part.centred else part.rows[begin:end]
-            torch.mm(self.queries, rows.T, out=found)
             if self.metric == "cosine" and not part.centred:
-                found *= part.scale[begin:end]
-            found += self.plus[begin:end]
+                torch.mm(self.queries, rows.T, out=found)
+                found.mul_(part.scale[begin:end]).add_(self.plus[begin:end])
+            else:
+                torch.addmm(self.plus[begin:end], self.queries, rows.T, out=found)
             if rest := -(end - begin) % GROUP:
                 found = torch.nn.functional.pad(found, (0, rest), value=torch.inf)
             groups = slice(begin // GROUP, -(-end // GROUP))
