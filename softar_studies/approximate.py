@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from softar_lab.core.estimates import interval
 from softar_lab.memory import VectorMemory
+
+from .retrieval import measured
 
 WIDTH, ROWS, QUERIES, K = 64, 50_000, 1000, 10
 METRICS = ("l2", "cosine", "dot")
@@ -158,6 +159,4 @@ def lost(engine: str, metric: str, seed: int = 0) -> list[dict[str, object]]:
     wanted = memory.search(queries, K).ids.tolist()
     found = ENGINES[engine][2](rows, metric)(queries.numpy()).tolist()
     shares = [len({*ids} & {*right}) / K for ids, right in zip(found, wanted, strict=True)]
-    about = interval(np.array(shares))
-    value = {"value": about["mean"], "low": about["low"], "high": about["high"]}
-    return [{"measure": f"recall@{K}", **value, "queries": QUERIES}]
+    return [measured(f"neighbours of {K}", np.array(shares))]

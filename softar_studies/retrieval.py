@@ -86,6 +86,7 @@ def _sampled(found: list[tuple[str, str, str]], n: int, seed: int) -> Task:
     return Task(texts, queries, list(range(len(some))), labels)
 
 
+SHARES = ("recall@1", "recall@10", "label of 5 nearest")
 TASKS = {"known item": known_items, "code": code_search}
 
 
@@ -105,11 +106,12 @@ def judged(index: TextIndex, task: Task) -> list[dict[str, object]]:
 def measured(measure: str, values: np.ndarray) -> dict[str, object]:
     """One row: a mean over queries (Q,) and its 95 % interval.
 
-    A share has Wilson's interval, which stays within 0 and 1; any other mean has Student's.
+    Values are from 0 to 1. A share, of queries that count 0 or 1, has Wilson's interval; any other
+    mean has Student's, as far as it lies within 0 and 1.
     """
     about = interval(values)
-    low, high = about["low"], about["high"]
-    if set(values.tolist()) <= {0.0, 1.0}:
+    low, high = max(0.0, about["low"]), min(1.0, about["high"])
+    if measure in SHARES:
         low, high = binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
     row = {"measure": measure, "value": about["mean"], "low": float(low), "high": float(high)}
     return row | {"queries": len(values)}
