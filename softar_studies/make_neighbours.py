@@ -1,6 +1,6 @@
 """What a memory of hidden states saves: python -m softar_studies.make_neighbours
 
-Small models are trained for seconds and for longer, three seeds each, on stories and on Shakespeare.
+Small models are trained for seconds, three seeds each, on stories and on Shakespeare.
 Each then asks a memory of its training text (`NeighbourPredictor`), at three sizes. The share and
 the temperature are fitted on one half of the judged documents, for the largest memory, and the
 other half judges all sizes, and the control: the same memory with its followers shuffled. Every
@@ -24,13 +24,13 @@ from softar_lab.memory.neighbour_predictor import NeighbourPredictor
 
 ROOT = Path(__file__).parents[1]
 RESULTS, RUNS = ROOT / "data" / "results" / "neighbours.csv", ROOT / "runs" / "neighbours"
-CORPORA, STEPS, SEEDS = ("tales-words", "shakespeare"), (120, 600), (0, 1, 2)
+CORPORA, STEPS, SEEDS = ("tales-words", "shakespeare"), (120,), (0, 1, 2)
 CONTEXT = 64
 SHAPE = {"context": CONTEXT, "n_layers": 1, "n_heads": 2, "d_model": 48}
 SIZES = (60, 240, 960)  # stretches of CONTEXT symbols in the memory
 JUDGED = 200  # stretches: the first half fits, the second judges
 NEIGHBOURS = 16
-SHARES, TEMPERATURES = (0.05, 0.1, 0.2, 0.3, 0.4), (1.0, 3.0, 10.0, 30.0)
+SHARES, TEMPERATURES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 def recipe(corpus: str, steps: int, seed: int) -> dict:
