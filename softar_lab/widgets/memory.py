@@ -133,8 +133,8 @@ class MemoryExplorer(Panel):
         pairs = ", ".join(one if one == other else f"{one} → {other}" for one, other, _ in best)
         text = html.escape(self.indexes[name].texts[hit.number])
         return (
-            f'<div style="margin:6px 0;padding:6px;background:#f4f5f7">{text}<br>'
-            f'<span style="color:#5a606e;font-size:12px">{hit.score:.3f} {html.escape(pairs)}'
+            f'<div style="margin:6px 0;padding:6px;background:var(--jp-layout-color2, #f4f5f7)">'
+            f'{text}<br><span class="softar-note">{hit.score:.3f} {html.escape(pairs)}'
             "</span></div>"
         )
 
