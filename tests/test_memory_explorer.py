@@ -49,12 +49,12 @@ def test_explorer_lights_the_path_of_the_passage():
     trace = Trace(graph, vectors, {0: "three", 1: "four"})
     explorer = MemoryExplorer({"words": WordIndex(TEXTS)}, "the king", trace=trace)
     assert explorer.path == [0, 1]
-    before = explorer.graph.value
+    before = bytes(explorer.graph.value)
     assert before.startswith(b"\x89PNG")
     explorer.query.value = "the queen"
     explorer.update()
     assert explorer.path == [0, 2]
-    assert explorer.graph.value != before
+    assert bytes(explorer.graph.value) != before
     axes = explorer.still().axes[0]
     assert {text.get_text(): text.get_weight() for text in axes.texts} == {
         "three": "bold",
