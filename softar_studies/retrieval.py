@@ -10,41 +10,20 @@ from random import Random
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binomtest
 
 from softar_lab.core.estimates import interval
 from softar_lab.memory.encodings import TextIndex, nearest_label, ranks, retrieval_figures
 
-MODULES = (
-    *("argparse", "ast", "bisect", "calendar", "cmd", "configparser", "copy", "csv", "datetime"),
-    *(
-        "difflib",
-        "fnmatch",
-        "fractions",
-        "functools",
-        "glob",
-        "gzip",
-        "heapq",
-        "imaplib",
-        "inspect",
-    ),
-    *(
-        "ipaddress",
-        "locale",
-        "mailbox",
-        "mimetypes",
-        "nntplib",
-        "os",
-        "pathlib",
-        "pickle",
-        "pprint",
-    ),
-    *("random", "sched", "shelve", "shlex", "shutil", "smtplib", "socket", "statistics", "string"),
-    *("tarfile", "tempfile", "textwrap", "threading", "timeit", "trace", "turtle", "typing"),
-    *("uuid", "warnings", "weakref", "webbrowser", "zipfile"),
-)
+_NAMES = """
+    argparse ast bisect calendar cmd configparser copy csv datetime difflib fnmatch fractions
+    functools glob gzip heapq imaplib inspect ipaddress locale mailbox mimetypes nntplib os
+    pathlib pickle pprint random sched shelve shlex shutil smtplib socket statistics string
+    tarfile tempfile textwrap threading timeit trace turtle typing uuid warnings weakref
+    webbrowser zipfile
+"""
+MODULES = tuple(_NAMES.split())
 _SENTENCE = re.compile(r"(.{20,200}?[.:])\s", re.DOTALL)
-
-
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 
 
@@ -107,6 +86,7 @@ def _sampled(found: list[tuple[str, str, str]], n: int, seed: int) -> Task:
     return Task(texts, queries, list(range(len(some))), labels)
 
 
+SHARES = ("recall@1", "recall@10", "label of 5 nearest")
 TASKS = {"known item": known_items, "code": code_search}
 
 
@@ -120,16 +100,18 @@ def judged(index: TextIndex, task: Task) -> list[dict[str, object]]:
         for i in asked
     ]
     figures["label of 5 nearest"] = np.array(right, dtype=float)
-    rows = []
-    for measure, values in figures.items():
-        about = interval(values)
-        rows.append(
-            {
-                "measure": measure,
-                "value": about["mean"],
-                "low": about["low"],
-                "high": about["high"],
-                "queries": len(values),
-            }
-        )
-    return rows
+    return [measured(measure, values) for measure, values in figures.items()]
+
+
+def measured(measure: str, values: np.ndarray) -> dict[str, object]:
+    """One row: a mean over queries (Q,) and its 95 % interval.
+
+    Values are from 0 to 1. A share, of queries that count 0 or 1, has Wilson's interval; any other
+    mean has Student's, as far as it lies within 0 and 1.
+    """
+    about = interval(values)
+    low, high = max(0.0, about["low"]), min(1.0, about["high"])
+    if measure in SHARES:
+        low, high = binomtest(int(values.sum()), len(values)).proportion_ci(method="wilson")
+    row = {"measure": measure, "value": about["mean"], "low": float(low), "high": float(high)}
+    return row | {"queries": len(values)}

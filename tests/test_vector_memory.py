@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from amount import total
 
 from softar_lab import StoreError, VectorMemory
-from softar_lab.memory import parts
+from softar_lab.memory import parts, screening
 
 METRICS = ("l2", "dot", "cosine")
 KINDS = ("normal", "near", "copies", "zeros", "far", "signs", "soft", "huge", "tiny", "one far")
@@ -92,20 +93,39 @@ def test_search_is_exact_to_the_last_rank(kind, metric):
             assert torch.equal(alone.scores, found.scores[i])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("metric", METRICS)
-def test_search_is_brute_force_on_larger_collections(metric):
-    """With several blocks and parts, where a rank decides between rows far from each other."""
-    generator = torch.Generator().manual_seed(1)
-    for kind in ("normal", "near", "copies", "zeros", "far", "soft"):
-        rows = collection(kind, 3_000, 64, generator)
-        memory = VectorMemory(64, metric)
-        for some in rows.split(700):
-            memory.add(some)
-        queries = torch.cat([rows[::700], torch.randn(3, 64, generator=generator)])
-        found = memory.search(queries, 10)
+def random_memory(rng: np.random.Generator) -> tuple[VectorMemory, torch.Tensor, torch.Tensor]:
+    """A memory of an awkward collection, added in pieces, with some of it deleted; all rows that
+    were added, and which are left.
+    """
+    kinds = ("normal", "near", "copies", "zeros", "far", "soft", "one far")
+    n, m = int(rng.choice([1, 60, 300, 300, 1500])), int(rng.choice([3, 8, 64]))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**40)))
+    rows = collection(str(rng.choice(kinds)), n, m, generator)
+    memory = VectorMemory(m, str(rng.choice(METRICS)))
+    for some in rows.split(int(rng.integers(1, n + 1)) if n < 100 else n // 3):
+        memory.add(some)
+    gone = rng.permutation(n)[: int(rng.choice([0, 0, n // 5]))].tolist()
+    memory.delete(gone)
+    return memory, rows, torch.tensor([i for i in range(n) if i not in set(gone)])
+
+
+def test_search_is_brute_force_on_random_collections():
+    """SOFTAR_CASES=1000 tries as many; alone and in batches that go to compiled code and to
+    products.
+    """
+    rng = np.random.default_rng(0)
+    for case in range(total(30)):
+        memory, rows, left = random_memory(rng)
+        noise = torch.from_numpy(rng.normal(size=(1, memory.width))).float()
+        queries = torch.cat([rows[:3], rows[-1:] + 1e-4 * noise, noise, 0 * noise])
+        k = int(rng.choice([1, 10, 70]))
+        found = memory.search(queries, k)
         for i, query in enumerate(queries):
-            assert found.ids[i].tolist() == float64_ranks(rows, query, 10, metric), kind
+            right = left[float64_ranks(rows[left], query, k, memory.metric)]
+            assert torch.equal(found.ids[i], right), (case, i)
+            alone = memory.search(query, k)
+            assert torch.equal(alone.ids, right), (case, i)
+            assert torch.equal(alone.scores, found.scores[i]), (case, i)
 
 
 def test_search_is_exact_where_products_are_rounded_to_bfloat16(monkeypatch):
@@ -124,7 +144,7 @@ def test_search_is_exact_where_products_are_rounded_to_bfloat16(monkeypatch):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_bounds_of_float32_scores_hold(kind, metric):
+def test_bounds_of_float32_scores_hold(kind, metric, monkeypatch):
     """No score is farther from its exact value than the error that is stated for its group."""
     generator = torch.Generator().manual_seed(2)
     rows = collection(kind, 200, 24, generator)
@@ -132,17 +152,25 @@ def test_bounds_of_float32_scores_hold(kind, metric):
     queries = torch.randn(3, 24, generator=generator).double()
     if metric == "cosine":
         queries /= queries.norm(dim=-1, keepdim=True)
-    moved, lengths, offset = parts.prepared(part, queries, metric)
-    found = parts.scores(part, moved, 0, 200, metric, torch.empty(600)).double() + offset[:, None]
+    moved, lengths, offset = parts.prepared([part], queries, metric)
     x = rows.double()
-    exact = torch.cdist(queries, x).square() if metric == "l2" else -(queries @ x.T)
+    exact = -(queries @ x.T)
     if metric == "l2":
         exact = (queries[:, None] - x).square().sum(-1)
     if metric == "cosine":
         exact = torch.where(x.norm(dim=-1) > 0, exact / x.norm(dim=-1), 0)
-    errors = parts.errors(part, lengths, offset, metric).repeat_interleave(parts.GROUP, 1)[:, :200]
-    known = errors < torch.inf
-    assert ((found - exact).abs() <= errors)[known].all()
+    exact = torch.nn.functional.pad(exact, (0, 56), value=torch.inf).view(3, 4, 64).amin(-1)
+    errors = parts.errors(part.reach.numpy(), lengths.numpy(), offset.numpy(), 24, metric)
+    known = torch.from_numpy(errors) < torch.inf
+    for few in (4, 0):
+        monkeypatch.setattr(screening, "FEW", few)
+        screen = screening.Screen(part, None, moved[0], metric)
+        found = screen.least().double() + offset
+        assert ((found - exact).abs().numpy() <= errors)[known.numpy()].all()
+        for i in range(3):  # no row is left out that may be the closest of its group
+            ceilings = (exact - offset + torch.from_numpy(errors))[i].numpy()
+            closest = screen.below(i, np.arange(4), ceilings)
+            assert {*(closest // 64).tolist()} >= {*known[i].nonzero().flatten().tolist()}
     assert known.all() == (kind != "huge" and (kind, metric) != ("tiny", "cosine"))
 
 

@@ -5,10 +5,13 @@ import os
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest.mock import Mock
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 import torch
+from amount import total
 
 from softar_lab import StoreError, VectorMemory
 
@@ -88,27 +91,57 @@ def test_application_is_the_golden_one(small, tmp_path):
     assert "payload" not in lines[1]["fields"]
 
 
-def test_a_thousand_collections_come_back_bit_equal_or_are_refused():
-    """Any float32 numbers, among them -0, subnormal ones, NaN and infinity."""
-    generator, equal, refused = torch.Generator().manual_seed(0), 0, 0
-    kind = TensorType.parse("tensor<float>(t{},d[3])")
-    for _ in range(1000):
-        bits = torch.randint(-(2**31), 2**31, (3, 3), generator=generator).to(torch.int32)
-        rows = bits.view(torch.float32)
+def bits(tensor: torch.Tensor) -> list:
+    """Which numbers there are, to the bit."""
+    return tensor.view(torch.int32).tolist()
+
+
+def test_collections_come_back_bit_equal_or_are_refused(tmp_path, monkeypatch):
+    """Through the writer of the feed and its reader. Any float32 numbers, among them -0, subnormal
+    ones, NaN and infinity; labels and texts of any characters. SOFTAR_CASES=1000 tries as many.
+    """
+    monkeypatch.setattr(feed, "package", Mock())  # the application has tests of its own
+    rng, equal, refused = np.random.default_rng(0), 0, 0
+    letters = ["a", " ", "é", "blocks", "\n", '"', "\U0001f600", "\x00", "\ud800", "\uffff"]
+    odds = [0.3, 0.25, 0.2, 0.1, 0.05, 0.05, 0.035, 0.005, 0.005, 0.005]
+    for _ in range(total(60)):
+        n, m = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+        rows = torch.from_numpy(rng.integers(0, 2**32, (n + 3, m), np.uint32).view(np.float32))
         rows[0, 0] = -0.0
-        value = {"blocks": rows[0], "a b": rows[1], "é": rows[2]}
-        if not torch.isfinite(rows).all():
-            with pytest.raises(ValueError, match="does not hold (nan|-?inf)"):
-                kind.encode(value)
+        texts = ["".join(rng.choice(letters, 4, p=odds)) for _ in range(n)]
+        memory = VectorMemory(m, str(rng.choice(["l2", "dot", "cosine"])))
+        memory.add(rows[:n].nan_to_num(0, 1, -1), [{"text": text} for text in texts])
+        multi = {i: rows[n : n + int(rng.integers(4))] for i in range(n)}
+        sparse = {i: {texts[i]: float(rows[n + 1, 0]), "b": 0.5} for i in range(n)}
+        try:
+            feed.to_vespa(tmp_path, memory, sparse=sparse, multi=multi)
+        except ValueError as error:
+            assert re.match(
+                r"id \d: .*(does not hold|no text with U\+|no vector of zeros)", str(error)
+            )
             refused += 1
             continue
-        back = kind.decode(json.loads(json.dumps(kind.encode(value))))
-        assert list(back) == list(value)
-        for label, row in value.items():
-            assert torch.equal(back[label].view(torch.int32), row.view(torch.int32))
+        for i, one in enumerate(feed.read_feed(tmp_path / "feed.jsonl", m)):
+            assert bits(one["dense"]) == bits(memory.vector(i))
+            assert [bits(row) for row in one["multi"].values()] == [bits(row) for row in multi[i]]
+            assert list(one["sparse"].items()) == list(sparse[i].items())
+            assert (json.loads(one["payload"]), one["text"]) == ({"text": texts[i]}, texts[i])
         equal += 1
-    assert equal > 900
-    assert refused > 10
+    assert equal > 2 * refused > 0
+
+
+@pytest.mark.parametrize(
+    ("payload", "sparse", "message"),
+    [
+        (None, {0: {}}, "sparse has nothing for the id 1"),
+        ({"text": 5}, None, "id 2: 5 is no text"),
+        ({"text": "\x07"}, None, r"id 2: the engine takes no text with U\+0007"),
+    ],
+)
+def test_what_the_engine_would_refuse_is_named(small, tmp_path, payload, sparse, message):
+    small.add(small.vector(0), [payload])
+    with pytest.raises(ValueError, match=message):
+        feed.to_vespa(tmp_path, small, sparse=sparse)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +226,11 @@ def test_a_feed_is_read_back(small, tmp_path):
     (tmp_path / "feed.jsonl").write_text('{"fields": {"dense": [1, 2]}}\n')
     with pytest.raises(StoreError, match="line 1 is no document"):
         list(feed.read_feed(tmp_path / "feed.jsonl", 2))
+    (tmp_path / "feed.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(StoreError, match="line 1 is no document"):
+        list(feed.read_feed(tmp_path / "feed.jsonl", 2))
+    with pytest.raises(StoreError, match="cannot read .*No such file"):
+        list(feed.read_feed(tmp_path / "nowhere.jsonl", 2))
 
 
 # -- a stand-in for the engine ---------------------------------------------------------------------

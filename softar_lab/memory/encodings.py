@@ -13,6 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..core.predictor import Predictor
+from ..models import by_row
 from .reading import mean_vectors, read
 from .vector_memory import VectorMemory
 
@@ -134,15 +135,15 @@ class ActivationIndex(TextIndex):
     """One weight per symbol of a model: how much it expects the symbol somewhere in the text.
 
     The weight is the mean over the text of log(1 + max(0, log p(w) - log p0(w))), where p0 is the
-    model's mean prediction over all texts: what it expects here more than elsewhere. The score is
-    the cosine of the weights.
+    model's mean prediction over all texts: what it expects here more than elsewhere. Of a text that
+    is longer than the model's context, the beginning counts. The score is the cosine of the weights.
     """
 
     def __init__(self, texts: Sequence[str], model: Predictor):
         self.texts, self.model = list(texts), model
         found = [self._log_probs(text) for text in self.texts]
         self._usual = torch.stack([one.exp().mean(0) for one in found]).mean(0).log()
-        self.weights = torch.stack([self._weights(one) for one in found])  # (N, V)
+        self.weights = torch.stack([self._weights(one) for one in found]).double()  # (N, V)
 
     def _log_probs(self, text: str) -> Float[Tensor, "T V"]:
         """log p of what follows each token of a text."""
@@ -155,8 +156,8 @@ class ActivationIndex(TextIndex):
 
     def scores(self, query: str) -> Float64[np.ndarray, " N"]:
         """The cosine of the weights with those of each text."""
-        weights = self._weights(self._log_probs(query))
-        return (self.weights.double() @ weights.double()).numpy()
+        weights = self._weights(self._log_probs(query)).double()
+        return by_row.product(self.weights, weights[:, None])[:, 0].numpy()
 
     def matches(self, query: str, number: int) -> tuple[tuple[str, str, float], ...]:
         """The five symbols with the greatest share of the score."""
@@ -201,7 +202,8 @@ class TokenIndex(TextIndex):
     def _best(self, query: str) -> tuple[Tensor, list[str]]:
         """The greatest cosine of each token of the query with each text (q, N), and its tokens."""
         vectors, names = self.encode(query)
-        cosines = _normal(vectors) @ self.vectors.T  # (q, all tokens)
+        # equal tokens have equal cosines, so that equal texts have equal scores
+        cosines = by_row.product(self.vectors, _normal(vectors).T.contiguous()).T
         best = torch.full((len(names), len(self.texts)), -torch.inf)
         best = best.scatter_reduce(1, self.owner.expand(len(names), -1), cosines, "amax")
         return torch.where(best.isfinite(), best, 0).double(), names

@@ -172,6 +172,8 @@ def _read(folder: Path, entry: dict[str, Any], manifest: dict[str, Any], verify:
     part = Part(**{name: arrays[name] for name in _ARRAYS}, alive=torch.ones(n, dtype=torch.bool))
     if entry["payloads"] is None:
         return Segment(part, None, entry)
+    if len(arrays["offsets"]) != n + 1:
+        raise StoreError(f"{path}: damaged ({len(arrays['offsets'])} offsets of {n} payloads)")
     payloads = MappedPayloads(folder / entry["payloads"], arrays["offsets"])
     if verify and hashlib.sha256(payloads.data).hexdigest() != entry["sha256"]:
         raise StoreError(f"{payloads.path}: damaged (its checksum does not match its content)")

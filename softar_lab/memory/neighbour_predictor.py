@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core.checks import real_number, whole_number
 from ..core.predictor import Prediction, Predictor
-from .vector_memory import VectorMemory
+from .vector_memory import Found, VectorMemory
 
 
 class NeighbourPredictor(Predictor):
@@ -66,7 +66,10 @@ class NeighbourPredictor(Predictor):
         """log p of the mixture (N, V), nats, at hidden states where the model says log_probs."""
         if self.memory is None or self.share == 0:
             return log_probs
-        found = self.memory.search(hidden.float(), self.neighbours)
+        return self.mixture(self.memory.search(hidden.float(), self.neighbours), log_probs)
+
+    def mixture(self, found: Found, log_probs: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+        """`mixed` (N, V) with the neighbours that were found (N, k)."""
         weights = torch.softmax(-found.scores / self.temperature, -1).float()  # (N, k)
         seen = torch.zeros_like(log_probs)
         seen.scatter_add_(1, self.symbols[found.ids], weights.to(log_probs.dtype))

@@ -6,12 +6,16 @@ number that is the same for all rows of a part. A centre is taken where rows lie
 and close to each other; there the products would drown the differences.
 
 With u = 2^-24 a product of m factors is off by at most m·u times the product of the lengths (by
-Cauchy and Schwarz), in any order of its terms; the other operations add a few u.
+Cauchy and Schwarz), in any order of its terms; the other operations add a few u. Under l2 |y|² may
+be one of the terms: the sum is off by at most m·u times |y|² + 2 |q| |y|, which is below
+(|q| + |y|)².
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
@@ -90,50 +94,43 @@ class Part:
 
 
 def prepared(
-    part: Part, queries: Float64[Tensor, "Q m"], metric: str
-) -> tuple[Float32[Tensor, "Q m"], Float64[Tensor, " Q"], Float64[Tensor, " Q"]]:
-    """Queries as this part needs them.
+    parts: Sequence[Part], queries: Float64[Tensor, "Q m"], metric: str
+) -> tuple[Float32[Tensor, "P Q m"], Float64[Tensor, "Q P"], Float64[Tensor, "Q P"]]:
+    """Queries as each part needs them.
 
     Returns:
-        The queries (Q, m) times -2 (l2) or -1, their lengths before that (Q,), and what is to be
-        added to the scores (Q,).
+        The queries (P, Q, m) times -2 (l2) or -1, their lengths before that (Q, P), and what is to
+        be added to the scores (Q, P).
     """
-    centre = part.centre.double()
+    centres = torch.stack([part.centre for part in parts]).double()
     if metric == "l2":
-        moved = (queries - centre).float()
-        lengths = moved.double().norm(dim=-1)
+        moved = (queries - centres[:, None]).float()
+        lengths = moved.double().norm(dim=-1).T
         return -2 * moved, lengths, lengths.square()
-    return -queries.float(), queries.norm(dim=-1), -(queries @ centre)
+    lengths = queries.norm(dim=-1)[:, None].expand(-1, len(parts))
+    return -queries.float().expand(len(parts), -1, -1), lengths, -(queries @ centres.T)
 
 
 def errors(
-    part: Part, lengths: Float64[Tensor, " Q"], offset: Float64[Tensor, " Q"], metric: str
-) -> Float64[Tensor, "Q G"]:
-    """How far the score of a row in each group may be off, at most (Q, G), for `prepared` queries."""
-    reach, lengths = part.reach, lengths[:, None]
-    width, unit = part.rows.shape[1], 2.0**-24
+    reach: np.ndarray, lengths: np.ndarray, offset: np.ndarray, width: int, metric: str
+) -> np.ndarray:
+    """How far the score of a row may be off, at most (…); infinite where float32 tells nothing.
+
+    Args:
+        reach: the greatest length of a row, as in `Part` (…).
+        lengths, offset: of a query, as in `prepared` (…).
+        width: of the rows.
+        metric: a member of `METRICS`.
+    """
+    unit = 2.0**-24
     if torch.get_float32_matmul_precision() != "highest":  # factors of 8 bits
         unit += 2.0**-7 / width
-    size = (reach + lengths).square() / 2 if metric == "l2" else reach * lengths
-    error = (width + 16) * unit * (size + offset.abs()[:, None] / width)
+    size = (reach + lengths) ** 2 if metric == "l2" else reach * lengths
+    error = (width + 16) * unit * (size + np.abs(offset) / width)
     if metric == "cosine":  # rows of length 1 were rounded before they were moved
         error += 4 * 2.0**-24 * lengths
-    error += width * torch.finfo(torch.float32).tiny * (1 + reach + lengths)
-    return torch.where(size < _LARGE, error, torch.inf)
-
-
-def scores(
-    part: Part, queries: Float32[Tensor, "Q m"], begin: int, end: int, metric: str, out: Tensor
-) -> Float32[Tensor, "Q n"]:
-    """The scores of rows begin … end without the offset, in the memory of `out`."""
-    found = out[: len(queries) * (end - begin)].view(len(queries), end - begin)
-    rows = part.moved(begin, end, metric) if part.centred else part.rows[begin:end]
-    torch.mm(queries, rows.T, out=found)
-    if metric == "l2":
-        found += part.squares[begin:end]
-    elif metric == "cosine" and not part.centred:
-        found *= part.scale[begin:end]
-    return found
+    error += width * float(torch.finfo(torch.float32).tiny) * (1 + reach + lengths)
+    return np.where(size < _LARGE, error, np.inf)
 
 
 def _scales(rows: Float32[Tensor, "n m"]) -> Float32[Tensor, " n"]:

@@ -59,6 +59,19 @@ class TraceGraph:
         """The mean of what passed through each node (C, m); NaN where nothing did."""
         return self._sums / self.visits[:, None]
 
+    def hues(self) -> Float64[Tensor, "C 3"]:
+        """The colours as red, green and blue from 0 to 1: the three directions in which they differ
+        most. Grey where nothing passed.
+        """
+        found = torch.full((len(self.visits), 3), 0.5, dtype=torch.float64)
+        means = self.colours[self.visits > 0]
+        if len(means) > 1:
+            about = means - means.mean(0)
+            places = about @ torch.linalg.svd(about, full_matrices=False).Vh[:3].T  # (n, 3)
+            low, high = places.amin(0), places.amax(0)
+            found[self.visits > 0, : places.shape[1]] = (places - low) / (high - low).clamp(1e-12)
+        return found
+
     def cells(self, vectors: Float[Tensor, "N m"]) -> Int64[Tensor, " N"]:
         """The cell of each vector."""
         return nearest(vectors, self.centres)

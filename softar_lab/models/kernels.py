@@ -845,3 +845,59 @@ def screen(x, rows, kind, error, lows, highs, ids):
     for i in range(n):
         if seconds[i] <= highs[i]:
             ids[i] = -1
+
+
+@njit(error_model="numpy", fastmath={"reassoc", "contract"})
+def _product(x, row, scale, centre):
+    """x · (scale·row - centre) of vectors (k,), summed in any order."""
+    total = _0
+    for j in range(x.size):
+        total += x[j] * (scale * row[j] - centre[j])
+    return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def least_of_groups(begin, end, x, rows, scale, centre, plus, least):
+    """The least score in each group of GROUP rows; a score is x · (scale·row - centre) + plus.
+
+    Args:
+        begin, end: which groups.
+        x: the vectors (N, k).
+        rows: the rows (n, k).
+        scale, plus: numbers of each row (n,).
+        centre: the same for all rows (k,).
+        least: filled (N, groups).
+    """
+    for group in range(begin, end):
+        first = group * GROUP
+        for i in range(len(x)):
+            low = _INFINITE
+            for v in range(first, min(first + GROUP, len(rows))):
+                low = min(low, _product(x[i], rows[v], scale[v], centre) + plus[v])
+            least[i, group] = low
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def rows_below(x, rows, scale, centre, plus, groups, ceilings, places):
+    """Which rows of some groups have a score that is not above the ceiling of their group.
+
+    A score that is no number is not above anything.
+
+    Args:
+        x: one vector (k,).
+        rows, scale, centre, plus: as for `least_of_groups`.
+        groups, ceilings: the groups and their ceilings (g,).
+        places: filled with the rows' numbers; room for g·GROUP.
+
+    Returns:
+        How many there are.
+    """
+    count = 0
+    for at in range(len(groups)):
+        first = groups[at] * GROUP
+        for v in range(first, min(first + GROUP, len(rows))):
+            score = _product(x, rows[v], scale[v], centre) + plus[v]
+            if not score > ceilings[at]:
+                places[count] = v
+                count += 1
+    return count

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.store import StoreError, write_atomic
 from ..vector_memory import VectorMemory
 from .application import checked_name, package, tensor_types
+from .tensors import checked_text
 
 Terms = Mapping[int, Mapping[str, float]]  # id -> {term: weight}
 Tokens = Mapping[int, Tensor]  # id -> vectors (t, m)
@@ -30,7 +31,8 @@ def document(
     Args:
         number: the id.
         dense: its vector (m,).
-        payload: JSON-able; its entry "text", if it has one, is indexed as text.
+        payload: JSON-able; its entry "text", if it has one, is indexed as text. It is written in
+            ASCII, so that no character of it is one that the engine refuses.
         sparse: weights of terms.
         multi: one vector per token (t, m).
         metric: under "cosine" a vector of zeros is refused, since the engine may not find it.
@@ -43,10 +45,10 @@ def document(
         raise ValueError(f"id {number}: Vespa's angular metric knows no vector of zeros")
     try:
         if payload is not None:
-            fields["payload"] = json.dumps(payload, ensure_ascii=False, allow_nan=False)
+            fields["payload"] = json.dumps(payload, allow_nan=False)
             text = payload.get("text") if isinstance(payload, Mapping) else None
-            if text:  # the engine stores an empty text as none
-                fields["text"] = text
+            if text not in (None, ""):  # the engine stores an empty text as none
+                fields["text"] = checked_text(text)
         fields["dense"] = kinds["dense"].encode(dense)
         if sparse is not None:
             fields["sparse"] = kinds["sparse"].encode(sparse)
@@ -73,6 +75,9 @@ def documents(
     memory: VectorMemory, sparse: Terms | None = None, multi: Tokens | None = None
 ) -> Iterator[dict[str, Any]]:
     """The documents of a memory; arguments as for `to_vespa`."""
+    for name, given in (("sparse", sparse), ("multi", multi)):
+        if given is not None and (missing := [n for n in memory.ids.tolist() if n not in given]):
+            raise ValueError(f"{name} has nothing for the id {missing[0]}: give {{}} or no rows")
     for number in memory.ids.tolist():
         yield document(
             number,
@@ -133,7 +138,11 @@ def read_feed(path: str | Path, width: int) -> Iterator[dict[str, Any]]:
         StoreError: for a line that is none of these, naming it.
     """
     kinds = tensor_types(width)
-    with open(path, encoding="utf-8") as file:
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
+    with file:
         for at, line in enumerate(file, 1):
             try:
                 fields = json.loads(line)["fields"]

@@ -16,7 +16,23 @@ from torch import Tensor
 
 _TYPE = re.compile(r"tensor<(\w+)>\((.*)\)")
 _DIMENSION = re.compile(r"([a-z_][A-Za-z0-9_]*)(?:\[(\d+)\]|(\{\}))")
+_NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufdd0-\ufddf]")
 CELLS = {"float": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+
+
+def checked_text(text: Any) -> str:
+    """A text, where the engine takes all its characters.
+
+    Raises:
+        ValueError: for no text, a control character, a surrogate or what is no character.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r:.60} is no text")
+    found = _NO_TEXT.search(text)
+    wrong = found[0] if found else next((one for one in text if ord(one) & 0xFFFE == 0xFFFE), None)
+    if wrong is not None:
+        raise ValueError(f"the engine takes no text with U+{ord(wrong):04X}: {text!r:.60}")
+    return text
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,7 @@ class TensorType:
         for label in value:
             if not isinstance(label, str) or not label:
                 raise ValueError(f"{self}: a label must be a text that is not empty, not {label!r}")
+            checked_text(label)
         if self.indexed is None:
             return {"cells": {label: self._number(one) for label, one in value.items()}}
         return {"blocks": {label: self._numbers(one) for label, one in value.items()}}
