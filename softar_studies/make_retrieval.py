@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from softar_lab import BPETokenizer, ModelConfig, SoftAR, TrainConfig, load_corpus, train
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_lab.memory.encodings import (
     ActivationIndex,
     DenseIndex,
@@ -27,7 +27,8 @@ from softar_lab.memory.encodings import (
     WordIndex,
 )
 
-from .retrieval import TASKS, Task, judged, parts_of_names
+from .retrieval import TASKS, judged, parts_of_names
+from .tables import asked_for, figures
 
 ROOT = Path(__file__).parents[1]
 RESULTS, RUNS = ROOT / "data" / "results" / "retrieval.csv", ROOT / "runs" / "retrieval"
@@ -159,25 +160,25 @@ def is_installed(system: str) -> bool:
         return False
 
 
-def rows(task: Task, system: str) -> list[dict]:
-    """The rows of one cell."""
-    encoding = SYSTEMS[system][0]
-    return [{"encoding": encoding, **row} for row in judged(SYSTEMS[system][4](task.texts), task)]
+def run(task: str, system: str) -> list[dict]:
+    """The rows of one system on one task."""
+    encoding, *_, make = SYSTEMS[system]
+    texts = TASKS[task](SIZE)
+    return [{"encoding": encoding, **row} for row in judged(make(texts.texts), texts)]
 
 
-def main() -> None:
-    found, recipes = [], []
+def main(arguments: list[str] | None = None) -> None:
+    asked = asked_for(__doc__, arguments=arguments)
+    frames, recipes = [], []
     for system in SYSTEMS:
         if not is_installed(system):
             print(f"left out, because its package is not installed: {system}")
             continue
         recipes.append(recipe(system))
-        for name, make in TASKS.items():
-            cell = cell_path(RUNS, name, system)
-            own = load_or_run(cell, recipes[-1], lambda: rows(make(SIZE), system))  # noqa: B023
-            found += [{"task": name, "system": system, **row} for row in own]
-            print(f"{name}, {system}: {own[2]['measure']} {own[2]['value']:.3f}", flush=True)
-    save_results(pd.DataFrame(found), recipes, RESULTS, ["task", "encoding", "system", "measure"])
+        grid = {"task": list(TASKS), "system": [system]}
+        frames.append(figures(run, grid, RUNS, recipes[-1], asked.backend))
+    keys = ["task", "encoding", "system", "measure"]
+    save_results(pd.concat(frames), recipes, RESULTS, keys)
     print(f"written: {RESULTS}")
 
 

@@ -1,4 +1,4 @@
-"""Does a wider embedding help? (K29): how many dimensions a mean needs to tell what comes next.
+"""Does a wider embedding help? (K29): python -m softar_studies.widths [--backend cores]
 
 A mean of symbols' vectors says everything about a distribution over V symbols as soon as the table
 has V - 1 dimensions. Here the language has 144 different next-symbol laws over 12 symbols, so that
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from softar_lab import Corpus, ModelConfig, SoftAR, TrainConfig, corpus_of, evaluate, sweep, train
+from softar_lab import Corpus, ModelConfig, SoftAR, TrainConfig, corpus_of, evaluate, train
 from softar_lab.core.cells import save_results
 from softar_lab.data.languages.markov import Markov
 from softar_lab.models.simplex import barycentric
@@ -23,12 +23,13 @@ from softar_lab.training.data import TrainingRows
 
 from .make_results import ROOT
 from .objectives_table import readouts
+from .tables import asked_for, figures
 
 CELLS, RESULTS = ROOT / "runs" / "widths", ROOT / "data" / "results" / "widths.csv"
-GRID = {"width": [3, 6, 9, 11, 12, 24], "steps": [150, 600, 2400], "seed": [0, 1, 2]}
-SHAPE = {"context": 64, "n_layers": 2, "n_heads": 2, "d_model": 64, "objective": "mse"}
+GRID = {"width": [3, 6, 9, 11, 12, 24], "steps": [100, 400, 1600], "seed": [0, 1, 2]}
+SHAPE = {"context": 16, "n_layers": 2, "n_heads": 2, "d_model": 64, "objective": "mse"}
 SYMBOLS = 12
-FIXED = {"precision": "fp32", "eval_every": 0, "save_every": 0}
+FIXED = {"batch_size": 32, "precision": "fp32", "eval_every": 0, "save_every": 0}
 
 
 @cache
@@ -39,8 +40,8 @@ def language() -> Markov:
 
 @cache
 def corpus() -> Corpus:
-    """400,000 letters of the language, and 20,000 to judge by."""
-    return corpus_of(language(), train=400_000, name="chain")
+    """400,000 letters of the language, and 10,000 to judge by."""
+    return corpus_of(language(), train=400_000, val=10_000, name="chain")
 
 
 def untrained(width: int, seed: int) -> SoftAR:
@@ -92,9 +93,9 @@ def recipe() -> dict[str, Any]:
     return {**text, "model": SHAPE, "train": fixed}
 
 
-def main() -> None:
-    """Measure the whole table, on all cores: python -m softar_studies.widths"""
-    frame = sweep(cell, GRID, out=CELLS, backend="cores")
+def main(arguments: list[str] | None = None) -> None:
+    asked = asked_for(__doc__, arguments=arguments)
+    frame = figures(cell, GRID, CELLS, recipe(), asked.backend, seconds=True)
     save_results(frame, [recipe()], RESULTS, [*GRID, "readout"])
     print(f"written: {RESULTS}")
 

@@ -4,7 +4,6 @@ together.
 
 import json
 import math
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -22,13 +21,20 @@ from softar_lab.models.embedding_tables import TABLES
 from softar_lab.models.objectives import OBJECTIVES
 from softar_lab.training.config import TrainConfig
 from softar_studies import (
+    make_adapting,
     make_collapse,
     make_compression,
+    make_dial,
     make_drift,
     make_forecast,
     make_positions,
+    make_pretrained,
+    make_prompts,
+    make_recall,
+    make_retrieval,
     make_soft_inputs,
     make_tokenizers,
+    make_window,
 )
 from softar_studies.make_results import BUDGETS, PARTS, RESULTS, SEEDS
 from softar_studies.objectives_table import Budget, recipe
@@ -102,33 +108,6 @@ def test_soft_inputs_are_whole_and_their_recipe_is_that_of_the_tool():
     assert frame["problem"].eq("").all()
 
 
-def test_soft_inputs_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeypatch):
-    def run(objective, soft, seed):
-        return [
-            {
-                "objective": objective,
-                "inputs": soft or "hard tokens",
-                "seed": seed,
-                "bits": 1.5,
-                "problem": "",
-            }
-        ]
-
-    monkeypatch.setattr(make_soft_inputs, "CELLS", tmp_path / "cells")
-    monkeypatch.setattr(make_soft_inputs, "RESULTS", tmp_path / "results.csv")
-    monkeypatch.setattr(make_soft_inputs, "run", run)
-    make_soft_inputs.main([])
-    first = (tmp_path / "results.csv").read_bytes()
-    assert (
-        len(load_results(tmp_path / "results.csv")[0])
-        == len(list((tmp_path / "cells").iterdir()))
-        == 27
-    )
-    monkeypatch.setattr(make_soft_inputs, "run", lambda *cell: [])
-    make_soft_inputs.main([])
-    assert (tmp_path / "results.csv").read_bytes() == first
-
-
 # -- tokenizers -------------------------------------------------------------------------------------------------------
 
 
@@ -168,36 +147,6 @@ def test_characters_per_token_are_those_of_the_tool():
         assert len(text) / len(tokenizer.encode(text)) == pytest.approx(
             part["chars_per_token"].iloc[0], rel=1e-5
         )
-
-
-def test_tokenizers_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeypatch):
-    def run(name, kind, vocab_size, seed):
-        return [
-            {
-                "corpus": name,
-                "tokenizer": kind,
-                "vocab_size": vocab_size,
-                "seed": seed,
-                "bits": 2.5,
-                "problem": "",
-            }
-        ]
-
-    monkeypatch.setattr(make_tokenizers, "SIZES", {"topics": [512]})
-    monkeypatch.setattr(make_tokenizers, "CELLS", tmp_path / "cells")
-    monkeypatch.setattr(make_tokenizers, "RESULTS", tmp_path / "results.csv")
-    monkeypatch.setattr(make_tokenizers, "run", run)
-    monkeypatch.setattr(sys, "argv", ["make_tokenizers.py"])
-    make_tokenizers.main()
-    first = (tmp_path / "results.csv").read_bytes()
-    assert (
-        len(load_results(tmp_path / "results.csv")[0])
-        == len(list((tmp_path / "cells").iterdir()))
-        == 12
-    )
-    monkeypatch.setattr(make_tokenizers, "run", lambda *cell: [])
-    make_tokenizers.main()
-    assert (tmp_path / "results.csv").read_bytes() == first
 
 
 # -- positions --------------------------------------------------------------------------------------------------------
@@ -246,15 +195,81 @@ def test_positions_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeypat
     make_positions.main([])
     frame, _ = load_results(tmp_path / "results.csv")
     first = (tmp_path / "results.csv").read_bytes()
-    assert len(list((tmp_path / "cells").iterdir())) == len(make_positions.MODELS)
+    lines = (tmp_path / "cells" / "cells.jsonl").read_bytes().splitlines()
+    assert len(lines) == 1 + len(make_positions.MODELS)
     assert len(frame) == (2 * 4 + 1) * 2
     assert frame["bits"].between(1, 5).all()
-    monkeypatch.setattr(make_positions, "run", lambda *cell: [])
+    (tmp_path / "results.csv").unlink()
     make_positions.main([])
     assert (tmp_path / "results.csv").read_bytes() == first
+    assert len((tmp_path / "cells" / "cells.jsonl").read_bytes().splitlines()) == len(lines)
 
 
 # -- what holds for every table ---------------------------------------------------------------------------------------
+
+# module: its cell, and the folder of its cells
+STUDIES = {
+    make_adapting: ("run", "RUNS"),
+    make_compression: ("run", "CELLS"),
+    make_dial: ("run", "CELLS"),
+    make_drift: ("run", "CELLS"),
+    make_forecast: ("run", "CELLS"),
+    make_positions: ("run", "CELLS"),
+    make_pretrained: ("run", "RUNS"),
+    make_prompts: ("run", "RUNS"),
+    make_recall: ("run", "RUNS"),
+    make_retrieval: ("run", "RUNS"),
+    make_soft_inputs: ("run", "CELLS"),
+    make_tokenizers: ("run", "CELLS"),
+    make_window: ("measure", "RUNS"),
+}
+ELSEWHERE = {  # of texts and packages that may not be here, or take long to load
+    make_compression: {"recipe": dict},
+    make_positions: {"load_corpus": lambda name: replace(load_corpus("mess3"), name=name)},
+    make_retrieval: {"is_installed": lambda system: True, "recipe": lambda system: {}},
+    make_soft_inputs: {"cell_recipe": dict},
+    make_tokenizers: {"recipe": lambda name: {}},
+    make_window: {"recipe": lambda name, seeds: {}},
+}
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.__name__.rpartition(".")[2])
+def test_the_tool_of_a_table_writes_it_from_its_cells(study, tmp_path, monkeypatch):
+    """Given the stored figures of each cell, main() writes the stored table, byte by byte."""
+    (cell, folder), stored = STUDIES[study], load_results(study.RESULTS)[0]
+    again, ran = tmp_path / "again.csv", []
+
+    def figures(**arguments):
+        ran.append(arguments)
+        return rows_of_cell(stored, arguments)
+
+    changed = {folder: tmp_path / "cells", "RESULTS": again, cell: figures}
+    expected = study.RESULTS.read_bytes()
+    for name, value in (changed | ELSEWHERE.get(study, {})).items():
+        monkeypatch.setattr(study, name, value)
+    study.main([])
+    if study is make_window:  # MISSING: one cell is not in the table
+        lines = again.read_text().splitlines(keepends=True)
+        again.write_text("".join(line for line in lines if "rotated,,,,2," not in line))
+    assert again.read_bytes() == expected
+    count = len(ran)
+    study.main([])
+    assert len(ran) == count > 1
+
+
+def rows_of_cell(stored, arguments):
+    """The stored rows of the cell with these arguments, without the arguments."""
+    columns = dict(arguments)
+    if (size := columns.pop("size", None)) is not None and columns["tokenizer"] != "char":
+        columns["vocab_size"] = size
+    for axis in (SCHEDULES, FEEDBACKS):
+        if axis.kind in columns and axis.kind in stored and "schedule" in columns:
+            columns[axis.kind] = axis.complete(columns[axis.kind])
+    if "inputs" in columns and "steps" not in columns:
+        columns["objective"] = OBJECTIVES.complete(columns["objective"], *[None] * 3)
+    is_its = np.all([stored[name] == value for name, value in columns.items()], axis=0)
+    return stored[is_its].drop(columns=[*arguments, "problem"], errors="ignore").to_dict("records")
+
 
 FRAME = pd.DataFrame({"figure": [2.0, 1 / 3], "name": ["b", "a"], "problem": ["", "no figure"]})
 
