@@ -5,6 +5,7 @@ together.
 import json
 import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,8 @@ from softar_studies import (
     make_soft_inputs,
     make_tokenizers,
     make_window,
+    tables,
+    widths,
 )
 from softar_studies.make_results import BUDGETS, PARTS, RESULTS, SEEDS
 from softar_studies.objectives_table import Budget, recipe
@@ -205,6 +208,22 @@ def test_positions_tool_keeps_its_cells_and_writes_the_table(tmp_path, monkeypat
     assert len((tmp_path / "cells" / "cells.jsonl").read_bytes().splitlines()) == len(lines)
 
 
+# -- widths ---------------------------------------------------------------------------------------
+
+
+def test_widths_are_cells_of_the_grid_and_their_recipe_is_that_of_the_tool():
+    frame, recipes = load_results(widths.RESULTS)
+    assert recipes == [json.loads(json.dumps(widths.recipe()))]
+    assert not frame.duplicated([*widths.GRID, "readout"]).any()
+    cells = frame.groupby(["seed", "width", "steps"])["readout"].nunique()
+    assert cells.eq(3).all()
+    assert set(cells.index) <= set(product(*(widths.GRID[k] for k in ("seed", "width", "steps"))))
+    for _, one in frame.groupby(["seed", "width"]):  # each with its three budgets
+        assert set(one["steps"]) == set(widths.GRID["steps"])
+    assert set(frame.loc[frame["seed"] == 0, "width"]) == set(widths.GRID["width"])
+    assert frame["excess"].gt(0).all()
+
+
 # -- what holds for every table ---------------------------------------------------------------------------------------
 
 # module: its cell, and the folder of its cells
@@ -269,6 +288,33 @@ def rows_of_cell(stored, arguments):
         columns["objective"] = OBJECTIVES.complete(columns["objective"], *[None] * 3)
     is_its = np.all([stored[name] == value for name, value in columns.items()], axis=0)
     return stored[is_its].drop(columns=[*arguments, "problem"], errors="ignore").to_dict("records")
+
+
+def test_a_study_writes_no_table_without_its_failed_cells_and_tries_them_again(tmp_path):
+    mended = tmp_path / "mended"
+
+    def cell(a):
+        if a == 2 and not mended.exists():
+            raise RuntimeError("not today")
+        return {"double": 2 * a}
+
+    grid = {"a": [1, 2]}
+    with pytest.raises(RuntimeError, match="1 cells failed.*not today"):
+        tables.figures(cell, grid, tmp_path / "cells", {})
+    mended.touch()
+    found = tables.figures(cell, grid, tmp_path / "cells", {})
+    assert found.to_dict("list") == {"a": [1, 2], "double": [2, 4]}
+    tables.figures(cell, grid, tmp_path / "cells", {"steps": 3})  # another recipe, other cells
+    assert len((tmp_path / "cells" / "cells.jsonl").read_text().splitlines()) == 1 + 3 + 2
+
+
+def test_the_command_line_of_a_study(capsys):
+    asked = tables.asked_for("A study.", range(3), "SEED", ["2", "0", "--backend", "cores"])
+    assert (asked.names, asked.backend) == ([2, 0], "cores")
+    assert tables.asked_for("A study.", arguments=[]).names == []
+    with pytest.raises(SystemExit):
+        tables.asked_for("A study.", ["urn"], "CORPUS", ["urne"])
+    assert "unknown: urne; known: urn" in capsys.readouterr().err
 
 
 FRAME = pd.DataFrame({"figure": [2.0, 1 / 3], "name": ["b", "a"], "problem": ["", "no figure"]})

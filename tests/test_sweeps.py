@@ -20,7 +20,7 @@ import torch
 import softar_lab as lab
 from softar_lab.core.cells import load_results
 from softar_lab.core.store import CheckpointError, StoreError
-from softar_lab.sweeps import keys
+from softar_lab.sweeps import backends, keys
 from softar_lab.sweeps.journal import Journal, Outcome
 from softar_lab.sweeps.sweep import cells_of
 
@@ -361,6 +361,12 @@ def test_all_cores_give_the_figures_of_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_cluster_runs_no_more_cells_at_a_time_than_were_asked_for():
+    assert backends._sent_at_once(None, 8) == 8 * backends.AHEAD
+    assert backends._sent_at_once(8, 8) == 8 * backends.AHEAD
+    assert backends._sent_at_once(3, 8) == 3
+
+
 def test_a_cell_that_ends_its_process_costs_only_itself(tmp_path):
     frame = lab.sweep(ends_its_process, GRID, backend="cores", workers=2, progress=False)
     assert frame.problem.tolist() == ["", "", "it ended its process, 3 times", "", "", ""]
