@@ -5,15 +5,19 @@ Three measurements, on a machine that does nothing else:
 * cells that work for 10 ms, on one worker: the seconds a cell needs beyond its work, for each
   backend in turn, and the seconds until the first cell is back;
 * 10,000 cells that do nothing: the driver's memory, the seconds to write and to read the table;
-* trainings of about a second on one worker and on two, taking turns: the speed-up.
+* trainings of half a second on one worker and on two, taking turns: the speed-up. Ray's two workers
+  are two nodes on this machine.
 
 `--write` puts the first and the last into data/results/scaling.csv.
 """
 
 import argparse
+import logging
+import os
 import resource
 import tempfile
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -26,6 +30,7 @@ from softar_lab.core.cells import save_results
 
 ROOT = Path(__file__).parents[1]
 WORK, CELLS, MANY = 0.01, 200, 10_000
+TRAININGS = 12
 
 
 def works(number: int) -> dict:
@@ -33,7 +38,7 @@ def works(number: int) -> dict:
     end = time.perf_counter() + WORK
     while time.perf_counter() < end:
         pass
-    return {"square": number * number}
+    return {"square": number * number, "at": time.time()}
 
 
 def nothing(number: int) -> dict:
@@ -41,35 +46,32 @@ def nothing(number: int) -> dict:
 
 
 def trains(number: int) -> dict:
-    """A training of about a second on one thread."""
+    """A training of about half a second on one thread."""
     torch.manual_seed(number)
     net = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.Tanh(), torch.nn.Linear(512, 256))
     optimizer = torch.optim.Adam(net.parameters())
     inputs = torch.randn(256, 256)
-    for _ in range(200):
+    for _ in range(100):
         loss = (net(inputs) - inputs).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return {"loss": loss.item()}
+    return {"loss": loss.item(), "at": time.time()}
 
 
-def seconds(cell, count: int, backend: str, workers: int) -> float:
-    begin = time.perf_counter()
-    sweep(cell, {"number": range(count)}, backend=backend, workers=workers, progress=False)
-    return time.perf_counter() - begin
+def pace(cell, count: int, backend: str, workers: int) -> tuple[float, float]:
+    """Seconds until the first cell is done, and from then on seconds per cell."""
+    begin = time.time()
+    frame = sweep(cell, {"number": range(count)}, backend=backend, workers=workers, progress=False)
+    at = sorted(frame["at"])
+    return at[0] - begin, (at[-1] - at[workers - 1]) / (count - workers)
 
 
 def overhead(backend: str, rounds: int) -> dict:
-    """Seconds beyond its work per cell, and until the very first one is back.
-
-    The rounds' median, each against one cell alone, whose start-up is the same.
-    """
-    start, per_cell = seconds(works, 1, backend, 1) - WORK, []
-    for _ in range(rounds):
-        alone = seconds(works, 1, backend, 1)
-        per_cell.append((seconds(works, CELLS + 1, backend, 1) - alone) / CELLS - WORK)
-    return {"backend": backend, "start": start, "per_cell": median(per_cell)}
+    """Seconds until the first cell is back, the first time, and per cell beyond its work: medians."""
+    found = [pace(works, CELLS, backend, 1) for _ in range(rounds)]
+    per_cell = median(each for _, each in found) - WORK
+    return {"backend": backend, "start": found[0][0] - WORK, "per_cell": per_cell}
 
 
 def many() -> dict:
@@ -91,16 +93,34 @@ def many() -> dict:
     return {"run": run, "read again": again, "table written": table, "memory (MB)": grown / 1024}
 
 
-def speed_up(backend: str, rounds: int) -> float:
-    """One worker's seconds over those of two, for 16 trainings; start-up taken off; median."""
+def speed_up(backend: str, rounds: int) -> dict:
+    """One worker's seconds per training over those of two: the median, the least, the largest."""
     ratios = []
     for _ in range(rounds):
-        took = {n: seconds(trains, 16, backend, n) - seconds(trains, n, backend, n) for n in (1, 2)}
-        ratios.append(took[1] / 15 / (took[2] / 14))
-    return median(ratios)
+        one, two = (pace(trains, TRAININGS, backend, workers)[1] for workers in (1, 2))
+        ratios.append(one / two)
+    return {"speed_up": median(ratios), "least": min(ratios), "largest": max(ratios)}
+
+
+@contextmanager
+def two_nodes():
+    """A Ray cluster of two nodes of one core each, on this machine."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()  # overhead() left a cluster of one core
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def main() -> None:
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_agent_register_timeout_ms": "120000"}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,13 +131,16 @@ def main() -> None:
     print(machine())
     rows = [overhead(backend, given.rounds) for backend in given.backends]
     for row in rows:
-        if row["backend"] == "cores":
-            row["speed_up"] = speed_up("cores", given.rounds)
+        if row["backend"] != "here":
+            with two_nodes() if row["backend"] == "ray" else nullcontext():
+                row |= speed_up(row["backend"], given.rounds)
+        row["load"] = os.getloadavg()[0]
     for table in (pd.DataFrame(rows), pd.DataFrame([many()])):
         print(markdown(list(table), [[f"{x:.3g}" if isinstance(x, float) else x for x in row]
                                      for row in table.to_numpy(dtype=object)]))  # fmt: skip
     if given.write:
-        recipe = {"cells": CELLS, "work": WORK, "rounds": given.rounds, "machine": machine()}
+        recipe = {"cells": CELLS, "work": WORK, "trainings": TRAININGS}
+        recipe |= {"rounds": given.rounds, "machine": machine()}
         save_results(pd.DataFrame(rows), [recipe], ROOT / "data/results/scaling.csv", ["backend"])
 
 

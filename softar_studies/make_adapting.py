@@ -18,16 +18,16 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
-from softar_lab import SoftAR, generate, load_corpus, load_pretrained
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab import SoftAR, generate, load_corpus, load_pretrained, sweep
+from softar_lab.core.cells import save_results
 from softar_lab.core.predictor import Predictor
 from softar_lab.external.pretrained.adapt_config import AdaptConfig
 from softar_lab.external.pretrained.adapting import adapt
 from softar_lab.metrics.texts import distinct_n
 
-from .make_results import ROOT, names_asked_for
+from .make_results import ROOT
+from .tables import asked_for, figures
 
 RUNS, RESULTS = ROOT / "runs" / "adapting", ROOT / "data" / "results" / "adapting.csv"
 WHO = ("A farmer", "The teacher", "My sister", "An old man")
@@ -120,14 +120,15 @@ def training_texts(name: str) -> list[str]:
     """What adapters are trained on: SmolLM2's own texts, or the stories that ours was trained on."""
     if name == "tales-hard":
         return documents(load_corpus("tales").train[:READ])
+    frame = sweep(drawn_texts, {"tokens": [DRAWN]}, out=RUNS / "texts", progress=False)
+    return list(frame["text"])
 
-    def run() -> list[dict[str, Any]]:
-        seeds = list(range(len(OPENINGS)))
-        drawn = generate(base_model("smollm2"), OPENINGS, DRAWN, seed=seeds, temperature=1.0)
-        return [{"text": path.prompt + path.text} for path in drawn]
 
-    rows = load_or_run(cell_path(RUNS, "texts"), {"openings": OPENINGS, "drawn": DRAWN}, run)
-    return [row["text"] for row in rows]
+def drawn_texts(tokens: int) -> list[dict[str, str]]:
+    """What SmolLM2 writes after the openings, one row per text."""
+    seeds = list(range(len(OPENINGS)))
+    drawn = generate(base_model("smollm2"), OPENINGS, tokens, seed=seeds, temperature=1.0)
+    return [{"text": path.prompt + path.text} for path in drawn]
 
 
 def documents(text: str) -> list[str]:
@@ -169,6 +170,12 @@ def cell(arm: str, seed: int, feedback: str) -> list[dict[str, Any]]:
     ]
 
 
+def run(base: str, trained: str, seed: int) -> list[dict[str, Any]]:
+    """Train one arm with one seed; one row per feedback."""
+    arm = f"{base}, {trained}"
+    return [{"feedback": name, **row} for name in FEEDBACKS for row in cell(arm, seed, name)]
+
+
 @torch.inference_mode()
 def judged(judge: Predictor, paths: list[Any]) -> list[float]:
     """The nats of each text, read as the symbols that were written, behind its prompt."""
@@ -180,26 +187,17 @@ def judged(judge: Predictor, paths: list[Any]) -> list[float]:
     return found
 
 
-def main() -> None:
-    names, rows = names_asked_for(__doc__, ARMS, "ARM"), []
-    torch.set_num_threads(1)
-    for arm in tqdm(names or TABLE):
-        for seed in range(parts(arm)[1].seeds):
-            for feedback in FEEDBACKS:
-                found = load_or_run(
-                    cell_path(RUNS, arm, seed, feedback),
-                    recipe(arm, seed, feedback),
-                    lambda arm=arm, seed=seed, feedback=feedback: cell(arm, seed, feedback),
-                )
-                base, trained = arm.split(", ")
-                about = {"base": base, "trained": trained, "feedback": feedback, "seed": seed}
-                rows += [{**about, **row} for row in found]
-                shown = {key: round(found[0][key], 3) for key in ("nats", "bits", "distinct_4")}
-                print(arm, seed, feedback, shown, flush=True)
-    if not names:
+def main(arguments: list[str] | None = None) -> None:
+    asked, frames = asked_for(__doc__, ARMS, "ARM", arguments), []
+    for arm in asked.names or TABLE:
+        name, base, _ = parts(arm)
+        grid = {"base": [name], "trained": [arm.split(", ")[1]], "seed": range(base.seeds)}
+        settings = {feedback: recipe(arm, 0, feedback) for feedback in FEEDBACKS}
+        frames.append(figures(run, grid, RUNS, settings, asked.backend))
+    if not asked.names:
         recipes = [recipe(arm, 0, feedback) for arm in TABLE for feedback in FEEDBACKS]
         keys = ["base", "trained", "feedback", "seed"]
-        save_results(pd.DataFrame(rows), recipes, RESULTS, keys)
+        save_results(pd.concat(frames), recipes, RESULTS, keys)
         print(f"written: {RESULTS}")
 
 

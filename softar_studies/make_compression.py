@@ -16,9 +16,11 @@ from softar_studies.analogies import tales_analogies
 from softar_studies.slot_editing import held_facts, tales_enrichment
 
 from .make_checkpoints import RECIPES, model_config
+from .tables import asked_for, figures
 
 ROOT = Path(__file__).parents[1]
-RESULTS, SEEDS, NAME = ROOT / "data" / "results" / "compression.csv", 3, "tales-words"
+CELLS, RESULTS = ROOT / "runs" / "compression", ROOT / "data" / "results" / "compression.csv"
+SEEDS, NAME = 3, "tales-words"
 STORIES, FACTS = 400, 300
 
 
@@ -35,29 +37,24 @@ def recipe() -> dict:
     }
 
 
-def rows(model: SoftAR, seed: int) -> list[dict]:
-    """The rows of one model: columns part, `way`, at, what, value, seed and problem."""
+def run(seed: int) -> list[dict]:
+    """Train one model; its rows: columns part, `way`, at, what and value."""
+    corpus = load_corpus(NAME)
+    tokenizer = CharTokenizer.fit(corpus.train)
+    model = SoftAR(model_config(RECIPES[NAME], tokenizer), tokenizer, seed)
+    train(model, corpus, RECIPES[NAME]["train"], out=CELLS / str(seed), seed=seed)
     found = tales_analogies(model, load_corpus("tales").documents("train")[:STORIES]).assign(
         part="analogies", at=0.0
     )
     more = tales_enrichment(model, held_facts(tales_words(), FACTS)).assign(part="enrichment")
-    return pd.concat([found, more]).assign(seed=seed, problem="").to_dict("records")
+    return pd.concat([found, more]).to_dict("records")
 
 
-def main() -> None:
-    corpus = load_corpus(NAME)
-    tokenizer, found = CharTokenizer.fit(corpus.train), []
-    for seed in range(SEEDS):
-        model = SoftAR(model_config(RECIPES[NAME], tokenizer), tokenizer, seed)
-        train(
-            model,
-            corpus,
-            RECIPES[NAME]["train"],
-            out=ROOT / "runs" / "compression" / str(seed),
-            seed=seed,
-        )
-        found += rows(model, seed)
-    save_results(pd.DataFrame(found), [recipe()], RESULTS, ["part", "way", "at", "what", "seed"])
+def main(arguments: list[str] | None = None) -> None:
+    asked = asked_for(__doc__, arguments=arguments)
+    frame = figures(run, {"seed": range(SEEDS)}, CELLS, recipe(), asked.backend)
+    keys = ["part", "way", "at", "what", "seed"]
+    save_results(frame.assign(problem=""), [recipe()], RESULTS, keys)
     print(f"written: {RESULTS}")
 
 

@@ -1,24 +1,21 @@
-"""Measure what soft inputs teach (K7): python -m softar_studies.make_dial [SECONDS]
+"""Measure what soft inputs teach (K7): python -m softar_studies.make_dial
 
 A chain of six letters, whose pairs are known. Small models are trained on hard or soft inputs, then
 write with the feedback that matches their inputs, never collapsed. How wrong are the pairs and the
-letters of what they write, and how much does a soft token tell about its symbol? With SECONDS, the
-tool stops after about so many; finished cells are saved in runs/dial, and the same command goes on.
-A complete run writes data/results/dial.csv and .json.
+letters of what they write, and how much does a soft token tell about its symbol? Finished cells are
+saved in runs/dial, and the same command goes on. A complete run writes data/results/dial.csv and
+.json.
 """
 
 import math
-import sys
-import time
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
-import pandas as pd
 import torch
 
 from softar_lab import CharTokenizer, ModelConfig, SoftAR, TrainConfig, corpus_of, generate, train
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_lab.data.languages import Markov
 from softar_lab.metrics.distributions import excess_bits
 from softar_lab.models.scoring import calibrate
@@ -26,6 +23,7 @@ from softar_lab.models.simplex import posterior_dirichlet
 from softar_lab.training.soft_inputs import SOFT_INPUTS, SoftInputs
 
 from .make_results import ROOT
+from .tables import asked_for, figures
 
 CELLS, RESULTS = ROOT / "runs" / "dial", ROOT / "data" / "results" / "dial.csv"
 KEYS = ["objective", "inputs", "steps", "seed"]
@@ -119,8 +117,7 @@ def run(objective: str, inputs: str, steps: int, seed: int) -> list[dict]:
         error = _pairs(model, when, what, seed) - true
         found[f"{name}_pairs"] = float(abs(error).sum() / 2)
         found[f"{name}_letters"] = float(abs(error.sum(0)).sum() / 2)
-    about = {"objective": objective, "inputs": inputs, "steps": steps, "seed": seed}
-    return [{**about, "told": told_bits(inputs), **found}]
+    return [{"told": told_bits(inputs), **found}]
 
 
 def _pairs(model: SoftAR, schedule: str, feedback: str, seed: int) -> np.ndarray:
@@ -148,17 +145,12 @@ def recipe() -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    given = sys.argv[1:] if arguments is None else arguments
-    end = time.monotonic() + float(given[0]) if given else math.inf
-    torch.set_num_threads(1)
-    rows = []
+    asked = asked_for(__doc__, arguments=arguments)
     cells = [(*what, seed) for *what, seeds in WORK for seed in range(seeds)]
-    for cell in sorted(cells, key=lambda cell: cell[-1]):  # first the whole table of one seed
-        if time.monotonic() > end:
-            return
-        rows += load_or_run(cell_path(CELLS, *cell), recipe(), partial(run, *cell))
-        print(*cell, flush=True)
-    save_results(pd.DataFrame(rows).assign(problem=""), [recipe()], RESULTS, KEYS)
+    cells.sort(key=lambda cell: cell[-1])  # first the whole table of one seed
+    grid = [dict(zip(KEYS, cell, strict=True)) for cell in cells]
+    frame = figures(run, grid, CELLS, recipe(), asked.backend)
+    save_results(frame.assign(problem=""), [recipe()], RESULTS, KEYS)
     print(f"written: {RESULTS}")
 
 

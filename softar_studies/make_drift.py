@@ -7,15 +7,12 @@ texts, the readers are fitted once. Finished conditions are saved in runs/drift;
 goes on, and writes data/results/drift.csv and .json at the end.
 """
 
-import argparse
 from dataclasses import asdict, dataclass
-from functools import partial
 
-import pandas as pd
 import torch
 
 from softar_lab import SoftAR, generate, load_corpus, load_language
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_lab.core.trajectory import Trajectory
 from softar_lab.generation.feedback import FEEDBACKS
 from softar_lab.generation.schedule import SCHEDULES
@@ -23,6 +20,7 @@ from softar_lab.metrics.drift_readers import drift_by_reader, fit_readers, split
 from softar_studies.frontier import TeacherForced
 
 from .make_results import ROOT
+from .tables import asked_for, figures
 
 CELLS, RESULTS = ROOT / "runs" / "drift", ROOT / "data" / "results" / "drift.csv"
 FITTED, SCORED, SEEDS = 128, 16, 5
@@ -79,26 +77,26 @@ def dictated(
     )  # fmt: skip
 
 
-def run(name: str, schedule: str, feedback: str, fitted: int = FITTED) -> list[dict]:
+def run(model: str, schedule: str, feedback: str, fitted: int = FITTED) -> list[dict]:
     """One condition: the readers fitted once, then one row per seed."""
-    subject, rows = SUBJECTS[name], []
-    model, truth = SoftAR.load(ROOT / "data" / "checkpoints" / name), load_language(subject.corpus)
+    subject, rows = SUBJECTS[model], []
+    reader = SoftAR.load(ROOT / "data" / "checkpoints" / model)
+    truth = load_language(subject.corpus)
     # 1) fit on texts that begin as training text does, with seeds of their own
     training = beginnings(subject, "train", fitted)
-    paths = dictated(model, subject, training, 10**6, schedule, feedback)
-    readers = fit_readers(paths, model, truth)
+    paths = dictated(reader, subject, training, 10**6, schedule, feedback)
+    readers = fit_readers(paths, reader, truth)
     # 2) score others
     validation = beginnings(subject, "val", SCORED * SEEDS)
     for seed in range(SEEDS):
         texts = validation[seed * SCORED : (seed + 1) * SCORED]
-        paths = dictated(model, subject, texts, seed * SCORED, schedule, feedback)
-        frame = drift_by_reader(paths, model, readers, truth)
+        paths = dictated(reader, subject, texts, seed * SCORED, schedule, feedback)
+        frame = drift_by_reader(paths, reader, readers, truth)
         soft = torch.cat([~path.collapsed for path in paths]).double().mean()
         for begin in (0, subject.steps // 2):
             figures = split_harm(frame, begin).to_dict()
             rows.append({"seed": seed, "begin": begin, "soft": float(soft), **figures})
-    about = {"model": name, "schedule": schedule, "feedback": feedback}
-    about |= {"temperature": readers.temperature, "ridge": readers.ridge}
+    about = {"temperature": readers.temperature, "ridge": readers.ridge}
     return [{**about, **row} for row in rows]
 
 
@@ -109,17 +107,14 @@ def cell_recipe() -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
-    rows = []
-    for name in SUBJECTS:
-        for condition in CONDITIONS:
-            cell = (name, *condition)
-            rows += load_or_run(cell_path(CELLS, *cell), cell_recipe(), partial(run, *cell))
-            print(*cell, flush=True)
-    frame = pd.DataFrame(rows)
+    asked = asked_for(__doc__, arguments=arguments)
+    grid = [
+        {"model": name, "schedule": schedule, "feedback": feedback}
+        for name in SUBJECTS
+        for schedule, feedback in CONDITIONS
+    ]
+    weights = {name: ROOT / "data" / "checkpoints" / name for name in SUBJECTS}
+    frame = figures(run, grid, CELLS, {**cell_recipe(), **weights}, asked.backend)
     for axis in (SCHEDULES, FEEDBACKS):  # with every parameter
         frame[axis.kind] = [axis.complete(name) for name in frame[axis.kind]]
     keys = ["model", "schedule", "feedback", "begin", "seed"]

@@ -5,18 +5,15 @@ the soft one is set beside sampled hard ones. The checkpoints are seed 0. Finish
 runs/forecast; the same command goes on, and writes data/results/forecast.csv and .json at the end.
 """
 
-import argparse
 from dataclasses import asdict
-from functools import partial
-
-import pandas as pd
 
 from softar_lab import CharTokenizer, SoftAR, load_corpus, load_language, train
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_studies.forecast import against_sampling
 
 from .make_checkpoints import RECIPES, model_config
 from .make_results import ROOT
+from .tables import asked_for, figures
 
 CELLS, RESULTS = ROOT / "runs" / "forecast", ROOT / "data" / "results" / "forecast.csv"
 SEEDS, STEPS, CHAINS = 5, 12, 2048
@@ -38,7 +35,7 @@ def run(seed: int) -> list[dict]:
     found = against_sampling(soft, hard, load_language("chain"), STEPS, CHAINS)
     untrained = against_sampling(hard, hard, load_language("chain"), STEPS, chains=2)
     found["never_met"] = untrained["soft"]
-    return found.reset_index().assign(seed=seed).to_dict("records")
+    return found.reset_index().to_dict("records")
 
 
 def cell_recipe() -> dict:
@@ -51,15 +48,9 @@ def cell_recipe() -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args(arguments)
-    rows = []
-    for seed in range(SEEDS):
-        rows += load_or_run(cell_path(CELLS, seed), cell_recipe(), partial(run, seed))
-        print(seed, flush=True)
-    save_results(pd.DataFrame(rows), [cell_recipe()], RESULTS, ["seed", "k"])
+    asked = asked_for(__doc__, arguments=arguments)
+    frame = figures(run, {"seed": range(SEEDS)}, CELLS, cell_recipe(), asked.backend)
+    save_results(frame, [cell_recipe()], RESULTS, ["seed", "k"])
     print(f"written: {RESULTS}")
 
 

@@ -7,19 +7,17 @@ only with that). Finished cells are saved in runs/positions. A run without a SEE
 data/results/positions.csv and .json at the end.
 """
 
-import argparse
 import math
 from dataclasses import asdict, replace
-from functools import partial
 
-import pandas as pd
 import torch
 
 from softar_lab import CharTokenizer, Corpus, ModelConfig, SoftAR, TrainConfig, load_corpus, train
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_lab.models.scoring import encode
 
 from .make_results import ROOT
+from .tables import asked_for, figures
 
 CELLS, RESULTS = ROOT / "runs" / "positions", ROOT / "data" / "results" / "positions.csv"
 SEEDS, TRAINED, SCORED, BIN = 3, 64, 256, 16
@@ -33,12 +31,12 @@ MODELS = {  # how each differs from the lab's own body
 TRAIN = TrainConfig(steps=400, window=TRAINED, eval_every=0, save_every=0)
 
 
-def run(name: str, seed: int) -> list[dict]:
+def run(positions: str, seed: int) -> list[dict]:
     """Train one model and score it in each attention window: bits per character by position."""
     corpus = load_corpus("shakespeare")
     tokenizer = CharTokenizer.fit(corpus.train)
     model = SoftAR(
-        ModelConfig(vocab_size=tokenizer.vocab_size, context=SCORED, **MODELS[name]),
+        ModelConfig(vocab_size=tokenizer.vocab_size, context=SCORED, **MODELS[positions]),
         tokenizer,
         seed,
     )
@@ -48,12 +46,12 @@ def run(name: str, seed: int) -> list[dict]:
     return [
         row
         for window in ([None, TRAINED] if own is None else [own])
-        for row in score(model, corpus, window, name, seed)
+        for row in score(model, corpus, window)
     ]
 
 
 @torch.inference_mode()
-def score(model: SoftAR, corpus: Corpus, window: int | None, name: str, seed: int) -> list[dict]:
+def score(model: SoftAR, corpus: Corpus, window: int | None) -> list[dict]:
     """Score rows of SCORED characters; each BIN of positions gives one row of the table."""
     seeing = SoftAR(replace(model.config, attention_window=window), model.tokenizer)
     seeing.load_state_dict(model.state_dict())
@@ -61,9 +59,8 @@ def score(model: SoftAR, corpus: Corpus, window: int | None, name: str, seed: in
     rows = ids[: len(ids) // SCORED * SCORED].view(-1, SCORED)
     log_probs = torch.cat([seeing.eval().log_probs(part) for part in rows.split(64)])  # (N, SCORED)
     bits = -log_probs.double().mean(0).view(-1, BIN).mean(-1) / math.log(2)
-    cell = {"positions": name, "window": window or 0, "seed": seed}
     return [
-        {**cell, "begin": i * BIN, "end": (i + 1) * BIN, "bits": b, "problem": ""}
+        {"window": window or 0, "begin": i * BIN, "end": (i + 1) * BIN, "bits": b}
         for i, b in enumerate(bits.tolist())
     ]
 
@@ -81,21 +78,13 @@ def recipe(sha256: str) -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
-    seeds, rows = parser.parse_args(arguments).seeds, []
-    torch.set_num_threads(1)
+    asked = asked_for(__doc__, range(SEEDS), "SEED", arguments)
     settings = recipe(load_corpus("shakespeare").sha256)
-    for seed in seeds or range(SEEDS):
-        for name in MODELS:
-            rows += load_or_run(cell_path(CELLS, name, seed), settings, partial(run, name, seed))
-            print(name, seed, flush=True)
-    if not seeds:
-        save_results(
-            pd.DataFrame(rows), [settings], RESULTS, ["positions", "window", "seed", "begin"]
-        )
+    grid = {"seed": asked.names or range(SEEDS), "positions": list(MODELS)}
+    frame = figures(run, grid, CELLS, settings, asked.backend)
+    if not asked.names:
+        keys = ["positions", "window", "seed", "begin"]
+        save_results(frame.assign(problem=""), [settings], RESULTS, keys)
         print(f"written: {RESULTS}")
 
 

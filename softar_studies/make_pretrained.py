@@ -9,6 +9,7 @@ stopped. A run without a SETTING writes data/results/pretrained.csv and .json at
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from softar_lab import Trajectory, generate
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_lab.core.predictor import Predictor
 from softar_lab.external.pretrained.load import load_pretrained
 from softar_lab.generation import engine
@@ -28,7 +29,8 @@ from softar_studies.answering import answer_lengths, answer_row
 from softar_studies.answers import extract_answer
 from softar_studies.questions import is_correct, load_questions
 
-from .make_results import ROOT, names_asked_for
+from .make_results import ROOT
+from .tables import asked_for, figures
 
 RUNS, RESULTS = ROOT / "runs" / "pretrained", ROOT / "data" / "results" / "pretrained.csv"
 STEPS, BATCH, SEEDS = 32, 40, 3
@@ -207,8 +209,9 @@ class Asked:
             self.states[key] = self.read(state, token_ids=token_ids)
         return self.states[key]
 
-    def run(self, setting: Setting, seed: int) -> list[dict[str, Any]]:
-        """Answer all questions in one setting: a list of one row."""
+    @torch.inference_mode()
+    def run(self, setting: Setting, seed: int) -> dict[str, Any]:
+        """Answer all questions in one setting: one row."""
         texts, lengths, scores = ([None] * len(self.prompts) for _ in range(3))
         for batch in tqdm(self.batches, leave=False):
             for i, path in zip(batch, self._write(setting, batch, seed), strict=True):
@@ -218,7 +221,7 @@ class Asked:
         marks = [
             is_correct(question, text) for question, text in zip(self.questions, texts, strict=True)
         ]
-        return [{"seed": seed, **answer_row(texts, marks, lengths, scores)}]
+        return answer_row(texts, marks, lengths, scores)
 
     def _write(self, setting: Setting, batch: Sequence[int], seed: int) -> list[Trajectory]:
         seeds = [1000 * seed + i for i in batch]
@@ -286,33 +289,26 @@ def recipe(name: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    names, asked, rows = names_asked_for(__doc__, SETTINGS, "SETTING"), {}, []
-    torch.set_num_threads(1)
-    for name in tqdm(names or SETTINGS):
-        setting = SETTINGS[name]
+@cache
+def asked_in(dtype: str) -> Asked:
+    """The model in one precision, and the questions as its prompts."""
+    return Asked(dtype)
 
-        def run(seed: int, setting: Setting = setting) -> list[dict[str, Any]]:
-            if setting.dtype not in asked:
-                asked[setting.dtype] = Asked(setting.dtype)
-            with torch.inference_mode():
-                return asked[setting.dtype].run(setting, seed)
 
-        for seed in range(setting.seeds):
-            found = load_or_run(
-                cell_path(RUNS, name, seed), recipe(name), lambda seed=seed, run=run: run(seed)
-            )
-            rows += [
-                {"setting": name, "control": setting.control, **row, "problem": ""} for row in found
-            ]
-            print(
-                f"{name}, seed {seed}: {found[0]['right']:.3f} right, {found[0]['tokens']:.1f} tokens",
-                flush=True,
-            )
-    if not names:
-        save_results(
-            pd.DataFrame(rows), [recipe(name) for name in SETTINGS], RESULTS, ["setting", "seed"]
-        )
+def run(setting: str, seed: int) -> dict[str, Any]:
+    """The row of one setting and seed."""
+    chosen = SETTINGS[setting]
+    return {"control": chosen.control, **asked_in(chosen.dtype).run(chosen, seed)}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked, frames = asked_for(__doc__, SETTINGS, "SETTING", arguments), []
+    for name in asked.names or SETTINGS:
+        grid = {"setting": [name], "seed": range(SETTINGS[name].seeds)}
+        frames.append(figures(run, grid, RUNS, recipe(name), asked.backend))
+    if not asked.names:
+        frame, recipes = pd.concat(frames).assign(problem=""), map(recipe, SETTINGS)
+        save_results(frame, list(recipes), RESULTS, ["setting", "seed"])
         print(f"written: {RESULTS}")
 
 

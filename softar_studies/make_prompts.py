@@ -7,15 +7,15 @@ saved in runs/prompts; the table goes to data/results/prompts.csv and .json. The
 is saved in data/prompts.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from softar_lab import SoftAR, load_language, load_pretrained
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_lab.core.predictor import Predictor
 from softar_lab.external.pretrained.prompt_reading import survival, words_of
 from softar_lab.external.pretrained.prompts import LearnedPrompt, Pair, score, tune_prompt
@@ -27,7 +27,8 @@ from softar_studies.prompt_tasks import (
     true_nats,
 )
 
-from .make_results import ROOT, names_asked_for
+from .make_results import ROOT
+from .tables import asked_for, figures
 
 RUNS, RESULTS = ROOT / "runs" / "prompts", ROOT / "data" / "results" / "prompts.csv"
 SAVED = ROOT / "data" / "prompts"
@@ -90,33 +91,28 @@ def words(model: Predictor, prompt: LearnedPrompt) -> dict[str, float]:
     return numbers.astype(float).mean().to_dict()
 
 
-def load(part: str) -> Predictor:
-    """The model of a part."""
-    if part.startswith("mess3"):
+@cache
+def load(own: bool) -> Predictor:
+    """The lab's model of mess3, or SmolLM2."""
+    if own:
         return SoftAR.load(ROOT / "data" / "checkpoints" / "mess3-hard", "cpu")
     return load_pretrained(device="cpu", dtype=torch.bfloat16)
 
 
-def main() -> None:
-    names, rows, models = names_asked_for(__doc__, PARTS, "PART"), [], {}
-    torch.set_num_threads(1)
-    for part in tqdm(names or PARTS):
-        for seed in range(PARTS[part][1]):
+def run(part: str, seed: int) -> list[dict[str, Any]]:
+    """The rows of one part and seed."""
+    return cell(load(part.startswith("mess3")), part, seed)
 
-            def run(part: str = part, seed: int = seed) -> list[dict[str, Any]]:
-                name = recipe(part, seed)["model"]
-                if name not in models:
-                    models[name] = load(part)
-                return cell(models[name], part, seed)
 
-            about = recipe(part, seed)
-            found = load_or_run(cell_path(RUNS, part, seed), about, run)
-            rows += [{"part": part, "seed": seed, **row} for row in found]
-            shares = {row["variant"]: f"{row['nats']:.3f}" for row in found}
-            print(part, seed, shares, flush=True)
-    if not names:
+def main(arguments: list[str] | None = None) -> None:
+    asked, frames = asked_for(__doc__, PARTS, "PART", arguments), []
+    for part in asked.names or PARTS:
+        settings = {key: value for key, value in recipe(part, 0).items() if key != "seed"}
+        grid = {"part": [part], "seed": range(PARTS[part][1])}
+        frames.append(figures(run, grid, RUNS, settings, asked.backend))
+    if not asked.names:
         recipes = [recipe(part, 0) for part in PARTS]
-        save_results(pd.DataFrame(rows), recipes, RESULTS, ["part", "variant", "seed"])
+        save_results(pd.concat(frames), recipes, RESULTS, ["part", "variant", "seed"])
         print(f"written: {RESULTS}")
 
 

@@ -7,18 +7,15 @@ so an interrupted run resumes where it stopped. A complete run writes data/resul
 """
 
 from dataclasses import asdict, replace
-from functools import partial
-
-import pandas as pd
-import torch
 
 from softar_lab import SoftAR, train
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.models.config import ModelConfig
 
 from .make_results import ROOT
 from .make_window import PLAIN, TASKS, one, text_of, values
+from .tables import asked_for, figures
 
 RUNS, RESULTS = ROOT / "runs" / "recall", ROOT / "data" / "results" / "recall.csv"
 TASK = TASKS["recall"]
@@ -34,7 +31,7 @@ CELLS = [
 ]
 
 
-def run(layout: str, steps: int, seed: int) -> list[dict]:
+def run(layout: str, steps: int, seed: int) -> dict:
     """Train one model; its bits an answer on validation text."""
     corpus, full = text_of("recall"), layout == "full"
     tokenizer = CharTokenizer.fit(corpus.train)
@@ -49,7 +46,7 @@ def run(layout: str, steps: int, seed: int) -> list[dict]:
     recipe = replace(TASK.train, steps=steps, batch_size=batch)
     train(model, corpus, recipe, seed=seed, progress=False)
     found, n = values("recall", model)["answer bits"]
-    return [{"layout": layout, "steps": steps, "seed": seed, "bits": float(found), "n": n}]
+    return {"bits": float(found), "n": n}
 
 
 def recipe() -> dict:
@@ -66,13 +63,11 @@ def recipe() -> dict:
     }
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    rows = []
-    for cell in CELLS:
-        rows += load_or_run(cell_path(RUNS, *cell), recipe(), partial(run, *cell))
-        print(rows[-1], flush=True)
-    save_results(pd.DataFrame(rows).assign(problem=""), [recipe()], RESULTS, KEYS)
+def main(arguments: list[str] | None = None) -> None:
+    asked = asked_for(__doc__, arguments=arguments)
+    grid = [dict(zip(KEYS, cell, strict=True)) for cell in CELLS]
+    frame = figures(run, grid, RUNS, recipe(), asked.backend)
+    save_results(frame.assign(problem=""), [recipe()], RESULTS, KEYS)
     print(f"written: {RESULTS}")
 
 

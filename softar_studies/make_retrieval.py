@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from softar_lab import BPETokenizer, ModelConfig, SoftAR, TrainConfig, load_corpus, train
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_lab.memory.encodings import (
     ActivationIndex,
     DenseIndex,
@@ -30,11 +30,13 @@ from softar_lab.memory.encodings import (
 )
 
 from . import approximate
-from .retrieval import TASKS, Task, judged, parts_of_names
+from .retrieval import TASKS, judged, parts_of_names
+from .tables import asked_for, figures
 
 ROOT = Path(__file__).parents[1]
 RESULTS, RUNS = ROOT / "data" / "results" / "retrieval.csv", ROOT / "runs" / "retrieval"
 UNITS, SIZE = 1500, 400
+SOFT = "soft tokens, "  # a task: the neighbours of soft tokens, by a metric
 SHAPE = {"context": 64, "n_layers": 2, "n_heads": 4, "d_model": 64}
 TRAINING = TrainConfig(steps=300, batch_size=16, eval_every=0)
 
@@ -177,51 +179,37 @@ def is_installed(package: str) -> bool:
         return False
 
 
-def rows(task: Task, system: str) -> list[dict]:
-    """The rows of one cell."""
-    encoding = SYSTEMS[system][0]
-    return [{"encoding": encoding, **row} for row in judged(SYSTEMS[system][4](task.texts), task)]
+def run(task: str, system: str) -> list[dict]:
+    """The rows of one system on one task."""
+    encoding, *_, make = SYSTEMS[system]
+    texts = TASKS[task](SIZE)
+    return [{"encoding": encoding, **row} for row in judged(make(texts.texts), texts)]
 
 
-def texts_found() -> tuple[list[dict], list[dict]]:
-    """The rows of all encodings of texts, and their recipes."""
-    found, recipes = [], []
-    for system, (_, package, *_) in SYSTEMS.items():
-        if not is_installed(package):
-            print(f"left out, because its package is not installed: {system}")
-            continue
-        recipes.append(recipe(system))
-        for name, make in TASKS.items():
-            cell = cell_path(RUNS, name, system)
-            own = load_or_run(cell, recipes[-1], lambda: rows(make(SIZE), system))  # noqa: B023
-            found += [{"task": name, "system": system, **row} for row in own]
-            print(f"{name}, {system}: {own[2]['measure']} {own[2]['value']:.3f}", flush=True)
-    return found, recipes
+def run_engine(task: str, system: str) -> list[dict]:
+    """The rows of one engine among soft tokens, by the metric that the task's name ends with."""
+    metric = task.removeprefix(SOFT)
+    return [{"encoding": "dense", **row} for row in approximate.lost(system, metric)]
 
 
-def neighbours_found() -> tuple[list[dict], list[dict]]:
-    """The rows of all engines among soft tokens, and their recipes."""
-    found, recipes = [], []
-    for engine, (package, *_) in approximate.ENGINES.items():
-        if not is_installed(package):
-            print(f"left out, because its package is not installed: {engine}")
-            continue
-        recipes.append(engine_recipe(engine))
-        for metric in approximate.METRICS:
-            cell = cell_path(RUNS, "soft tokens", metric, engine)
-            own = load_or_run(cell, recipes[-1], lambda: approximate.lost(engine, metric))  # noqa: B023
-            about = {"task": f"soft tokens, {metric}", "encoding": "dense", "system": engine}
-            found += [{**about, **row} for row in own]
-            print(f"{metric}, {engine}: {own[0]['value']:.4f}", flush=True)
-    return found, recipes
-
-
-def main() -> None:
-    texts, neighbours = texts_found(), neighbours_found()
-    frame = pd.DataFrame([*texts[0], *neighbours[0]])
-    save_results(
-        frame, [*texts[1], *neighbours[1]], RESULTS, ["task", "encoding", "system", "measure"]
-    )
+def main(arguments: list[str] | None = None) -> None:
+    asked = asked_for(__doc__, arguments=arguments)
+    of_texts = {name: (package, recipe) for name, (_, package, *_) in SYSTEMS.items()}
+    engines = {
+        name: (package, engine_recipe) for name, (package, *_) in approximate.ENGINES.items()
+    }
+    metrics = [f"{SOFT}{metric}" for metric in approximate.METRICS]
+    frames, recipes = [], []
+    for cell, tasks, systems in ((run, [*TASKS], of_texts), (run_engine, metrics, engines)):
+        for system, (package, recipe_of) in systems.items():
+            if not is_installed(package):
+                print(f"left out, because its package is not installed: {system}")
+                continue
+            recipes.append(recipe_of(system))
+            grid = {"task": tasks, "system": [system]}
+            frames.append(figures(cell, grid, RUNS, recipes[-1], asked.backend))
+    keys = ["task", "encoding", "system", "measure"]
+    save_results(pd.concat(frames), recipes, RESULTS, keys)
     print(f"written: {RESULTS}")
 
 

@@ -6,27 +6,25 @@ Gumbel-soft tokens. The checkpoint tales-hard judges the texts. Finished cells a
 runs/soft_inputs. A run without a SEED writes data/results/soft_inputs.csv and .json at the end.
 """
 
-import argparse
 import re
 from dataclasses import replace
-from functools import partial
-from itertools import product
-
-import pandas as pd
 
 from softar_lab import CharTokenizer, SoftAR, generate, load_corpus, train
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_lab.metrics.distributions import distinct_n, judge
+from softar_lab.models import objectives
 from softar_lab.training.data import TrainingRows
 from softar_studies.objectives_table import multiply_adds, recipe
 
 from .make_results import BUDGETS, ROOT
+from .tables import asked_for, figures
 
 CELLS, RESULTS = ROOT / "runs" / "soft_inputs", ROOT / "data" / "results" / "soft_inputs.csv"
 SEEDS = 3
 # objectives and their readouts; the table is orthonormal
 OBJECTIVES = {"ce": "softmax", "mse": "barycentric", "energy": "barycentric"}
-SOFT = [None, "scheduled(share=0.5, passes=1)", "posterior-gumbel(1.0)"]
+HARD = "hard tokens"
+SOFT = [HARD, "scheduled(share=0.5, passes=1)", "posterior-gumbel(1.0)"]
 WRITE = {
     "hard": ("always", "mixture"),
     "mixture": ("never", "mixture"),
@@ -35,7 +33,7 @@ WRITE = {
 PROMPTS, LENGTH = 32, 240
 
 
-def run(objective: str, soft: str | None, seed: int) -> list[dict]:
+def run(objective: str, inputs: str, seed: int) -> dict:
     """One model: its bits per character on validation text, and its texts in each mode."""
     # 1) the model
     corpus, budget = load_corpus("tales"), BUDGETS["tales"]
@@ -43,7 +41,8 @@ def run(objective: str, soft: str | None, seed: int) -> list[dict]:
     shape = budget.config(tokenizer.vocab_size, objective, "orthonormal")
     model = SoftAR(replace(shape, readout=OBJECTIVES[objective]), tokenizer, seed)
     # 2) as many steps as cost what the plain recipe costs
-    plain, config = budget.train, replace(budget.train, soft_inputs=soft)
+    plain, soft = budget.train, None if inputs == HARD else inputs
+    config = replace(plain, soft_inputs=soft)
     rows = TrainingRows(model, corpus, plain, seed)
     price = multiply_adds(model, rows, config) / multiply_adds(model, rows, plain)
     config = replace(config, steps=round(plain.steps / price))
@@ -52,11 +51,8 @@ def run(objective: str, soft: str | None, seed: int) -> list[dict]:
     done = train(model, replace(corpus, val=corpus.val[:end]), config, seed=seed, progress=False)
     found = {
         "corpus": "tales",
-        "objective": objective,
-        "table": "orthonormal",
-        "readout": OBJECTIVES[objective],
-        "inputs": soft or "hard tokens",
-        "seed": seed,
+        "table": model.config.table,
+        "readout": model.config.readout,
         "steps": config.steps,
         "bits": done.val_bits_per_char,
     }
@@ -66,7 +62,7 @@ def run(objective: str, soft: str | None, seed: int) -> list[dict]:
     for name, (schedule, feedback) in WRITE.items():
         figures = _judged_texts(model, schedule, feedback, seed, reader, words)
         found |= {f"{name}_{figure}": value for figure, value in figures.items()}
-    return [{**found, "problem": ""}]
+    return found
 
 
 def _judged_texts(
@@ -99,16 +95,13 @@ def cell_recipe() -> dict:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("seeds", nargs="*", type=int, metavar="SEED")
-    seeds, rows = parser.parse_args(arguments).seeds, []
-    for cell in product(OBJECTIVES, SOFT, seeds or range(SEEDS)):
-        rows += load_or_run(cell_path(CELLS, *cell), cell_recipe(), partial(run, *cell))
-        print(*cell, flush=True)
-    if not seeds:
-        save_results(pd.DataFrame(rows), [cell_recipe()], RESULTS, ["objective", "inputs", "seed"])
+    asked = asked_for(__doc__, range(SEEDS), "SEED", arguments)
+    grid = {"objective": list(OBJECTIVES), "inputs": SOFT, "seed": asked.names or range(SEEDS)}
+    frame = figures(run, grid, CELLS, cell_recipe(), asked.backend)
+    complete = {name: objectives.OBJECTIVES.complete(name, *[None] * 3) for name in OBJECTIVES}
+    frame["objective"] = frame["objective"].map(complete)
+    if not asked.names:
+        save_results(frame.assign(problem=""), [cell_recipe()], RESULTS, list(grid))
         print(f"written: {RESULTS}")
 
 

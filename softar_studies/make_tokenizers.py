@@ -11,7 +11,6 @@ from dataclasses import asdict
 from functools import cache, partial
 
 import pandas as pd
-import torch
 
 from softar_lab import (
     BPETokenizer,
@@ -23,11 +22,12 @@ from softar_lab import (
     load_corpus,
     train,
 )
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_lab.data.corpora import Corpus
 from softar_lab.data.tokenizers.subword import UnitTokenizer
 
-from .make_results import ROOT, names_asked_for
+from .make_results import ROOT
+from .tables import asked_for, figures
 
 CELLS, RESULTS = ROOT / "runs" / "tokenizers", ROOT / "data" / "results" / "tokenizers.csv"
 SEEDS = 3
@@ -55,23 +55,17 @@ def fitted(name: str, kind: str, vocab_size: int) -> CharTokenizer | UnitTokeniz
     return CharTokenizer.fit(text, unk=True) if kind == "char" else FITS[kind](text, vocab_size)
 
 
-def run(name: str, kind: str, vocab_size: int, seed: int) -> list[dict]:
-    """Train one model on one tokenizer: a list of one row."""
-    corpus, tokenizer = corpus_named(name), fitted(name, kind, vocab_size)
-    model = SoftAR(ModelConfig(vocab_size=tokenizer.vocab_size, **SHAPE), tokenizer, seed)
-    done = train(model, corpus, RECIPE, seed=seed, progress=False)
-    return [
-        {
-            "corpus": name,
-            "tokenizer": kind,
-            "vocab_size": tokenizer.vocab_size,
-            "seed": seed,
-            "chars_per_token": len(corpus.val) / len(tokenizer.encode(corpus.val)),
-            "bits": done.val_bits_per_char,
-            "parameters": model.n_parameters(),
-            "problem": "",
-        }
-    ]
+def run(corpus: str, tokenizer: str, size: int, seed: int) -> dict:
+    """Train one model on one tokenizer of this vocabulary size, or its own where it is 0."""
+    text, units = corpus_named(corpus), fitted(corpus, tokenizer, size)
+    model = SoftAR(ModelConfig(vocab_size=units.vocab_size, **SHAPE), units, seed)
+    done = train(model, text, RECIPE, seed=seed, progress=False)
+    return {
+        "vocab_size": units.vocab_size,
+        "chars_per_token": len(text.val) / len(units.encode(text.val)),
+        "bits": done.val_bits_per_char,
+        "parameters": model.n_parameters(),
+    }
 
 
 def cells(name: str) -> list[tuple[str, int, int]]:
@@ -95,17 +89,16 @@ def recipe(name: str) -> dict:
     }
 
 
-def main() -> None:
-    names, rows = names_asked_for(__doc__, SIZES, "CORPUS"), []
-    torch.set_num_threads(1)
-    for name in names or SIZES:
-        for cell in cells(name):
-            rows += load_or_run(
-                cell_path(CELLS, name, *cell), recipe(name), partial(run, name, *cell)
-            )
-            print(name, *cell, flush=True)
-    if not names:
-        save_results(pd.DataFrame(rows), [recipe(name) for name in SIZES], RESULTS, KEYS)
+def main(arguments: list[str] | None = None) -> None:
+    asked = asked_for(__doc__, SIZES, "CORPUS", arguments)
+    frames = []
+    for name in asked.names or SIZES:
+        about = ("tokenizer", "size", "seed")
+        grid = [{"corpus": name, **dict(zip(about, cell, strict=True))} for cell in cells(name)]
+        frames.append(figures(run, grid, CELLS, recipe(name), asked.backend))
+    if not asked.names:
+        frame = pd.concat(frames).drop(columns="size").assign(problem="")
+        save_results(frame, [recipe(name) for name in SIZES], RESULTS, KEYS)
         print(f"written: {RESULTS}")
 
 

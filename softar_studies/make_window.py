@@ -11,7 +11,7 @@ CORPUS writes data/results/window.csv and .json after each seed.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 
 import pandas as pd
 import torch
@@ -26,7 +26,7 @@ from softar_lab import (
     load_language,
     train,
 )
-from softar_lab.core.cells import cell_path, load_or_run, save_results
+from softar_lab.core.cells import save_results
 from softar_lab.core.predictor import Predictor
 from softar_lab.data.corpora import Corpus
 from softar_lab.data.languages import Recall, Urn
@@ -34,7 +34,8 @@ from softar_lab.data.tokenizers.char import CharTokenizer
 from softar_lab.models.scoring import char_log_probs
 from softar_studies.recall import AGES, answers_by_age, facts, rows_of
 
-from .make_results import ROOT, names_asked_for
+from .make_results import ROOT
+from .tables import asked_for, figures
 
 RUNS, RESULTS = ROOT / "runs" / "window", ROOT / "data" / "results" / "window.csv"
 URN, RECALL = Urn([0.5] * 8, length=63), Recall(n_keys=8, n_values=4, n_pairs=8, n_queries=8)
@@ -125,29 +126,28 @@ def config_of(name: str, layout: str, tokenizer: CharTokenizer) -> ModelConfig:
     )
 
 
-def measure(name: str, layout: str, seed: int) -> list[dict]:
+def measure(corpus: str, layout: str, seed: int) -> list[dict]:
     """The rows of one model: its scores on validation text, with its own memory and without.
 
     "truth" is no model but the language itself, which remembers everything and makes no errors.
     """
-    task, corpus = TASKS[name], text_of(name)
+    task, text, about = TASKS[corpus], text_of(corpus), {"corpus": corpus, "layout": layout}
+    about["seed"] = seed
     if layout == "truth":
-        return rows_of(
-            values(name, TRUTHS[name]), corpus=name, layout=layout, control="own", seed=seed
-        )
-    tokenizer = CharTokenizer.fit(corpus.train)
+        return rows_of(values(corpus, TRUTHS[corpus]), control="own", **about)
+    tokenizer = CharTokenizer.fit(text.train)
     recipe = (
         TrainConfig(**{**asdict(task.train), "batch_size": task.full_batch})
         if layout == "full"
         else task.train
     )
-    model = SoftAR(config_of(name, layout, tokenizer), tokenizer, seed)
-    train(model, corpus, recipe, seed=seed, progress=False)
+    model = SoftAR(config_of(corpus, layout, tokenizer), tokenizer, seed)
+    train(model, text, recipe, seed=seed, progress=False)
     # score with the model's own memory, with no memory, and with that of another text
     rows = []
     for control in ("own", "masked", "other") if model.memory is not None else ("own",):
         seen = model.with_window(None if control == "own" else control)
-        rows += rows_of(values(name, seen), corpus=name, layout=layout, control=control, seed=seed)
+        rows += rows_of(values(corpus, seen), control=control, **about)
     return rows
 
 
@@ -193,32 +193,22 @@ def recipe(name: str, seeds: int) -> dict:
     }  # fmt: skip
 
 
-def rows(name: str, seed: int) -> list[dict]:
+def rows(name: str, seed: int, backend: str) -> pd.DataFrame:
     """All layouts of one corpus and seed."""
-    about = {
-        key: value for key, value in recipe(name, 1).items() if key not in ("layouts", "seeds")
-    }
-    found = []
-    for layout in (*(["truth"] if name in TRUTHS else []), "full", *TASKS[name].layouts):
-        here = {**about, "window": str(TASKS[name].layouts.get(layout, PLAIN))}
-        found += load_or_run(
-            cell_path(RUNS, name, layout, seed), here, partial(measure, name, layout, seed)
-        )
-        print(name, layout, seed, flush=True)
-    return found
+    layouts = [*(["truth"] if name in TRUTHS else []), "full", *TASKS[name].layouts]
+    about = {key: value for key, value in recipe(name, 1).items() if key != "seeds"}
+    grid = {"corpus": [name], "layout": layouts, "seed": [seed]}
+    return figures(measure, grid, RUNS, about, backend)
 
 
-def main() -> None:
-    names = names_asked_for(__doc__, TASKS, "CORPUS")
-    torch.set_num_threads(1)
-    every = []
+def main(arguments: list[str] | None = None) -> None:
+    asked, every = asked_for(__doc__, TASKS, "CORPUS", arguments), []
     # first the whole table of one seed, then of two, …
     for seed in range(max(task.seeds for task in TASKS.values())):
-        every += [
-            row for name in names or TASKS if seed < TASKS[name].seeds for row in rows(name, seed)
-        ]
-        if not names:
-            frame = pd.DataFrame(every).assign(problem="")
+        names = [name for name in asked.names or TASKS if seed < TASKS[name].seeds]
+        every += [rows(name, seed, asked.backend) for name in names]
+        if not asked.names:
+            frame = pd.concat(every).assign(problem="")
             save_results(frame, [recipe(name, seed + 1) for name in TASKS], RESULTS, KEYS)
             print(f"written: {RESULTS}, {seed + 1} seeds", flush=True)
 

@@ -20,7 +20,7 @@ import torch
 import softar_lab as lab
 from softar_lab.core.cells import load_results
 from softar_lab.core.store import CheckpointError, StoreError
-from softar_lab.sweeps import keys
+from softar_lab.sweeps import backends, keys
 from softar_lab.sweeps.journal import Journal, Outcome
 from softar_lab.sweeps.sweep import cells_of
 
@@ -186,18 +186,19 @@ def test_failed_cells_are_rows_and_run_again_on_request(tmp_path):
 
 
 def test_another_version_text_or_model_is_another_cell(tmp_path):
-    log, text = tmp_path / "log", tmp_path / "text.txt"
+    log, text, read = tmp_path / "log", tmp_path / "text.txt", tmp_path / "read.txt"
 
     def cell(a, text, weights):
         with open(log, "a") as file:
             file.write("x")
         return {"length": len(text.read_text())}
 
-    def run(weights, version="1"):
+    def run(weights, version="1", depends=None):
         lab.sweep(
             cell,
             {"a": [1]},
             common={"text": text, "weights": weights},
+            depends=depends,
             out=tmp_path / "out",
             version=version,
             progress=False,
@@ -211,27 +212,56 @@ def test_another_version_text_or_model_is_another_cell(tmp_path):
     text.write_text("two")
     assert run(torch.zeros(3)) == 3
     assert run(torch.zeros(3), version="2") == 4
+    assert run(torch.zeros(3), depends={"steps": 3}) == 5
+    assert run(torch.zeros(3), depends={"steps": 3}) == 5
+    assert run(torch.zeros(3), depends={"steps": 4}) == 6
+    read.write_text("one")
+    assert run(torch.zeros(3), depends={"file": read}) == 7
+    read.write_text("two")
+    assert run(torch.zeros(3), depends={"file": read}) == 8
 
 
 def test_code_counts_and_comments_do_not(tmp_path, monkeypatch):
-    def digest(source):
-        keys._package_digest.cache_clear()
+    """The code of a cell is its module and what this imports of its package, not the rest."""
+    sources = {
+        "__init__": "",
+        "cell": "from .used import one\n\n\ndef run(a):\n    return {'x': a + one()}\n",
+        "used": "from studied import deep\n\n\ndef one():\n    return deep.ONE\n",
+        "deep": "import math\n\nONE = 1\n",
+        "other": "TWO = 2\n",
+    }
+
+    def digest(**changed):
+        keys._module_digest.cache_clear()
         folder = tmp_path / "studied"
         folder.mkdir(exist_ok=True)
-        (folder / "__init__.py").write_text("")
-        (folder / "cell.py").write_text(source)
+        for name, source in {**sources, **changed}.items():
+            (folder / f"{name}.py").write_text(source)
         for name in [name for name in sys.modules if name.startswith("studied")]:
             del sys.modules[name]
         import studied.cell
 
-        return keys.code_digest(studied.cell.run)
+        notebook = {"__name__": "__main__", "studied": studied.cell}
+        code = tmp_path / "notebook.py"
+        code.write_text("def run(a):\n    return studied.run(a)\n")
+        exec(compile(code.read_text(), code, "exec"), notebook)
+        return keys.code_digest(studied.cell.run), keys.code_digest(notebook["run"])
 
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    first = digest("def run(a):\n    return {'x': a}\n")
-    assert digest('def run(a):\n    """Said."""\n    # why\n    return {"x": a}\n') == first
-    assert digest("def run(a):\n    return {'x': a + 1}\n") != first
-    keys._package_digest.cache_clear()
+    first = digest()
+    assert digest() == first
+    assert digest(other="TWO = 3\n") == first
+    said = 'def run(a):\n    """Said."""\n    # why\n    return {"x": a + one()}\n'
+    assert digest(cell="from .used import one\n" + said) == first
+    for change in (
+        {"cell": sources["cell"].replace("a +", "a -")},
+        {"used": sources["used"].replace("deep.ONE", "-deep.ONE")},
+        {"deep": "import math\n\nONE = 3\n"},
+        {"__init__": "SEED = 1\n"},
+    ):
+        assert not set(digest(**change)) & set(first), change
+    keys._module_digest.cache_clear()
 
 
 def test_a_notebooks_function_counts_with_what_it_uses(tmp_path):
@@ -331,6 +361,12 @@ def test_all_cores_give_the_figures_of_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_cluster_runs_no_more_cells_at_a_time_than_were_asked_for():
+    assert backends._sent_at_once(None, 8) == 8 * backends.AHEAD
+    assert backends._sent_at_once(8, 8) == 8 * backends.AHEAD
+    assert backends._sent_at_once(3, 8) == 3
+
+
 def test_a_cell_that_ends_its_process_costs_only_itself(tmp_path):
     frame = lab.sweep(ends_its_process, GRID, backend="cores", workers=2, progress=False)
     assert frame.problem.tolist() == ["", "", "it ended its process, 3 times", "", "", ""]

@@ -169,8 +169,8 @@ def run_on_ray(
     waiting = deque(enumerate(cells))
     try:
         while waiting or flying:
-            at_once = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-            while waiting and len(flying) < AHEAD * at_once:
+            cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+            while waiting and len(flying) < _sent_at_once(workers, cores):
                 number, arguments = waiting.popleft()
                 flying[remote.remote(sent, name, cloudpickle.dumps(arguments))] = number
             for reference in ray.wait(list(flying), num_returns=1)[0]:
@@ -182,6 +182,11 @@ def run_on_ray(
     finally:
         for reference in flying:
             ray.cancel(reference, force=True)
+
+
+def _sent_at_once(workers: int | None, cores: int) -> int:
+    """How many cells a cluster may hold: some ahead, unless it would run more than `workers`."""
+    return AHEAD * cores if workers is None or workers >= cores else workers
 
 
 def _connected(workers: int | None, address: str | None) -> Any:

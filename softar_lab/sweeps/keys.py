@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
+from importlib.util import resolve_name
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -41,11 +42,11 @@ def described(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def code_digest(cell: Callable[..., Any]) -> str:
     """A digest of the code that decides a cell's figures; comments and docstrings do not count.
 
-    It covers this package without its pictures and panels, and the package of the cell's function.
-    A function of a notebook or script counts by its source, together with the functions and values
-    of that notebook which it uses.
+    It covers this package without its pictures and panels, and the module of the cell's function
+    with all modules beside it that it imports. A function of a notebook or script counts by its
+    source, together with the functions, values and modules of that notebook which it uses.
     """
-    digest = hashlib.sha256(_package_digest(PACKAGE).encode())
+    digest = hashlib.sha256(_package_digest().encode())
     for part in _own_code(bound(cell)[0], set()):
         digest.update(part.encode())
     return digest.hexdigest()[:32]
@@ -71,14 +72,8 @@ def _own_code(function: Any, seen: set[int]) -> Iterator[str]:
     if not isinstance(function, FunctionType | type):  # an object that can be called
         yield fingerprint(function)
         function = type(function)
-    package = sys.modules.get(function.__module__.partition(".")[0])
-    source = getattr(package, "__file__", None)  # a module built in, or a session, has none
-    file = Path(source) if source else None
     if function.__module__ != "__main__":
-        if file is None or "site-packages" in file.parts:  # built in, or installed
-            yield f"{function.__module__} {vars(package).get('__version__') if package else ''}"
-        else:
-            yield _package_digest(file.parent if file.name == "__init__.py" else file)
+        yield _module_digest(function.__module__)
         return
     yield _without_docstrings(inspect.getsource(function))
     if isinstance(function, FunctionType):
@@ -86,21 +81,69 @@ def _own_code(function: Any, seen: set[int]) -> Iterator[str]:
         for name, value in sorted({**used.globals, **used.nonlocals}.items()):
             if isinstance(value, FunctionType | type):
                 yield from _own_code(value, seen)
-            elif not isinstance(value, ModuleType):
+            elif isinstance(value, ModuleType):
+                yield _module_digest(value.__name__)
+            else:
                 yield f"{name} = {fingerprint(value)}"
 
 
 @cache
-def _package_digest(path: Path) -> str:
-    """A digest of a module, or of all modules of a package."""
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        inside = file.relative_to(path).parts
-        if path == PACKAGE and inside[0] in NO_FIGURES:
+def _module_digest(name: str) -> str:
+    """A digest of a module and of all modules beside it that it imports, directly or not.
+
+    A module that is built in or installed counts by its name and version.
+    """
+    first = name.partition(".")[0]
+    file = getattr(sys.modules.get(name), "__file__", None)  # what is built in has none
+    if first == PACKAGE.name or first in sys.stdlib_module_names:
+        return name
+    if file is None or "site-packages" in Path(file).parts:
+        return f"{name} {getattr(sys.modules.get(first), '__version__', '')}"
+    depth = len(name.split(".")) + (Path(file).name == "__init__.py")
+    digest, texts = hashlib.sha256(), _imported(Path(file).parents[depth - 1], name)
+    for one, text in sorted(texts.items()):
+        digest.update(f"{one} {_without_docstrings(text)}".encode())
+    return digest.hexdigest()
+
+
+def _imported(root: Path, name: str) -> dict[str, str]:
+    """The sources, by name, of a module under `root` and of those that it imports from there."""
+    found, waiting = {}, [name]
+    while waiting:
+        name = waiting.pop()
+        path = root.joinpath(*name.split("."))
+        files = [path / "__init__.py", path.with_suffix(".py")]
+        file = next((one for one in files if one.is_file()), None)
+        if name in found or file is None or name.partition(".")[0] == PACKAGE.name:
             continue
-        digest.update("/".join(inside).encode())
-        digest.update(_without_docstrings(file.read_text(encoding="utf-8")).encode())
+        found[name] = file.read_text(encoding="utf-8")
+        parent = name.rpartition(".")[0]
+        waiting += [parent] if parent else []
+        waiting += _imports(found[name], name if file == files[0] else parent)
+    return found
+
+
+def _imports(source: str, package: str) -> Iterator[str]:
+    """The names that a source imports, in full; some may be no modules."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            base = resolve_name(base, package) if node.level else base
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@cache
+def _package_digest() -> str:
+    """A digest of this package without what computes no figure."""
+    digest = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        inside = file.relative_to(PACKAGE).parts
+        if inside[0] not in NO_FIGURES:
+            digest.update("/".join(inside).encode())
+            digest.update(_without_docstrings(file.read_text(encoding="utf-8")).encode())
     return digest.hexdigest()
 
 

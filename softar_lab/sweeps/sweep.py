@@ -28,6 +28,7 @@ def sweep(
     grid: Grid,
     *,
     common: Mapping[str, Any] | None = None,
+    depends: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     backend: str = "here",
     workers: int | None = None,
@@ -49,6 +50,8 @@ def sweep(
         grid: lists of values by name, of which all combinations are cells; or the cells themselves,
             as dicts of arguments.
         common: arguments that all cells share, such as a model or a corpus; sent once.
+        depends: what else decides the figures, by name, such as settings of the study or, as paths,
+            files that a cell reads. It counts in the keys and stands in the recipe; no cell gets it.
         out: a folder for cells.jsonl (every finished cell) and table.csv, table.json; None: the
             table is only returned.
         backend: "here" (this process), "cores" (one process per worker), "ray".
@@ -75,10 +78,10 @@ def sweep(
     if backend not in BACKENDS:
         raise ValueError(f"no backend {backend!r}: {', '.join(BACKENDS)}")
     workers = None if workers is None else whole_number("workers", workers)
-    cells, common = cells_of(grid), dict(common or {})
+    cells, common, depends = cells_of(grid), dict(common or {}), dict(depends or {})
     code = code_digest(cell) if version is None else version
     function, arguments = bound(cell)
-    made_by = fingerprint([_name(function), arguments, code, described(common)])
+    made_by = fingerprint([_name(function), arguments, code, described(common), described(depends)])
     keys = _keys(made_by, cells, common)
 
     # 2) run what is not finished; each outcome is saved as it arrives
@@ -99,6 +102,7 @@ def sweep(
         frame = _table(cells, keys, journal)
         if out is not None:
             recipe = {"cell": _name(function), "code": code, "common": _shown(common)}
+            recipe |= {"depends": _shown(depends)} if depends else {}
             save_results(frame, [recipe], Path(out) / "table.csv", list(cells[0]), sort=False)
     return frame
 
