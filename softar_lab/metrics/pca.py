@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import linalg
 from torch import Tensor
 
 SAMPLE = 4096  # number of rows used to fit a larger table, evenly spread
@@ -43,15 +42,15 @@ class PCABasis:
         if (rows == rows[0]).all():
             raise ValueError("all rows of the table are alike, so none of its directions leads")
         missing = max(0, n_components - min(rows.shape))
-        mean = rows.mean(0)
-        _, sizes, directions = linalg.svd(rows - mean, full_matrices=False)
-        leading = directions[: n_components - missing]
-        largest = np.abs(leading).argmax(axis=1)
-        signs = np.sign(leading[np.arange(len(largest)), largest])
-        components = np.pad(leading * signs[:, None], ((0, missing), (0, 0)))
-        explained = np.pad((sizes**2 / sizes.dot(sizes))[: len(leading)], (0, missing))
+        from sklearn.decomposition import PCA  # it takes long to load
+
+        pca = PCA(n_components - missing, svd_solver="full").fit(rows)
+        largest = np.abs(pca.components_).argmax(axis=1)
+        signs = np.sign(pca.components_[np.arange(len(largest)), largest])
+        components = np.pad(pca.components_ * signs[:, None], ((0, missing), (0, 0)))
+        explained = np.pad(pca.explained_variance_ratio_, (0, missing))
         components, explained = (torch.from_numpy(x).float() for x in (components, explained))
-        return cls(torch.from_numpy(mean).float(), components, explained)
+        return cls(torch.from_numpy(pca.mean_).float(), components, explained)
 
     def transform(self, vectors: Float[Tensor, "*n m"]) -> Float[Tensor, "*n k"]:
         """Coordinates (…, k) of vectors (…, m) in the basis."""
