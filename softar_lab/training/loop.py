@@ -175,13 +175,7 @@ def _make_steps(
     """
     config = trainer.config
     trainer.model.train()
-    bar = tqdm(
-        total=config.steps,
-        initial=trainer.step,
-        disable=not progress,
-        unit="step",
-        desc=f"train {trainer.corpus.name}",
-    )
+    bar = _bar(trainer, progress)
 
     def going_on(share: float) -> bool:
         bar.set_postfix_str(f"evaluated {share:.0%}")
@@ -199,8 +193,7 @@ def _make_steps(
                     trainer.save()
                 return True
             # b) report it
-            event = {"step": trainer.step, "steps": config.steps, "train_loss": trainer.loss}
-            event |= {"seconds": trainer.seconds, "history": [*trainer.history]}
+            event = _event(trainer)
             bar.update()
             bar.set_postfix_str(f"loss {trainer.loss:.3f}", refresh=False)
             # c) evaluate now and then, and at the end
@@ -214,3 +207,24 @@ def _make_steps(
             if trainer.finished or interrupted or trainer.at(config.save_every):
                 trainer.save()
     return interrupted
+
+
+def _bar(trainer: Trainer, progress: bool) -> tqdm:
+    return tqdm(
+        total=trainer.config.steps,
+        initial=trainer.step,
+        disable=not progress,
+        unit="step",
+        desc=f"train {trainer.corpus.name}",
+    )
+
+
+def _event(trainer: Trainer) -> dict[str, Any]:
+    """What `on_step` is told of a step."""
+    return {
+        "step": trainer.step,
+        "steps": trainer.config.steps,
+        "train_loss": trainer.loss,
+        "seconds": trainer.seconds,
+        "history": [*trainer.history],
+    }
