@@ -217,10 +217,7 @@ def test_widths_are_cells_of_the_grid_and_their_recipe_is_that_of_the_tool():
     assert not frame.duplicated([*widths.GRID, "readout"]).any()
     cells = frame.groupby(["seed", "width", "steps"])["readout"].nunique()
     assert cells.eq(3).all()
-    assert set(cells.index) <= set(product(*(widths.GRID[k] for k in ("seed", "width", "steps"))))
-    for _, one in frame.groupby(["seed", "width"]):  # each with its three budgets
-        assert set(one["steps"]) == set(widths.GRID["steps"])
-    assert set(frame.loc[frame["seed"] == 0, "width"]) == set(widths.GRID["width"])
+    assert set(cells.index) == set(product(*(widths.GRID[k] for k in ("seed", "width", "steps"))))
     assert frame["excess"].gt(0).all()
 
 
