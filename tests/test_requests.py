@@ -449,7 +449,7 @@ def errors(monkeypatch):
     monkeypatch.setattr(
         Panel, "_run_in_background", lambda self, work: self._run(work, self._begin())
     )
-    for name in ("stream", "redecode", "drift"):
+    for name in ("stream", "redecode", "part_of_drift", "readers_for"):
         monkeypatch.setattr(written, name, recording(getattr(written, name)))
     return found
 
