@@ -7,6 +7,9 @@ exact gradient) and "optimum" (what a thinker of some width can reach). Without 
 measured (about 20 minutes on one core). Finished cells are saved in runs/reinforcement, so an
 interrupted run goes on where it stopped. A run without a PART writes
 data/results/reinforcement.csv and .json at the end.
+
+The stored table is not yet such a run: its recipes name the cells that are missing, and that the
+parts "reinforced" and "gradients" are those of an earlier split of the problems.
 """
 
 from collections.abc import Callable
