@@ -1,5 +1,7 @@
 """Estimators beside the exact gradient on a task small enough to enumerate (K10)."""
 
+from itertools import product
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -35,13 +37,18 @@ def exact(model: SoftAR, task: Task, name: str = "exact") -> Float[Tensor, " par
 
 
 def estimates(
-    model: SoftAR, task: Task, name: str, batches: int, first_seed: int = 0
+    model: SoftAR,
+    task: Task,
+    name: str,
+    batches: int,
+    first_seed: int = 0,
+    expected: bool = False,
 ) -> Float[Tensor, "batches parameters"]:
     """The gradients that an estimator gives from some batches of roll-outs of all problems."""
     estimator, found = ESTIMATORS.make(name), []
     for batch in range(batches):
         seed = first_seed + batch * 10_000
-        ascend(model, task, estimator, task.problems, task.steps, GROUP, seed)
+        ascend(model, task, estimator, task.problems, task.steps, GROUP, seed, expected)
         found.append(gradient(model))
     return torch.stack(found)
 
@@ -68,8 +75,9 @@ def compared(
 
 
 def measure_gradients(seed: int) -> Rows:
-    """Every estimator beside the exact gradient of drawn symbols; one row each.
+    """Every estimator beside exact gradients; one row each.
 
+    `answers` says whether they were drawn, or count by their probability.
     `thinking` says which gradient it is compared with: that of drawn symbols ("hard"), or that of
     the noiseless mixture ("mixture"). An estimator whose rewards are those of other thoughts has a
     gradient of its own, so its mean differs from both.
@@ -77,12 +85,14 @@ def measure_gradients(seed: int) -> Rows:
     model, task = half_trained(seed)
     true = {"hard": exact(model, task), "mixture": exact(model, task, "mixture")}
     rows = []
-    for name in ESTIMATORS.names():
-        if name == "exact":
+    for name, expected in product(ESTIMATORS.names(), (False, True)):
+        estimator = ESTIMATORS.make(name)
+        if name == "exact" or not (estimator.has_density or expected):
             continue
-        found = estimates(model, task, name, 2 if name == "mixture" else BATCHES)
-        spec = ESTIMATORS.spec(ESTIMATORS.make(name))
+        found = estimates(model, task, name, BATCHES if estimator.has_noise else 2, 0, expected)
+        count = len(task.problems) * (GROUP if estimator.has_noise else 1)
+        about = {"estimator": ESTIMATORS.spec(estimator), "roll_outs": count}
+        about["answers"] = "expected" if expected else "drawn"
         for of, one in true.items():
-            about = {"estimator": spec, "thinking": of, "roll_outs": 27 * GROUP}
-            rows.append({**about, **compared(found, one)})
+            rows.append({**about, "thinking": of, **compared(found, one)})
     return rows

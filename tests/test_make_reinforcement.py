@@ -29,7 +29,7 @@ def test_shipped_models_are_those_of_the_table(keys, name):
         (table["part"] == "supervised") & (table["training"] == kind) & (table["seed"] == seed)
         & (table["thoughts"] == steps) & (table["width"] == width) & (table["thinking"] == "own")
     ]  # fmt: skip
-    problems = task.split()[1]
+    problems = task.split().held_out
     own = roll_out(model, problems, steps, KINDS[kind], temperature=0).vectors
     score = score_thoughts(model, task, problems, own)
     assert score.accuracy == pytest.approx(row["accuracy"].item(), abs=3 / len(problems))
@@ -37,22 +37,24 @@ def test_shipped_models_are_those_of_the_table(keys, name):
 
 def test_cells_are_measured_once_and_joined(tmp_path, monkeypatch):
     """All parts at a tiny size; the second time nothing is computed."""
-    tiny = {"TASK": "minimum-sum(largest=2, length=3)", "SEEDS": 1, "SHIPPED": {}}
+    tiny = {"TASK": "minimum-sum(largest=2, length=3)", "SEEDS": (0,), "SHIPPED": {}}
     tiny |= {"CELLS": tmp_path / "cells", "RESULTS": tmp_path / "table.csv"}
     tiny["SHAPE"] = {"context": 7, "n_layers": 1, "n_heads": 1, "d_model": 4}
     for name in ("LESSON", "HALF"):
         tiny[name] = replace(make_reinforcement.LESSON, steps=2, batch_size=4)
     tiny["REINFORCED"] = replace(make_reinforcement.REINFORCED, steps=2, problems=2, group=2)
     tiny["SUPERVISED"] = [[("soft", 2, 4), ("none", 0, 4)]]
-    tiny["STARTS"] = [("soft", "gaussian", 1), ("none", "hard", 1)]
+    tiny["STARTS"] = [("soft", "gaussian", "drawn", 3, 4), ("none", "hard", "", 0, 4)]
+    tiny |= {"TUNING_SEEDS": (1,), "RATES": (1e-3,), "NOISY": ("hard", "gaussian"), "THROUGH": ()}
     for name, value in tiny.items():
         monkeypatch.setattr(make_reinforcement, name, value)
     monkeypatch.setattr(gradients, "BATCHES", 2)
     monkeypatch.setattr("sys.argv", ["make_reinforcement"])
+    make_reinforcement.best_rates.cache_clear()
     make_reinforcement.main()
     table, recipes = load_results(tiny["RESULTS"])
     assert set(table["part"]) == set(make_reinforcement.PARTS)
-    assert len(recipes) == 4
+    assert len(recipes) == 5
     own = table[(table["part"] == "supervised") & (table["training"] == "soft")]
     assert set(own["thinking"]) == {"own", "mean", "other", "pause", "hard", "exact"}
     files = {path: path.stat().st_mtime_ns for path in tiny["CELLS"].rglob("*.json")}

@@ -55,7 +55,7 @@ def same(one, other):
 def test_supervised_thoughts_learn_a_small_task(kind):
     """Counting has one state a step, so both kinds can learn all problems that they read."""
     task = load_task("counting(3, 2)")
-    model, problems = fresh(task, alive=False), task.split()[0]
+    model, problems = fresh(task, alive=False), task.split().train
     config = TrainConfig(steps=250, batch_size=8, eval_every=0, save_every=0)
     run = train_thoughts(model, task, kind, config, progress=False)
     own = roll_out(model, problems, 1, KINDS[kind], temperature=0).vectors

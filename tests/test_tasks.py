@@ -129,12 +129,46 @@ def test_a_chain_follows_a_path_to_the_right_answer(name, rng):
         assert any(path[:-1] == names and path[-1] == answer for path in paths)
 
 
-def test_a_fifth_of_the_problems_is_held_out_and_every_problem_is_on_one_side():
-    task = load_task("minimum-sum(4, 3)")
-    train, held_out = task.split()
-    assert len(held_out) == round(0.2 * len(task.problems))
-    assert len(torch.cat([train, held_out]).unique(dim=0)) == len(task.problems)
-    assert not train.equal(task.split(seed=1)[0])
+def rearrangements(name, problem):
+    """The problem as what stays the same however it is arranged."""
+    if name.startswith("reachability"):
+        return (*problem[:-2], frozenset(problem[-2:]))
+    return tuple(sorted(problem))
+
+
+@pytest.mark.parametrize("name", ["minimum-sum", *SMALL])
+def test_every_problem_is_in_one_part_with_its_rearrangements(name):
+    """The shares are passed by less than one set of rearrangements: 4! problems of four digits."""
+    task = load_task(name)
+    parts = task.split()
+    assert len(torch.cat(parts).unique(dim=0)) == len(torch.cat(parts)) == len(task.problems)
+    kinds = [{rearrangements(name, one) for one in part.tolist()} for part in parts]
+    assert sum(map(len, kinds)) == len(set.union(*kinds))
+    most = Counter(rearrangements(name, one) for one in task.problems.tolist()).most_common(1)
+    held_out, both = len(parts.held_out), len(parts.held_out) + len(parts.validation)
+    assert 0 <= held_out - 0.2 * len(task.problems) < most[0][1]
+    assert 0 <= both - 0.3 * len(task.problems) < 2 * most[0][1]
+    assert not parts.train.equal(task.split(seed=1).train)
+    assert parts.train.equal(task.split().train)
+
+
+def test_rearranged_problems_have_one_answer():
+    """Else they would not have to stay together."""
+    for name in SMALL:
+        task = load_task(name)
+        answers, found = task.answers(task.problems).tolist(), {}
+        for one, answer in zip(task.problems.tolist(), answers, strict=True):
+            found.setdefault(rearrangements(name, one), set()).add(answer)
+        assert max(map(len, found.values())) == 1
+
+
+def test_parts_that_would_be_empty_are_refused():
+    with pytest.raises(ValueError, match="has 1 sets of rearranged problems"):
+        load_task("minimum-sum(1, 3)").split()
+    task = load_task("minimum-sum(3, 3)")
+    for shares in ((0.0, 0.1), (0.2, 0.0), (0.9, 0.2)):
+        with pytest.raises(ValueError, match="give smaller shares, or take a larger task"):
+            task.split(*shares)
 
 
 def test_problems_are_written_in_their_symbols_and_encoded_by_the_tokenizer():

@@ -11,8 +11,8 @@ from softar_lab.models.soft_ar import SoftAR
 from softar_lab.training.reinforcement import ReinforceConfig
 from softar_lab.widgets import ThoughtExplorer
 
-TASK = load_task("minimum-sum(2, 3)")
-RECIPE = ReinforceConfig(steps=4, problems=2, group=2, eval_every=2)
+TASK = load_task("minimum-sum(3, 3)")
+RECIPE = ReinforceConfig(steps=4, problems=2, group=2, expected_answers=True, eval_every=2)
 
 
 def model_of(task=TASK) -> SoftAR:
@@ -76,7 +76,7 @@ def test_panel_shows_each_thought_beside_what_it_should_hold():
 def test_panel_names_what_is_no_problem_and_goes_on():
     explorer = ThoughtExplorer(model_of(), TASK, config=RECIPE)
     explorer.question.value = "1 2 7"
-    assert "'1 2 7' is no problem of minimum-sum(largest=2, length=3)" in explorer.problem
+    assert "'1 2 7' is no problem of minimum-sum(largest=3, length=3)" in explorer.problem
     assert "nothing, '1 2 7' is no problem" in repr(explorer)
     explorer.question.value = "2 2 2"
     assert not explorer.problem

@@ -94,7 +94,7 @@ def reinforce(
 
     Args:
         model: a SoftAR over the task's symbols, usually from `train_thoughts`; it is changed.
-        task: its problems; a fifth of them is held out.
+        task: its problems, of which the first part of `task.split()` is trained on.
         estimator: how thoughts are drawn, and the gradient estimated: see estimators.py.
         config: the recipe; None: its defaults.
         out, seed, resume, device, progress: as in `train`.
@@ -111,12 +111,12 @@ def reinforce(
     steps = check_fit(model, task, config.thoughts)
     seed = whole_number("seed", seed, *SEEDS)
     model.to(pick_device(device))
-    problems, held_out = task.split()
+    parts = task.split()
     trained = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
 
     def make_step(step: int) -> tuple[float, int]:
-        some, generator = problems_of_step(problems, config.problems, recipe, step)
+        some, generator = problems_of_step(parts.train, config.problems, recipe, step)
         first = int(torch.randint(2**31, (1,), generator=generator))
         expected = config.expected_answers
         reward, count = ascend(model, task, estimator, some, steps, config.group, first, expected)
@@ -125,10 +125,10 @@ def reinforce(
         return -reward, count
 
     recipe = {"what": "reinforcement", "estimator": ESTIMATORS.spec(estimator), "seed": seed}
-    recipe |= {"task": task.name, "problems": len(problems)}
+    recipe |= {"task": task.name, "problems": len(parts.train)}
     recipe["config"] = {**asdict(config), "thoughts": steps}
     rates = f"learning_rate ({config.learning_rate})"
-    evaluate = partial(held_out_figures, model, task, held_out, steps, estimator.follows)
+    evaluate = partial(held_out_figures, model, task, parts.held_out, steps, estimator.follows)
     run = TaskRun(model, task, [optimizer], recipe, out, make_step, evaluate, rates)
     return go_on(run, resume, progress, on_step, f"reinforce {recipe['estimator']}")
 

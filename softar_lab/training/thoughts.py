@@ -52,7 +52,7 @@ def train_thoughts(
 
     Args:
         model: a SoftAR over the task's symbols; it is changed.
-        task: its problems; a fifth of them is held out.
+        task: its problems, of which the first part of `task.split()` is trained on.
         kind: "soft": each thought is the mixture of the states that can hold by then, and learns to
             predict the next one (continuous chain of thought). "hard": a chain of symbols that
             leads to the right answer. "pause": thoughts that stand for nothing, and only the answer
@@ -83,11 +83,11 @@ def train_thoughts(
     check_fit(model, task, steps)
     seed = whole_number("seed", seed, *SEEDS)
     model.to(pick_device(device))
-    problems, held_out = task.split()
+    parts = task.split()
     optimizers = make_optimizers(model, config)
 
     def make_step(step: int) -> tuple[float, int]:
-        some, generator = problems_of_step(problems, config.batch_size, recipe, step)
+        some, generator = problems_of_step(parts.train, config.batch_size, recipe, step)
         vectors, targets = lesson(model, task, kind, some, steps, generator)
         log_probs = step_log_probs(model, some, vectors)  # (N, T+1, V)
         loss = -(targets * log_probs).sum(-1).mean() + model.table.penalty()
@@ -96,9 +96,9 @@ def train_thoughts(
         return loss.item(), len(some)
 
     recipe = {"what": "thoughts", "kind": kind, "thoughts": steps, "task": task.name, "seed": seed}
-    recipe |= {"problems": len(problems), "config": asdict(config)}
+    recipe |= {"problems": len(parts.train), "config": asdict(config)}
     rates = f"muon_learning_rate ({config.muon_learning_rate}) or adam_learning_rate"
-    evaluate = partial(held_out_figures, model, task, held_out, steps, KINDS[kind])
+    evaluate = partial(held_out_figures, model, task, parts.held_out, steps, KINDS[kind])
     run = TaskRun(model, task, optimizers, recipe, out, make_step, evaluate, rates)
     return go_on(run, resume, progress, on_step, f"{kind} thoughts")
 

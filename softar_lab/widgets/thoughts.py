@@ -55,8 +55,8 @@ class ThoughtExplorer(Panel):
     ):
         super().__init__()
         self.model, self.task, self.config = deepcopy(model), task, config
-        train, held_out = task.split()
-        self._train, self._first = train[:FITTED], held_out[0]
+        parts = task.split()
+        self._train, self._first = parts.train[:FITTED], parts.held_out[0]
         self.beliefs: dict[str, Float64[Tensor, " V"]] = {}
         self._curves: tuple[list, list] = ([], [])
         # 1) the controls

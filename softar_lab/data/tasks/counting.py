@@ -54,6 +54,10 @@ class Counting(Task):
     def paths(self, problems):
         return (problems.cumsum(-1) % self.modulus + self.modulus)[:, None]
 
+    def representatives(self, problems: Int64[Tensor, "N P"]) -> Int64[Tensor, "N P"]:
+        """Numbers in ascending order: a sum does not depend on the order of its terms."""
+        return problems.sort(1).values
+
     def answers(self, problems: Int64[Tensor, "N P"]) -> Int64[Tensor, " N"]:
         return self.paths(problems)[:, 0, -1]
 

@@ -86,6 +86,10 @@ class Reachability(Task):
             walk.append(problems[rows, 2 * (walk[-1] + 1) + turns[:, layer]])
         return torch.stack(walk, -1)
 
+    def representatives(self, problems: Int64[Tensor, "N P"]) -> Int64[Tensor, "N P"]:
+        """The two nodes in question in ascending order: the answer does not depend on theirs."""
+        return torch.cat([problems[:, :-2], problems[:, -2:].sort(1).values], 1)
+
     def answers(self, problems: Int64[Tensor, "N P"]) -> Int64[Tensor, " N"]:
         question = problems[:, -2:]
         reached = (self.paths(problems)[..., -1, None] == question[:, None]).any(1)  # (N, 2)

@@ -63,6 +63,10 @@ class MinimumSum(Task):
         sums = ((problems + 1)[:, None] * signs).cumsum(-1)  # (N, C, P)
         return sums + self.largest + self.reach
 
+    def representatives(self, problems: Int64[Tensor, "N P"]) -> Int64[Tensor, "N P"]:
+        """Numbers in ascending order: a sum does not depend on the order of its terms."""
+        return problems.sort(1).values
+
     def answers(self, problems: Int64[Tensor, "N P"]) -> Int64[Tensor, " N"]:
         return self._least(self.paths(problems)[..., -1])
 

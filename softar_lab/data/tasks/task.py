@@ -8,6 +8,7 @@ states that the paths have reached by then, each weighted by the number of paths
 from abc import ABC, abstractmethod
 from functools import cached_property
 from itertools import combinations
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float64, Int64
@@ -30,6 +31,20 @@ def load_task(name: str) -> "Task":
         ValueError: for an unknown name (the message lists the known ones), or wrong arguments.
     """
     return TASKS.make(name)
+
+
+class Split(NamedTuple):
+    """The problems of a task in three parts; no part holds a rearrangement of another's problem.
+
+    Attributes:
+        train: to train on.
+        validation: to choose settings by, such as a learning rate.
+        held_out: to report; nothing is chosen by them.
+    """
+
+    train: Int64[Tensor, "N P"]
+    validation: Int64[Tensor, "N2 P"]
+    held_out: Int64[Tensor, "N3 P"]
 
 
 class Task(ABC):
@@ -65,6 +80,13 @@ class Task(ABC):
     def answers(self, problems: Int64[Tensor, "N P"]) -> Int64[Tensor, " N"]:
         """The right answer to each problem (N,), a symbol."""
 
+    def representatives(self, problems: Int64[Tensor, "N P"]) -> Int64[Tensor, "N P"]:
+        """The same row for all problems that are rearrangements of each other.
+
+        Such problems have the same answer, so `split` puts them into the same part.
+        """
+        return problems
+
     # -- what follows ----------------------------------------------------------------------------
 
     @property
@@ -96,11 +118,35 @@ class Task(ABC):
         """The names of some symbols, with spaces between them."""
         return " ".join(self.symbols[i] for i in token_ids.tolist())
 
-    def split(self, share: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """All problems, shuffled: those to train on (N', P), and a share that is held out."""
-        order = torch.from_numpy(pcg64(seed).permutation(len(self.problems)))
-        held_out = round(share * len(order))
-        return self.problems[order[held_out:]], self.problems[order[:held_out]]
+    def split(self, held_out: float = 0.2, validation: float = 0.1, seed: int = 0) -> Split:
+        """All problems in three parts, each shuffled.
+
+        Rearrangements of a problem are in the part of that problem. So the shares of all problems,
+        `held_out` and `validation`, are reached and passed by less than one set of rearrangements.
+
+        Raises:
+            ValueError: for shares that are not above 0 or leave no problem to train on.
+        """
+        # 1) the sets of rearrangements, in random order, and how many problems each ends at
+        chance = pcg64(seed)
+        same = self.representatives(self.problems).unique(dim=0, return_inverse=True)[1]
+        place = torch.from_numpy(chance.permutation(int(same.max()) + 1))[same]  # (N,)
+        begins = place.bincount().cumsum(0) - place.bincount()
+        # 2) the first sets are held out, the next ones are for validation
+        least = [share * len(place) for share in (held_out, held_out + validation)]
+        first = int((begins < least[0]).sum())
+        second = first + max(1, int((begins[first:] < least[1]).sum()))
+        if held_out <= 0 or validation <= 0 or second >= len(begins):
+            raise ValueError(
+                f"{self.name} has {len(begins)} sets of rearranged problems; with the shares "
+                f"{held_out!r} (held out) and {validation!r} (validation), both above 0, none of "
+                "them is left to train on: give smaller shares, or take a larger task"
+            )
+        # 3) each part shuffled
+        order = torch.from_numpy(chance.permutation(len(place)))
+        part = (place >= first).long() + (place >= second)
+        held, chosen, rest = (self.problems[order[part[order] == i]] for i in range(3))
+        return Split(train=rest, validation=chosen, held_out=held)
 
     def states(
         self, problems: Int64[Tensor, "N P"], steps: int | None = None
@@ -131,6 +177,7 @@ class Task(ABC):
         last = states[..., -1:].expand(-1, -1, max(0, steps - self.steps))
         return torch.cat([states[..., max(0, self.steps - steps) :], last], -1)
 
+    @final
     def rewards(
         self, problems: Int64[Tensor, "N P"], token_ids: Int64[Tensor, " N"]
     ) -> Float64[Tensor, " N"]:
