@@ -1,6 +1,6 @@
 """Kills savers and trainers for real (SIGKILL), between any two file operations or at any moment.
 
-A program of its own, run by test_store, test_training and test_reinforcement: torch is imported once and every victim
+A program of its own, run by test_store and killed.py: torch is imported once and every victim
 is a fork, which is safe while this process holds one thread only. It prints what it saw as JSON.
 """
 

@@ -1,13 +1,10 @@
 """Runs on tasks: they learn, go on to the bit, and name what is wrong."""
 
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from killed import killed_and_resumed
 
 from conftest import enliven
 from softar_lab.core.store import CheckpointError
@@ -265,13 +262,4 @@ def test_every_estimator_is_registered_by_its_name():
 @pytest.mark.slow
 def test_reinforce_killed_at_any_moment_goes_on_to_the_same_bits(tmp_path):
     """At least ten kills at random times, and kills between the file operations of every save."""
-    command = [sys.executable, str(Path(__file__).with_name("kills.py")), "training"]
-    done = subprocess.run(
-        [*command, str(tmp_path), "rewards"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(done.stdout)
-    assert report["kills"] >= 10
-    assert report["file_kills"] >= 20
-    assert report["different"] == []
-    assert report["saved_is_trained"]
+    killed_and_resumed(tmp_path, "rewards")

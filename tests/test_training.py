@@ -2,14 +2,11 @@
 
 import errno
 import itertools
-import json
 import math
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -17,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed import killed_and_resumed
 
 from conftest import EVERY_OBJECTIVE, TABLES
 from softar_lab.core import store
@@ -407,14 +405,7 @@ def test_train_refuses_damaged_files(tiny, corpus, tmp_path, name):
 @pytest.mark.parametrize("objective", ["mse", "metric"])
 def test_train_killed_at_any_moment_goes_on_to_the_same_bits(tmp_path, objective):
     """At least ten kills at random times, and kills between the file operations of every save."""
-    command = [sys.executable, str(HERE / "kills.py"), "training", str(tmp_path), objective]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(done.stdout)
-    assert report["kills"] >= 10
-    assert report["file_kills"] >= 20
-    assert report["different"] == []
-    assert report["saved_is_trained"]
+    killed_and_resumed(tmp_path, objective)
 
 
 # -- when things go wrong ---------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def run(path: Path, round: int, report: Path) -> None:
 
 
 def compare(rounds: pd.DataFrame) -> pd.DataFrame:
-    """A row a notebook: claims in later rounds, of what kind, and how many of them held.
+    """The claims of the later rounds: `kind` says what each rests on, `first` what it was in round 0.
 
     A claim is known by its text without figures and its place among claims of the same text.
     """

@@ -220,7 +220,7 @@ def _bar(trainer: Trainer, progress: bool) -> tqdm:
 
 
 def _event(trainer: Trainer) -> dict[str, Any]:
-    """What `on_step` is told of a step."""
+    """What `on_step` gets after a step."""
     return {
         "step": trainer.step,
         "steps": trainer.config.steps,
