@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core.checks import whole_number
@@ -261,8 +261,8 @@ def auroc(
     for name, scores in detectors.loc[counted.index].items():
         if scores.isna().any():
             raise ValueError(f"the detector {name!r} has no number (NaN) at some steps")
-        drawn = np.vstack([np.ones(len(names), int), draws])[:, rows]  # all once, then resamples
-        value, *again = _auroc(drifts, scores.to_numpy(float), drawn)
+        value = _auroc(drifts, scores.to_numpy(), np.ones(len(drifts)))
+        again = [_auroc(drifts, scores.to_numpy(), draw[rows]) for draw in draws]
         again = [one for one in again if not math.isnan(one)] if len(names) > 1 else []
         low, high = np.quantile(again, [0.025, 0.975]) if again else (math.nan, math.nan)
         table[name] = {"auroc": value, "low": low, "high": high, "steps": len(drifts)}
@@ -274,20 +274,11 @@ def auroc(
     )
 
 
-def _auroc(
-    drifts: np.ndarray, scores: np.ndarray, weights: np.ndarray
-) -> Float64[np.ndarray, " R"]:
-    """AUROC with each of S steps weighted by how often it was drawn, in R resamples (R, S).
+def _auroc(drifts: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
+    """AUROC with each step weighted by how often it was drawn; NaN for one class only."""
+    from sklearn.metrics import roc_auc_score  # it takes long to load
 
-    It is the share of pairs of a step that drifts and one that does not in which the first has the
-    higher score; a tie counts half. NaN for one class only.
-    """
-    order = scores.argsort()
-    if not len(order):
-        return np.full(len(weights), math.nan)
-    ranked, kinds = scores[order], (drifts[order], ~drifts[order])
-    begins = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))  # of each distinct score
-    high, low = (np.add.reduceat(weights[:, order] * kind, begins, axis=1) for kind in kinds)
-    right = (high * (low.cumsum(1) - low / 2)).sum(1)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-        return right / (high.sum(1) * low.sum(1))
+    drawn = weights > 0
+    if len(set(drifts[drawn])) < 2:
+        return math.nan
+    return roc_auc_score(drifts[drawn], scores[drawn], sample_weight=weights[drawn])
