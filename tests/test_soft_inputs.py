@@ -23,12 +23,13 @@ from softar_lab.training import data as batches
 from softar_lab.training import trainer as training
 from softar_lab.training.config import TrainConfig
 from softar_lab.training.data import TrainingRows
-from softar_lab.training.loop import train
+from softar_lab.training.loop import TrainingDiverged, train
 from softar_lab.training.soft_inputs import (
     REFIT,
     SOFT_INPUTS,
     PosteriorGumbel,
     Scheduled,
+    SoftInputs,
     names,
     soft_rows,
 )
@@ -342,6 +343,25 @@ def test_bf16_is_for_the_body_alone_and_costs_no_gradient(tiny, rng, spec):
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["drawn", "scheduled", "posterior-gumbel", "posterior-dirichlet"])
+def test_predictions_that_are_no_numbers_are_a_divergence_for_every_member(
+    tiny, corpus, monkeypatch, spec
+):
+    """Also for one that somebody adds: torch refuses to draw from NaN in words of its own."""
+
+    class Drawn(SoftInputs):
+        def __call__(self, prediction, token_ids, table, done, generator):
+            probs = prediction.log_probs.exp()
+            return table[torch.multinomial(probs, 1, generator=generator).flatten()]
+
+    monkeypatch.setitem(SOFT_INPUTS._members, "drawn", Drawn)
+    recipe = TrainConfig(
+        steps=3, batch_size=1, eval_every=0, save_every=0, muon_learning_rate=1e30, soft_inputs=spec
+    )
+    with pytest.raises(TrainingDiverged, match="at step 2"):
+        train(tiny(alive=False), corpus, recipe, progress=False)
 
 
 def test_names_are_those_of_the_package():

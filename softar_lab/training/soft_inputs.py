@@ -157,6 +157,9 @@ def soft_rows(
         done: the share of the training that is over.
         generator: draws the noise.
         memory: the memory slots, as in `SoftAR.hidden_states`.
+
+    Raises:
+        ValueError: where a prediction is NaN, so that no member meets one.
     """
     newest = model.config.layout and model.config.layout.newest(model.config.context)
     hard = 0 if newest is None else max(0, token_ids.shape[1] - newest)
@@ -169,6 +172,8 @@ def soft_rows(
         with torch.autocast(token_ids.device.type, enabled=False):
             with torch.no_grad():
                 prediction: Prediction = model.objective.predict(hidden, model.table.weight)
+            if prediction.log_probs.isnan().any():
+                raise ValueError("a prediction that soft tokens are made of is not finite")
             generator.set_state(draws)
             soft = how(prediction, token_ids.flatten(), model.table.weight, done, generator)
         soft = soft.unflatten(0, token_ids.shape)
