@@ -2,6 +2,7 @@
 why not.
 """
 
+import math
 import os
 import signal
 from copy import deepcopy
@@ -28,6 +29,7 @@ from softar_lab.external.pretrained.wrapper import Pretrained
 from softar_lab.generation import generate
 from softar_lab.models.simplex import posterior_gumbel
 from softar_lab.training.loop import TrainingDiverged
+from softar_lab.training.soft_inputs import SOFT_INPUTS, SoftInputs
 from softar_studies.random_model import random_pretrained
 
 pytest.importorskip("transformers")
@@ -157,6 +159,22 @@ def test_distilling_hard_text_begins_at_zero(both):
         assert abs(loss.item()) < 1e-5
         soft = AdaptConfig(**SHORT, **SOFT, soft_share=1.0, goal="distil", steps=1)
         assert adapt(model, text, soft, progress=False).losses[0] > 0.01
+
+
+def test_no_member_meets_predictions_that_are_no_numbers(tiny, rng, monkeypatch):
+    """A diverged model: the soft tokens are NaN, and so is the loss, which the run refuses."""
+
+    class Drawn(SoftInputs):
+        def __call__(self, *arguments):
+            raise AssertionError("it was asked")
+
+    monkeypatch.setitem(SOFT_INPUTS._members, "drawn", Drawn)
+    model = tiny()
+    for weight in model.parameters():
+        weight.data.fill_(math.nan)
+    chosen = torch.tensor([[False, True, False, True]])
+    vectors, _ = soft_tokens(model, torch.tensor([[1, 2, 3, 4]]), chosen, "drawn", 0.5, rng())
+    assert vectors[chosen].isnan().all()
 
 
 def test_only_chosen_tokens_become_soft(model, rng):

@@ -4,6 +4,7 @@ It is the reading of `Pretrained.hidden_states` and `SoftAR.hidden_states`, by w
 learned prompts are trained.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -87,7 +88,12 @@ def soft_tokens(
         ids = token_ids[chosen]
         if len(ids):
             found = log_probs(model, hidden[:, :-1][chosen])
-            vectors[chosen] = _soft(found, ids, table, SOFT_INPUTS.make(how), done, generator)
+            if (
+                found.isnan().any()
+            ):  # no member is asked; the loss is NaN, which whoever trains sees
+                vectors[chosen] = math.nan
+            else:
+                vectors[chosen] = _soft(found, ids, table, SOFT_INPUTS.make(how), done, generator)
     return vectors, hidden
 
 
