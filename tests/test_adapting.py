@@ -170,8 +170,9 @@ def test_no_member_meets_predictions_that_are_no_numbers(tiny, rng, monkeypatch)
 
     monkeypatch.setitem(SOFT_INPUTS._members, "drawn", Drawn)
     model = tiny()
-    for weight in model.parameters():
-        weight.data.fill_(math.nan)
+    for name, weight in model.named_parameters():
+        if not name.startswith("table"):  # NaN vectors are refused before
+            weight.data.fill_(math.nan)
     chosen = torch.tensor([[False, True, False, True]])
     vectors, _ = soft_tokens(model, torch.tensor([[1, 2, 3, 4]]), chosen, "drawn", 0.5, rng())
     assert vectors[chosen].isnan().all()
